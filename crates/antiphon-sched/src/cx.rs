@@ -270,9 +270,18 @@ impl<'a, M: 'static> Cx<'a, M> {
         }
     }
 
-    /// Replies to a request.
+    /// Replies to a request. A reply that is not delivered is logged; [`Cx::try_reply`] returns the reason.
     pub fn reply<R>(&mut self, to: ReplyTo<R>, value: R) {
         self.loop_ref.reply(to, value);
+    }
+
+    /// As [`Cx::reply`], and returns why the reply was not delivered. The request has then failed, also at its asker.
+    ///
+    /// # Errors
+    /// [`Undelivered::NoActor`] if the request is closed, for example by its timeout; [`Undelivered::Payload`] if the reply
+    /// cannot be encoded for another node, or is too large.
+    pub fn try_reply<R>(&mut self, to: ReplyTo<R>, value: R) -> Result<(), Undelivered> {
+        self.loop_ref.try_reply(to, value)
     }
 
     /// Sends `message` to this actor after `span`.

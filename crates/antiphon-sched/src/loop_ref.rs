@@ -82,10 +82,20 @@ impl LoopRef<'_> {
         self.core.spawn(actor)
     }
 
-    /// Replies to a request.
-    pub fn reply<R>(&mut self, to: ReplyTo<R>, value: R) {
+    /// As [`LoopRef::reply`], and returns why the reply was not delivered. The request has then failed, also at its asker.
+    ///
+    /// # Errors
+    /// [`Undelivered::NoActor`] if the request is closed, for example by its timeout; [`Undelivered::Payload`] if the reply
+    /// cannot be encoded for another node, or is too large.
+    pub fn try_reply<R>(&mut self, to: ReplyTo<R>, value: R) -> Result<(), Undelivered> {
         let (node, request_id, reach) = to.into_parts();
-        if let Err(reason) = reach(self, node, request_id, value)
+        reach(self, node, request_id, value)
+    }
+
+    /// Replies to a request. A reply that is not delivered is logged.
+    pub fn reply<R>(&mut self, to: ReplyTo<R>, value: R) {
+        let node = to.node();
+        if let Err(reason) = self.try_reply(to, value)
             && reason != Undelivered::NoActor
         {
             // A request that is closed, by its timeout or with its actor, needs no log line. Every other reason

@@ -174,7 +174,7 @@ fn receive_frame(loop_ref: &mut LoopRef<'_>, from: NodeId, frame: SentFrame) -> 
             Signal::Terminate { target, .. } => loop_ref.terminate(target),
             Signal::Throw { target, value, .. } => drop(loop_ref.throw_here(target.key(), value)),
             Signal::Resume { target, value, .. } => drop(loop_ref.resume_here(target.key(), value)),
-            Signal::ReplyDropped { request_id, .. } => loop_ref.fail_request(request_id, AskError::Dropped),
+            Signal::ReplyDropped { request_id, reason, .. } => loop_ref.fail_request(request_id, reason),
             other => panic!("a signal that no node sends to another: {other:?}"),
         },
     }
@@ -1186,3 +1186,166 @@ fn remote_notifies_leave_room_for_local_ones() {
     events.loop_ref().down(key, id, ActorId::new(remote, Key::from_bits(1)), ExitReason::Terminated);
     assert!(expect_down(&mut events, 50_000) && !expect_down(&mut events, 50_001));
 }
+
+/// Two forms of a request, which serde tries in their order.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Lookup {
+    ByKey { reply: ReplyTo<u32>, key: String },
+    ByNumber { reply: ReplyTo<u32>, number: u32 },
+    WithBytes { reply: ReplyTo<u32>, bytes: Vec<u8> },
+}
+wire!(Lookup, "test.lookup/1");
+
+/// Asks an actor of node 1 from node 0, and returns the result.
+fn ask_with<M: Wire>(
+    net: &mut TwoNodes,
+    to: Addr<M>,
+    request: impl FnOnce(ReplyTo<u32>) -> M + 'static,
+) -> String {
+    let log = Log::default();
+    let (seen, mut request) = (log.clone(), Some(request));
+    net.nodes[0].spawn(move |cx, event: Event<Result<u32, AskError>>| {
+        match event {
+            Event::Start => cx.ask(to, secs(1), request.take().unwrap(), |result| result),
+            Event::Message(result) => seen.note(format!("{result:?}")),
+            _ => {}
+        }
+        receive()
+    });
+    net.settle();
+    log.take()
+}
+
+#[test]
+fn reply_in_untagged_request_stays_open() {
+    let mut net = two_nodes();
+    let server = net.nodes[1].spawn(|cx, event| {
+        match event {
+            Event::Message(Lookup::ByKey { reply, key }) => cx.reply(reply, key.len() as u32),
+            Event::Message(Lookup::ByNumber { reply, number }) => cx.reply(reply, number),
+            Event::Message(Lookup::WithBytes { reply, bytes }) => cx.reply(reply, bytes.len() as u32),
+            _ => {}
+        }
+        receive()
+    });
+    net.nodes[1].loop_ref().expose(server);
+    let to = Addr::<Lookup>::of(server.id());
+    assert_eq!(ask_with(&mut net, to, |reply| Lookup::ByNumber { reply, number: 5 }), "Ok(5)");
+    assert_eq!(ask_with(&mut net, to, |reply| Lookup::ByKey { reply, key: "four".into() }), "Ok(4)");
+    // serde reads bytes in such an enum only as numbers, so the message is encoded twice.
+    let bytes = vec![7; 5_000];
+    assert_eq!(ask_with(&mut net, to, |reply| Lookup::WithBytes { reply, bytes }), "Ok(5000)");
+    assert_eq!(net.records[0].borrow().replies, 3, "each message holds one reply");
+    assert_eq!((net.nodes[0].stats().requests, net.nodes[1].stats().dead_letters), (0, 0));
+}
+
+/// A message that drops its reply while it is decoded.
+#[derive(Serialize)]
+struct Forgetful(ReplyTo<u32>, u32);
+
+impl<'de> Deserialize<'de> for Forgetful {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (reply, number) = <(ReplyTo<u32>, u32)>::deserialize(deserializer)?;
+        if number == 0 {
+            return Err(serde::de::Error::custom("zero is refused"));
+        }
+        drop(reply);
+        Ok(Self(
+            ReplyTo::deserialize(serde::de::value::SeqDeserializer::<_, D::Error>::new(
+                [1_u64, 2].into_iter(),
+            ))?,
+            number,
+        ))
+    }
+}
+wire!(Forgetful, "test.forgetful/1");
+
+#[test]
+fn request_without_surviving_reply_completes_as_dropped() {
+    let mut net = two_nodes();
+    let log = Log::default();
+    let seen = log.clone();
+    let mut kept = Vec::new();
+    let server = net.nodes[1].spawn(move |_: &mut Cx<Forgetful>, event| {
+        if let Event::Message(Forgetful(reply, number)) = event {
+            seen.note(number);
+            kept.push(reply);
+        }
+        receive()
+    });
+    net.nodes[1].loop_ref().expose(server);
+    let to = Addr::<Forgetful>::of(server.id());
+    assert_eq!(ask_with(&mut net, to, |reply| Forgetful(reply, 5)), "Err(Dropped)");
+    assert_eq!(log.take(), "5", "the message arrived");
+}
+
+/// The request of a third node, in a message that does not decode, would otherwise wait for its timeout.
+#[test]
+fn refused_message_fails_requests_of_others() {
+    let mut net = two_nodes();
+    let log = Log::default();
+    let target = spawn_logger_of_forgetful(&mut net.nodes[0], &log);
+    net.nodes[0].loop_ref().expose(target);
+    let target = Addr::<Forgetful>::of(target.id());
+    // Node 1 passes the reply on to an actor of node 0, in a message that node 0 refuses.
+    let relay = net.nodes[1].spawn(move |cx: &mut Cx<Lookup>, event| {
+        if let Event::Message(Lookup::ByNumber { reply, number }) = event {
+            cx.send(target, Forgetful(reply, number))?;
+        }
+        receive()
+    });
+    net.nodes[1].loop_ref().expose(relay);
+    let to = Addr::<Lookup>::of(relay.id());
+    assert_eq!(ask_with(&mut net, to, |reply| Lookup::ByNumber { reply, number: 0 }), "Err(Dropped)");
+    assert_eq!(log.take(), "", "the message was refused");
+}
+
+fn spawn_logger_of_forgetful(events: &mut Loop, log: &Log) -> Addr<Forgetful> {
+    let log = log.clone();
+    events.spawn(move |_: &mut Cx<Forgetful>, event| {
+        if let Event::Message(Forgetful(_, number)) = event {
+            log.note(number);
+        }
+        receive()
+    })
+}
+
+#[test]
+fn reply_that_cannot_be_encoded_names_cause_on_both_sides() {
+    let mut net = two_nodes();
+    let log = Log::default();
+    let seen = log.clone();
+    let server = net.nodes[1].spawn(move |cx: &mut Cx<NestedRequest>, event| {
+        if let Event::Message(NestedRequest(reply)) = event {
+            seen.note(cx.try_reply(reply, Nested(Some(None))).unwrap_err());
+        }
+        receive()
+    });
+    net.nodes[1].loop_ref().expose(server);
+    let to = Addr::<NestedRequest>::of(server.id());
+    let answers = Log::default();
+    let errors = answers.clone();
+    net.nodes[0].spawn(move |cx, event: Event<Result<Nested, AskError>>| {
+        match event {
+            Event::Start => cx.ask(to, secs(1), NestedRequest, |result| result),
+            Event::Message(result) => errors.note(result.unwrap_err()),
+            _ => {}
+        }
+        receive()
+    });
+    net.settle();
+    let (there, here) = (log.take(), answers.take());
+    for error in [&there, &here] {
+        assert!(error.contains("Nested") && error.contains("would arrive as `None`"), "{error}");
+    }
+    assert!(here.starts_with("the reply was refused"), "{here}");
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+struct Nested(Option<Option<u8>>);
+wire!(Nested, "test.nested/1");
+
+#[derive(Serialize, Deserialize)]
+struct NestedRequest(ReplyTo<Nested>);
+wire!(NestedRequest, "test.nested_request/1");

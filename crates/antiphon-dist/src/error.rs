@@ -137,10 +137,10 @@ pub enum LocateError {
     #[error("the name was not registered in time; is its node running, with the same secret and UDP port?")]
     TimedOut,
     /// The name is registered for another type.
-    #[error("the name is registered for type {found}, not {wanted}; check the types on both sides")]
+    #[error("the name is registered for type {found}, not {expected}; check the types on both sides")]
     WrongType {
         /// The type that the lookup asked for.
-        wanted: String,
+        expected: String,
         /// The type that the name is registered for.
         found: String,
     },

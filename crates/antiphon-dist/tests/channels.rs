@@ -503,7 +503,7 @@ fn channel_names_are_separate_from_actor_names() {
     let _actor = there.listener::<u64>("name");
     assert_eq!(locate(&here, "name"), Ok(channel));
     assert_eq!(here.find::<u64>("name").node(), channel.node());
-    let wrong = LocateError::WrongType { wanted: "u64".into(), found: "str".into() };
+    let wrong = LocateError::WrongType { expected: "u64".into(), found: "str".into() };
     assert_eq!(locate::<u64>(&here, "name"), Err(wrong.clone()));
     assert_eq!(locate::<u64>(&there, "name"), Err(wrong));
     let taken = RegisterError::Taken { name: "name".into() };

@@ -106,7 +106,7 @@ fn type_name_too_long_is_refused() {
 fn locate_wrong_type_reports_both_types() {
     let (there, here) = Net::new().pair();
     let _listening = there.listener::<u64>("number");
-    let wrong = |wanted: &str| LocateError::WrongType { wanted: wanted.into(), found: u64::name().into() };
+    let wrong = |wanted: &str| LocateError::WrongType { expected: wanted.into(), found: u64::name().into() };
     assert_eq!(recv(&locate::<String>(&here, "number", secs(10))), Err(wrong(&String::name())));
     assert_eq!(recv(&locate::<String>(&there, "number", secs(10))), Err(wrong(&String::name())));
 }

@@ -209,7 +209,7 @@ fn rci_names_have_own_namespace_and_both_types() {
     let _actor = there.listener::<u64>("name");
     let _channel = there.with(|node| node.channel::<u64>("name")).expect("channels have their own namespace");
     assert_eq!(locate(&here, "name"), Ok(rci));
-    let wrong = LocateError::WrongType { wanted: "str -> u64".into(), found: "u64 -> str".into() };
+    let wrong = LocateError::WrongType { expected: "str -> u64".into(), found: "u64 -> str".into() };
     assert_eq!(locate::<String, u64>(&here, "name"), Err(wrong));
     let taken = RegisterError::Taken { name: "name".into() };
     let again = there.step(|cx| cx.rci("name", |(): ()| |_cx: &mut Cx<u64>, _| stop()).err());

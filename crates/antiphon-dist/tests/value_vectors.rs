@@ -184,5 +184,6 @@ fn add_user_values(vectors: &mut Vectors) {
     blob.add("more: bytes", Blob { bytes: vec![0; 4_097] });
     // Only the beginning of the long one.
     let line = blob.0.trim_end();
-    writeln!(vectors.0, "# {}.. (then zeros)", &line[..line.len() - 2 * 4_096]).expect("a String takes every text");
+    writeln!(vectors.0, "# {}.. (then zeros)", &line[..line.len() - 2 * 4_096])
+        .expect("a String takes every text");
 }

@@ -11,7 +11,7 @@ use std::any::type_name;
 use std::fmt::{self, Display, Write as _};
 use std::ops::Range;
 
-use rmp_serde::config::{DefaultConfig, HumanReadableConfig};
+use rmp::encode::ByteBuf;
 use serde::ser::{
     Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant, SerializeTuple,
     SerializeTupleStruct, SerializeTupleVariant, Serializer,
@@ -65,7 +65,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     bytes_max: usize,
 ) -> Result<Certainty, EncodeError> {
     let mut serializer = CheckedSerializer {
-        inner: rmp_serde::Serializer::new(out).with_human_readable(),
+        out: ByteBuf::from_vec(std::mem::take(out)),
         layout,
         byte_sequences,
         bytes_max,
@@ -76,6 +76,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
         failed: None,
     };
     let result = value.serialize(&mut serializer).and_then(|()| serializer.check_room(0));
+    *out = serializer.out.into_vec();
     let fault = match (result, serializer.failed) {
         (Ok(()), None) => return Ok(serializer.certainty),
         (Ok(()), Some(ignored)) => ignored.0,
@@ -85,8 +86,8 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
 }
 
 /// A serializer that checks what it writes.
-struct CheckedSerializer<'a> {
-    inner: rmp_serde::Serializer<&'a mut Vec<u8>, HumanReadableConfig<DefaultConfig>>,
+struct CheckedSerializer {
+    out: ByteBuf,
     layout: Layout,
     byte_sequences: ByteSequences,
     bytes_max: usize,
@@ -232,13 +233,14 @@ impl FaultAt {
 /// The most steps of a place that an error shows.
 const PLACE_STEPS_MAX: usize = 12;
 
-impl<'a> CheckedSerializer<'a> {
-    fn out(&mut self) -> &mut Vec<u8> {
-        self.inner.get_mut()
+impl CheckedSerializer {
+    fn bytes(&self) -> &[u8] {
+        self.out.as_slice()
     }
 
+    #[inline]
     fn written(&self) -> usize {
-        self.inner.get_ref().len()
+        self.bytes().len()
     }
 
     /// Counts one more value.
@@ -284,7 +286,7 @@ impl<'a> CheckedSerializer<'a> {
 
     /// Begins an array or a map.
     #[inline]
-    fn begin(&mut self, kind: Kind, declared: Option<usize>) -> Result<Parts<'_, 'a>, Fault> {
+    fn begin(&mut self, kind: Kind, declared: Option<usize>) -> Result<Parts<'_>, Fault> {
         self.count()?;
         self.check_room(declared.unwrap_or_default())?;
         if self.depth == DEPTH_MAX && declared != Some(0) {
@@ -293,7 +295,7 @@ impl<'a> CheckedSerializer<'a> {
         self.depth += 1;
         let header_at = self.written();
         if let Some(declared) = declared {
-            kind.write_header(self.out(), declared)?;
+            kind.write_header(&mut self.out, declared)?;
         }
         let skips = self.layout == Layout::Named;
         Ok(Parts { header_at, kind, declared, written: 0, skips, keys: Vec::new(), serializer: self })
@@ -307,7 +309,7 @@ impl<'a> CheckedSerializer<'a> {
             return Err(FaultCause::TooDeep.into());
         }
         self.depth += 1;
-        Kind::Map.write_header(self.out(), 1)?;
+        Kind::Map.write_header(&mut self.out, 1)?;
         (&mut *self).serialize_str(variant)
     }
 }
@@ -320,19 +322,24 @@ enum Kind {
 }
 
 impl Kind {
-    fn write_header(self, out: &mut Vec<u8>, len: usize) -> Result<(), Fault> {
+    #[inline]
+    fn write_header(self, out: &mut ByteBuf, len: usize) -> Result<(), Fault> {
+        if len < 16 {
+            out.as_mut_vec().push(if self == Self::Array { 0x90 } else { 0x80 } | len as u8);
+            return Ok(());
+        }
         let len = u32::try_from(len).map_err(|_| Fault::from(FaultCause::TooManyValues))?;
-        let written = match self {
+        let _infallible = match self {
             Self::Array => rmp::encode::write_array_len(out, len),
             Self::Map => rmp::encode::write_map_len(out, len),
         };
-        written.map(drop).map_err(|error| FaultCause::Custom(error.to_string()).into())
+        Ok(())
     }
 }
 
 /// The parts of an array or a map that is being written.
-struct Parts<'s, 'a> {
-    serializer: &'s mut CheckedSerializer<'a>,
+struct Parts<'s> {
+    serializer: &'s mut CheckedSerializer,
     kind: Kind,
     /// Where the header is, or where it belongs if the number of parts is not known yet.
     header_at: usize,
@@ -344,7 +351,7 @@ struct Parts<'s, 'a> {
     keys: Vec<Range<usize>>,
 }
 
-impl Parts<'_, '_> {
+impl Parts<'_> {
     #[inline]
     fn item<T: Serialize + ?Sized>(&mut self, item: &T) -> Result<(), Fault> {
         let step = Step::Item(self.written);
@@ -386,13 +393,13 @@ impl Parts<'_, '_> {
 
     /// Inserts the header in front of the parts, whose number is known now.
     fn insert_header(self) -> Result<(), Fault> {
-        let mut header = Vec::new();
+        let mut header = ByteBuf::new();
         self.kind.write_header(&mut header, self.written)?;
         if self.written > 0 && self.serializer.depth >= DEPTH_MAX {
             return Err(FaultCause::TooDeep.into());
         }
         let at = self.header_at;
-        self.serializer.out().splice(at..at, header);
+        self.serializer.out.as_mut_vec().splice(at..at, header.into_vec());
         Ok(())
     }
 
@@ -407,7 +414,7 @@ impl Parts<'_, '_> {
     /// Fails if two keys of a map are equal.
     fn check_keys(&mut self) -> Result<(), Fault> {
         let mut keys = std::mem::take(&mut self.keys);
-        let bytes: &Vec<u8> = self.serializer.inner.get_ref();
+        let bytes = self.serializer.bytes();
         let is_sorted = keys.is_sorted_by(|one, other| bytes[one.clone()] < bytes[other.clone()]);
         if is_sorted {
             return Ok(());
@@ -421,34 +428,101 @@ impl Parts<'_, '_> {
 }
 
 macro_rules! scalars {
-    ($($method:ident: $type:ty),* $(,)?) => {$(
+    ($($method:ident: $type:ty, $put:ident as $wide:ty;)*) => {$(
         #[inline]
         fn $method(self, value: $type) -> Result<(), Fault> {
             self.count()?;
-            Ok(self.inner.$method(value)?)
+            $put(self.out.as_mut_vec(), <$wide>::from(value));
+            Ok(())
         }
     )*};
 }
 
-impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
+/// Appends a boolean.
+fn put_bool(out: &mut Vec<u8>, value: bool) {
+    out.push(0xc2 | u8::from(value));
+}
+
+fn put_f32(out: &mut Vec<u8>, value: f32) {
+    let [a, b, c, d] = value.to_be_bytes();
+    out.extend_from_slice(&[0xca, a, b, c, d]);
+}
+
+fn put_f64(out: &mut Vec<u8>, value: f64) {
+    put_eight(out, 0xcb, value.to_be_bytes());
+}
+
+/// Appends an integer in its shortest form. It costs a third of rmp's, which appends the marker and the digits apart.
+#[inline]
+fn put_uint(out: &mut Vec<u8>, value: u64) {
+    if value < 0x80 {
+        out.push(value as u8);
+    } else if let Ok(value) = u8::try_from(value) {
+        out.extend_from_slice(&[0xcc, value]);
+    } else if let Ok(value) = u16::try_from(value) {
+        let [a, b] = value.to_be_bytes();
+        out.extend_from_slice(&[0xcd, a, b]);
+    } else if let Ok(value) = u32::try_from(value) {
+        let [a, b, c, d] = value.to_be_bytes();
+        out.extend_from_slice(&[0xce, a, b, c, d]);
+    } else {
+        put_eight(out, 0xcf, value.to_be_bytes());
+    }
+}
+
+fn put_sint(out: &mut Vec<u8>, value: i64) {
+    if let Ok(value) = u64::try_from(value) {
+        return put_uint(out, value);
+    }
+    if let Ok(value) = i8::try_from(value) {
+        let byte = value.to_be_bytes()[0];
+        if value >= -32 { out.push(byte) } else { out.extend_from_slice(&[0xd0, byte]) }
+    } else if let Ok(value) = i16::try_from(value) {
+        let [a, b] = value.to_be_bytes();
+        out.extend_from_slice(&[0xd1, a, b]);
+    } else if let Ok(value) = i32::try_from(value) {
+        let [a, b, c, d] = value.to_be_bytes();
+        out.extend_from_slice(&[0xd2, a, b, c, d]);
+    } else {
+        put_eight(out, 0xd3, value.to_be_bytes());
+    }
+}
+
+fn put_eight(out: &mut Vec<u8>, marker: u8, [a, b, c, d, e, f, g, h]: [u8; 8]) {
+    out.extend_from_slice(&[marker, a, b, c, d, e, f, g, h]);
+}
+
+impl<'s> Serializer for &'s mut CheckedSerializer {
     type Ok = ();
     type Error = Fault;
-    type SerializeSeq = Parts<'s, 'a>;
-    type SerializeTuple = Parts<'s, 'a>;
-    type SerializeTupleStruct = Parts<'s, 'a>;
-    type SerializeTupleVariant = VariantParts<'s, 'a>;
-    type SerializeMap = Parts<'s, 'a>;
-    type SerializeStruct = Parts<'s, 'a>;
-    type SerializeStructVariant = VariantParts<'s, 'a>;
+    type SerializeSeq = Parts<'s>;
+    type SerializeTuple = Parts<'s>;
+    type SerializeTupleStruct = Parts<'s>;
+    type SerializeTupleVariant = VariantParts<'s>;
+    type SerializeMap = Parts<'s>;
+    type SerializeStruct = Parts<'s>;
+    type SerializeStructVariant = VariantParts<'s>;
 
     fn is_human_readable(&self) -> bool {
         true
     }
 
     scalars! {
-        serialize_bool: bool, serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
-        serialize_u8: u8, serialize_u16: u16, serialize_u32: u32, serialize_u64: u64,
-        serialize_f32: f32, serialize_f64: f64, serialize_char: char,
+        serialize_bool: bool, put_bool as bool;
+        serialize_i8: i8, put_sint as i64;
+        serialize_i16: i16, put_sint as i64;
+        serialize_i32: i32, put_sint as i64;
+        serialize_i64: i64, put_sint as i64;
+        serialize_u8: u8, put_uint as u64;
+        serialize_u16: u16, put_uint as u64;
+        serialize_u32: u32, put_uint as u64;
+        serialize_u64: u64, put_uint as u64;
+        serialize_f32: f32, put_f32 as f32;
+        serialize_f64: f64, put_f64 as f64;
+    }
+
+    fn serialize_char(self, value: char) -> Result<(), Fault> {
+        self.serialize_str(value.encode_utf8(&mut [0; 4]))
     }
 
     fn serialize_i128(self, value: i128) -> Result<(), Fault> {
@@ -471,13 +545,15 @@ impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
     fn serialize_str(self, value: &str) -> Result<(), Fault> {
         self.count()?;
         self.check_room(value.len())?;
-        Ok(self.inner.serialize_str(value)?)
+        let _infallible = rmp::encode::write_str(&mut self.out, value);
+        Ok(())
     }
 
     fn serialize_bytes(self, value: &[u8]) -> Result<(), Fault> {
         self.count()?;
         self.check_room(value.len())?;
-        Ok(self.inner.serialize_bytes(value)?)
+        let _infallible = rmp::encode::write_bin(&mut self.out, value);
+        Ok(())
     }
 
     #[inline]
@@ -489,7 +565,7 @@ impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Fault> {
         let at = self.written();
         self.part(value, None)?;
-        if self.inner.get_ref().get(at) == Some(&NIL) {
+        if self.bytes().get(at) == Some(&NIL) {
             return Err(self.failing(FaultCause::SomeOfNil.into(), None));
         }
         Ok(())
@@ -498,12 +574,13 @@ impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
     #[inline]
     fn serialize_unit(self) -> Result<(), Fault> {
         self.count()?;
-        Ok(self.inner.serialize_unit()?)
+        let _infallible = rmp::encode::write_nil(&mut self.out);
+        Ok(())
     }
 
-    fn serialize_unit_struct(self, name: &'static str) -> Result<(), Fault> {
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Fault> {
         self.count()?;
-        Ok(self.inner.serialize_unit_struct(name)?)
+        Kind::Array.write_header(&mut self.out, 0)
     }
 
     #[inline]
@@ -520,7 +597,7 @@ impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
         if name == rmp_serde::MSGPACK_EXT_STRUCT_NAME {
             // rmp-serde reads its tag and bytes, and writes a MessagePack extension.
             self.count()?;
-            self.inner.serialize_newtype_struct(name, value)?;
+            rmp_serde::Serializer::new(self.out.as_mut_vec()).serialize_newtype_struct(name, value)?;
             return self.check_room(0);
         }
         self.part(value, None)
@@ -541,17 +618,17 @@ impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
     }
 
     #[inline]
-    fn serialize_seq(self, len: Option<usize>) -> Result<Parts<'s, 'a>, Fault> {
+    fn serialize_seq(self, len: Option<usize>) -> Result<Parts<'s>, Fault> {
         self.begin(Kind::Array, len)
     }
 
     #[inline]
-    fn serialize_tuple(self, len: usize) -> Result<Parts<'s, 'a>, Fault> {
+    fn serialize_tuple(self, len: usize) -> Result<Parts<'s>, Fault> {
         self.begin(Kind::Array, Some(len))
     }
 
     #[inline]
-    fn serialize_tuple_struct(self, _: &'static str, len: usize) -> Result<Parts<'s, 'a>, Fault> {
+    fn serialize_tuple_struct(self, _: &'static str, len: usize) -> Result<Parts<'s>, Fault> {
         self.begin(Kind::Array, Some(len))
     }
 
@@ -561,18 +638,18 @@ impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
         _: u32,
         variant: &'static str,
         len: usize,
-    ) -> Result<VariantParts<'s, 'a>, Fault> {
+    ) -> Result<VariantParts<'s>, Fault> {
         self.begin_variant(variant)?;
         Ok(VariantParts { parts: self.begin(Kind::Array, Some(len))?, variant })
     }
 
     #[inline]
-    fn serialize_map(self, len: Option<usize>) -> Result<Parts<'s, 'a>, Fault> {
+    fn serialize_map(self, len: Option<usize>) -> Result<Parts<'s>, Fault> {
         self.begin(Kind::Map, len)
     }
 
     #[inline]
-    fn serialize_struct(self, _: &'static str, len: usize) -> Result<Parts<'s, 'a>, Fault> {
+    fn serialize_struct(self, _: &'static str, len: usize) -> Result<Parts<'s>, Fault> {
         let kind = if self.layout == Layout::Named { Kind::Map } else { Kind::Array };
         self.begin(kind, Some(len))
     }
@@ -583,7 +660,7 @@ impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
         _: u32,
         variant: &'static str,
         len: usize,
-    ) -> Result<VariantParts<'s, 'a>, Fault> {
+    ) -> Result<VariantParts<'s>, Fault> {
         self.begin_variant(variant)?;
         let kind = if self.layout == Layout::Named { Kind::Map } else { Kind::Array };
         Ok(VariantParts { parts: self.begin(kind, Some(len))?, variant })
@@ -646,7 +723,7 @@ impl fmt::Write for LimitedText {
     }
 }
 
-impl SerializeSeq for Parts<'_, '_> {
+impl SerializeSeq for Parts<'_> {
     type Ok = ();
     type Error = Fault;
 
@@ -661,7 +738,7 @@ impl SerializeSeq for Parts<'_, '_> {
     }
 }
 
-impl SerializeTuple for Parts<'_, '_> {
+impl SerializeTuple for Parts<'_> {
     type Ok = ();
     type Error = Fault;
 
@@ -676,7 +753,7 @@ impl SerializeTuple for Parts<'_, '_> {
     }
 }
 
-impl SerializeTupleStruct for Parts<'_, '_> {
+impl SerializeTupleStruct for Parts<'_> {
     type Ok = ();
     type Error = Fault;
 
@@ -691,7 +768,7 @@ impl SerializeTupleStruct for Parts<'_, '_> {
     }
 }
 
-impl SerializeMap for Parts<'_, '_> {
+impl SerializeMap for Parts<'_> {
     type Ok = ();
     type Error = Fault;
 
@@ -717,7 +794,7 @@ impl SerializeMap for Parts<'_, '_> {
     }
 }
 
-impl SerializeStruct for Parts<'_, '_> {
+impl SerializeStruct for Parts<'_> {
     type Ok = ();
     type Error = Fault;
 
@@ -737,18 +814,18 @@ impl SerializeStruct for Parts<'_, '_> {
 }
 
 /// The parts of an enum's variant, in a map with the name of the variant.
-struct VariantParts<'s, 'a> {
-    parts: Parts<'s, 'a>,
+struct VariantParts<'s> {
+    parts: Parts<'s>,
     variant: &'static str,
 }
 
-impl VariantParts<'_, '_> {
+impl VariantParts<'_> {
     fn within<R>(&mut self, result: Result<R, Fault>) -> Result<R, Fault> {
         result.map_err(|fault| self.parts.serializer.failing(fault, Some(Step::Variant(self.variant))))
     }
 }
 
-impl SerializeTupleVariant for VariantParts<'_, '_> {
+impl SerializeTupleVariant for VariantParts<'_> {
     type Ok = ();
     type Error = Fault;
 
@@ -762,7 +839,7 @@ impl SerializeTupleVariant for VariantParts<'_, '_> {
     }
 }
 
-impl SerializeStructVariant for VariantParts<'_, '_> {
+impl SerializeStructVariant for VariantParts<'_> {
     type Ok = ();
     type Error = Fault;
 

@@ -639,7 +639,7 @@ fn check_type(wanted: &str, found: &str) -> Result<(), LocateError> {
     if wanted == found {
         Ok(())
     } else {
-        Err(LocateError::WrongType { wanted: wanted.to_owned(), found: found.to_owned() })
+        Err(LocateError::WrongType { expected: wanted.to_owned(), found: found.to_owned() })
     }
 }
 

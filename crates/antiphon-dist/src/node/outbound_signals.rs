@@ -15,7 +15,7 @@ use antiphon_wire::frame::{
 use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
 
 use super::frames::BY_TARGET;
-use super::payload_faults::fault_of;
+use super::payload_faults::{self, fault_of};
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::waiting_outbound::{QueuedOutbound, WaitingBudget, signal_bytes};
@@ -242,7 +242,9 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
             let request_id = antiphon_wire::Key(request_id.to_bits());
             let reason = match reason {
                 AskError::Busy => ReplyDroppedReason::Busy,
-                AskError::Reply(reason) => ReplyDroppedReason::Payload(fault_of(reason)),
+                AskError::Reply(reason) => {
+                    ReplyDroppedReason::Payload(fault_of(reason, payload_faults::TEXT_BYTES_MAX))
+                }
                 _ => ReplyDroppedReason::Dropped,
             };
             session.send(&ReplyDropped { request_id, reason }.into())
@@ -317,7 +319,7 @@ fn send_down(
     let reason = match reason {
         ExitReason::Done(value) => match (value.as_encoded(), value.as_not_sent()) {
             (Some((tag, body, _)), _) => DownReason::Done(session.intern(tag).ok().map(|tag| (tag, body))),
-            (None, Some(reason)) => DownReason::DoneNotSent(fault_of(reason)),
+            (None, Some(reason)) => DownReason::DoneNotSent(fault_of(reason, payload_faults::TEXT_BYTES_MAX)),
             (None, None) => DownReason::Done(None),
         },
         ExitReason::Failed(text) => DownReason::Failed(truncated(text)),

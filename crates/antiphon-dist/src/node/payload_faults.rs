@@ -7,7 +7,7 @@ use antiphon_wire::frame::PayloadFault;
 use antiphon_wire::msgpack::{self, BodyLimits, MalformedBody};
 
 /// The number of bytes to which each text of a fault is truncated.
-const TEXT_BYTES_MAX: usize = 1024;
+pub(super) const TEXT_BYTES_MAX: usize = 512;
 
 /// Checks that a body is one MessagePack value within the limits. A peer refuses all others.
 pub(crate) fn check_body(type_name: &str, body: &[u8], bytes_max: u64) -> Result<(), PayloadError> {
@@ -47,8 +47,9 @@ fn place_of(type_name: &str) -> Box<str> {
     format!("`{type_name}`").into()
 }
 
-/// The form of an error for a frame.
-pub(super) fn fault_of(error: &PayloadError) -> PayloadFault<'_> {
+/// The form of an error for a frame, with texts of at most `text_bytes_max` bytes.
+pub(super) fn fault_of(error: &PayloadError, text_bytes_max: usize) -> PayloadFault<'_> {
+    let truncated = |text| truncated(text, text_bytes_max);
     match error {
         PayloadError::TooLarge { bytes, max } => PayloadFault::TooLarge { bytes: *bytes, max: *max },
         PayloadError::TooManyValues { max, place } => {
@@ -66,6 +67,7 @@ pub(super) fn fault_of(error: &PayloadError) -> PayloadFault<'_> {
 
 /// The error that a frame reports.
 pub(super) fn error_of(fault: PayloadFault<'_>) -> PayloadError {
+    let truncated = |text| truncated(text, TEXT_BYTES_MAX);
     match fault {
         PayloadFault::TooLarge { bytes, max } => PayloadError::TooLarge { bytes, max },
         PayloadFault::TooManyValues { max, place } => {
@@ -80,6 +82,6 @@ pub(super) fn error_of(fault: PayloadFault<'_>) -> PayloadError {
     }
 }
 
-fn truncated(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+fn truncated(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
 }

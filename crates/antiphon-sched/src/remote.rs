@@ -189,7 +189,7 @@ impl Core {
 
     /// Decodes a message or a reply from another node. The caller must accept or refuse what was decoded; after an error
     /// that is done.
-    fn decode_payload<T: Wire>(&mut self, body: &[u8]) -> Result<(T, Decoded), Refusal> {
+    fn decode_payload<T: Wire>(&mut self, body: &[u8]) -> Result<(T, Decoded), PayloadRefusal> {
         let (result, decoded) = codec_context::decode_with_context(self.node_id, || {
             crate::panic_guard::catch_panic(|| T::decode_sound(body))
         });
@@ -197,7 +197,7 @@ impl Core {
         if !decoded.is_empty() && self.is_forged(&decoded) {
             // The peer must not end the requests that it guessed.
             decoded.refuse(node_id, result, |node, _| node != node_id);
-            return Err(Refusal::Payload(PayloadError::decode(FORGED)));
+            return Err(PayloadRefusal::Payload(PayloadError::decode(FORGED)));
         }
         let error = match result {
             Ok(Ok(value)) => return Ok((value, decoded)),
@@ -207,9 +207,9 @@ impl Core {
         let is_over_quota = decoded.is_over_quota;
         self.refuse_payload(decoded, ());
         if is_over_quota {
-            return Err(Refusal::OverQuota);
+            return Err(PayloadRefusal::OverQuota);
         }
-        Err(Refusal::Payload(PayloadError::Decode(error)))
+        Err(PayloadRefusal::Payload(PayloadError::Decode(error)))
     }
 
     /// Drops what was decoded from a message that was refused. The requests of its sender fail by the receipt of the message,
@@ -367,7 +367,7 @@ impl Core {
 }
 
 /// Why a payload from another node was refused.
-enum Refusal {
+enum PayloadRefusal {
     Payload(PayloadError),
     /// It holds a `ReplyTo`, and its sender has too many open requests in this loop.
     OverQuota,
@@ -378,8 +378,8 @@ pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Deli
     let id = core.id(to);
     let (message, decoded) = match core.decode_payload::<M>(body) {
         Ok(payload) => payload,
-        Err(Refusal::Payload(reason)) => return Delivery::Refused(reason),
-        Err(Refusal::OverQuota) => return Delivery::OverQuota,
+        Err(PayloadRefusal::Payload(reason)) => return Delivery::Refused(reason),
+        Err(PayloadRefusal::OverQuota) => return Delivery::OverQuota,
     };
     let node_id = core.node_id;
     match core.push_metered(id, message) {
@@ -411,11 +411,11 @@ pub(crate) fn complete_as<R: Wire>(
 ) -> Result<(), Undelivered> {
     let (value, decoded) = match core.decode_payload::<R>(body) {
         Ok(payload) => payload,
-        Err(Refusal::Payload(reason)) => {
+        Err(PayloadRefusal::Payload(reason)) => {
             core.fail_request(request_id, AskError::Reply(reason.clone()));
             return Err(reason.into());
         }
-        Err(Refusal::OverQuota) => {
+        Err(PayloadRefusal::OverQuota) => {
             core.fail_request(request_id, AskError::Busy);
             return Err(Undelivered::Busy);
         }

@@ -245,7 +245,15 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
                 AskError::Reply(reason) => {
                     ReplyDroppedReason::Payload(fault_of(reason, payload_faults::TEXT_BYTES_MAX))
                 }
-                _ => ReplyDroppedReason::Dropped,
+                AskError::TimedOut
+                | AskError::Dropped
+                | AskError::NoActor
+                | AskError::Full
+                | AskError::Request(_)
+                | AskError::NodeLost
+                | AskError::TooManyOpen
+                | AskError::NoLoop
+                | _ => ReplyDroppedReason::Dropped,
             };
             session.send(&ReplyDropped { request_id, reason }.into())
         }

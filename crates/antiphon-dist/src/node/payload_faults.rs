@@ -19,8 +19,12 @@ pub(crate) fn check_body(type_name: &str, body: &[u8], bytes_max: u64) -> Result
         MalformedBody::TooMany { limit } => {
             PayloadError::TooManyValues { max: limit, place: place_of(type_name) }
         }
-        other => PayloadError::Encode(EncodeError::new(format_args!(
-            "the encoder of `{type_name}` did not write one MessagePack value: {other}"
+        MalformedBody::Truncated
+        | MalformedBody::Declares { .. }
+        | MalformedBody::Trailing { .. }
+        | MalformedBody::Reserved
+        | _ => PayloadError::Encode(EncodeError::new(format_args!(
+            "the encoder of `{type_name}` did not write one MessagePack value: {malformed}"
         ))),
     })
 }

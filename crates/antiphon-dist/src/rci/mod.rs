@@ -105,12 +105,12 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
         other => {
             let watcher = other.map(CallWatcher::Known);
             let request = move |reply| RciCall { arguments, watcher, reply }.into();
-            cx.ask(rci.0, timeout, request, move |result| answer(result_of::<A, T>(result)));
+            cx.ask(rci.0, timeout, request, move |result| answer(result_of(result)));
         }
     }
 }
 
-fn result_of<A: Wire, T>(result: CallResult<T>) -> Result<Addr<T>, CallError> {
+fn result_of<T>(result: CallResult<T>) -> Result<Addr<T>, CallError> {
     Err(match result {
         Ok(SpawnOutcome::At(addr)) => return Ok(addr),
         Ok(SpawnOutcome::OverQuota(max)) => {

@@ -63,7 +63,7 @@ impl<A: Wire, T: Wire> MonitorProxy<A, T> {
             Ok(SpawnOutcome::At(addr)) => Some(addr.id()),
             Ok(SpawnOutcome::OverQuota(_) | SpawnOutcome::Panicked(_)) | Err(_) => None,
         };
-        let result: Result<Addr<T>, CallError> = super::result_of::<A, T>(result);
+        let result: Result<Addr<T>, CallError> = super::result_of(result);
         complete_if_open(cx.loop_ref(), self.request_id, result);
     }
 }

@@ -769,7 +769,7 @@ fn composed_type_name_over_limit_is_refused() {
 }
 
 #[test]
-fn exit_value_with_overlong_type_name_is_not_sent() {
+fn exit_value_with_overlong_type_is_not_sent() {
     let mut net = two_nodes();
     let log = Log::default();
     let far = net.nodes[1].spawn(|_: &mut Cx<u32>, event| match event {
@@ -1312,7 +1312,7 @@ fn spawn_logger_of_forgetful(events: &mut Loop, log: &Log) -> Addr<Forgetful> {
 }
 
 #[test]
-fn reply_that_cannot_be_encoded_names_cause_on_both_sides() {
+fn unencodable_reply_names_cause_on_both_sides() {
     let mut net = two_nodes();
     let log = Log::default();
     let seen = log.clone();

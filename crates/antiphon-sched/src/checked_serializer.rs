@@ -526,18 +526,19 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
     }
 
     fn serialize_i128(self, value: i128) -> Result<(), Fault> {
+        // serde cannot read even a small one in internally tagged, untagged and flattened types.
+        self.certainty = Certainty::Doubtful;
         if let Ok(small) = i64::try_from(value) {
             return self.serialize_i64(small);
         }
-        self.certainty = Certainty::Doubtful;
         self.serialize_bytes(&value.to_be_bytes())
     }
 
     fn serialize_u128(self, value: u128) -> Result<(), Fault> {
+        self.certainty = Certainty::Doubtful;
         if let Ok(small) = u64::try_from(value) {
             return self.serialize_u64(small);
         }
-        self.certainty = Certainty::Doubtful;
         self.serialize_bytes(&value.to_be_bytes())
     }
 
@@ -698,9 +699,9 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
     }
 
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<(), Fault> {
-        let mut text = LimitedText { text: String::new(), max: self.bytes_max };
+        let mut text = LimitedText { text: String::new(), max: self.bytes_max, refused: 0 };
         if write!(text, "{value}").is_err() {
-            self.check_room(text.text.len().saturating_add(text.max))?;
+            self.check_room(text.refused)?;
             return Err(FaultCause::Custom("its `Display` failed".to_owned()).into());
         }
         self.serialize_str(&text.text)
@@ -711,11 +712,15 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
 struct LimitedText {
     text: String,
     max: usize,
+    /// The length that the text would have had.
+    refused: usize,
 }
 
 impl fmt::Write for LimitedText {
     fn write_str(&mut self, more: &str) -> fmt::Result {
-        if self.text.len().saturating_add(more.len()) > self.max {
+        let bytes = self.text.len().saturating_add(more.len());
+        if bytes > self.max {
+            self.refused = bytes;
             return Err(fmt::Error);
         }
         self.text.push_str(more);

@@ -257,7 +257,7 @@ fn replaced_or_removed_file_frees_quota_without_count() {
             panic!("the file may be replaced")
         };
         let content = vec![7; bytes as usize];
-        let partial = partial.write(&[content.clone()]).expect("the disk has room");
+        let partial = partial.write(std::slice::from_ref(&content)).expect("the disk has room");
         assert!(matches!(partial.place(blake3::hash(&content).as_bytes()), Ok(Placed::Stored)));
     }
     let key = path(&["g"]).key();

@@ -439,18 +439,19 @@ impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
     }
 
     fn serialize_i128(self, value: i128) -> Result<(), Fault> {
+        // serde cannot read even a small one in internally tagged, untagged and flattened types.
+        self.certainty = Certainty::Doubtful;
         if let Ok(small) = i64::try_from(value) {
             return self.serialize_i64(small);
         }
-        self.certainty = Certainty::Doubtful;
         self.serialize_bytes(&value.to_be_bytes())
     }
 
     fn serialize_u128(self, value: u128) -> Result<(), Fault> {
+        self.certainty = Certainty::Doubtful;
         if let Ok(small) = u64::try_from(value) {
             return self.serialize_u64(small);
         }
-        self.certainty = Certainty::Doubtful;
         self.serialize_bytes(&value.to_be_bytes())
     }
 

@@ -75,7 +75,8 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
         certainty: Certainty::Certain,
         failed: None,
     };
-    let result = value.serialize(&mut serializer);
+    // The header of the last text, and numbers, are not counted before they are written.
+    let result = value.serialize(&mut serializer).and_then(|()| serializer.check_room(0));
     let fault = match (result, serializer.failed) {
         (Ok(()), None) => return Ok(serializer.certainty),
         (Ok(()), Some(ignored)) => ignored.0,
@@ -120,6 +121,7 @@ enum FaultCause {
     SkippedField,
     EqualKeys,
     WrongLength { declared: usize, written: usize },
+    UnpairedKey,
     Custom(String),
 }
 
@@ -183,6 +185,9 @@ impl Display for FaultCause {
             Self::WrongLength { declared, written } => write!(
                 f,
                 "its `Serialize` declared {declared} parts and wrote {written}; correct the length that it passes"
+            ),
+            Self::UnpairedKey => f.write_str(
+                "its `Serialize` wrote a key without its value or a value without its key; use `serialize_entry`",
             ),
             Self::Custom(text) => f.write_str(text),
         }
@@ -292,7 +297,16 @@ impl<'a> CheckedSerializer<'a> {
             kind.write_header(self.out(), declared)?;
         }
         let skips = self.layout == Layout::Named;
-        Ok(Parts { header_at, kind, declared, written: 0, skips, keys: Vec::new(), serializer: self })
+        Ok(Parts {
+            header_at,
+            kind,
+            declared,
+            written: 0,
+            skips,
+            keys: Vec::new(),
+            has_key: false,
+            serializer: self,
+        })
     }
 
     /// Begins a map with the name of a variant as its only key.
@@ -338,6 +352,8 @@ struct Parts<'s, 'a> {
     skips: bool,
     /// Where the keys of a map are.
     keys: Vec<Range<usize>>,
+    /// The last key of a map has no value yet.
+    has_key: bool,
 }
 
 impl Parts<'_, '_> {
@@ -352,7 +368,8 @@ impl Parts<'_, '_> {
     fn field<T: Serialize + ?Sized>(&mut self, name: &'static str, field: &T) -> Result<(), Fault> {
         self.written += 1;
         if self.kind == Kind::Map {
-            (&mut *self.serializer).serialize_str(name)?;
+            let named = (&mut *self.serializer).serialize_str(name);
+            named.map_err(|fault| self.serializer.failing(fault, Some(Step::Field(name))))?;
         }
         self.serializer.part(field, Some(Step::Field(name)))
     }
@@ -389,6 +406,14 @@ impl Parts<'_, '_> {
         let at = self.header_at;
         self.serializer.out().splice(at..at, header);
         Ok(())
+    }
+
+    /// Fails unless keys and values of a map alternate.
+    fn check_pair(&mut self, has_key: bool) -> Result<(), Fault> {
+        if self.has_key == has_key {
+            return Ok(());
+        }
+        Err(self.serializer.failing(FaultCause::UnpairedKey.into(), None))
     }
 
     /// Fails if two keys of a map are equal.
@@ -606,9 +631,9 @@ impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
     }
 
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<(), Fault> {
-        let mut text = LimitedText { text: String::new(), max: self.bytes_max };
+        let mut text = LimitedText { text: String::new(), max: self.bytes_max, refused: 0 };
         if write!(text, "{value}").is_err() {
-            self.check_room(text.text.len().saturating_add(text.max))?;
+            self.check_room(text.refused)?;
             return Err(FaultCause::Custom("its `Display` failed".to_owned()).into());
         }
         self.serialize_str(&text.text)
@@ -619,11 +644,15 @@ impl<'s, 'a> Serializer for &'s mut CheckedSerializer<'a> {
 struct LimitedText {
     text: String,
     max: usize,
+    /// The length that the text would have had.
+    refused: usize,
 }
 
 impl fmt::Write for LimitedText {
     fn write_str(&mut self, more: &str) -> fmt::Result {
-        if self.text.len().saturating_add(more.len()) > self.max {
+        let bytes = self.text.len().saturating_add(more.len());
+        if bytes > self.max {
+            self.refused = bytes;
             return Err(fmt::Error);
         }
         self.text.push_str(more);
@@ -681,6 +710,8 @@ impl SerializeMap for Parts<'_, '_> {
     type Error = Fault;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Fault> {
+        self.check_pair(false)?;
+        self.has_key = true;
         let (at, step) = (self.serializer.written(), Step::Key(self.written));
         self.written += 1;
         self.serializer.part(key, Some(step))?;
@@ -689,11 +720,14 @@ impl SerializeMap for Parts<'_, '_> {
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Fault> {
+        self.check_pair(true)?;
+        self.has_key = false;
         let step = Step::Value(self.written.saturating_sub(1));
         self.serializer.part(value, Some(step))
     }
 
     fn end(mut self) -> Result<(), Fault> {
+        self.check_pair(false)?;
         self.check_keys()?;
         Parts::end(self, 1)
     }

@@ -93,7 +93,7 @@ macro_rules! wire {
 /// Functions that the expansion of `wire!` calls; not for direct use.
 pub mod private {
     use super::{DecodeError, EncodeError, codec_context};
-    use crate::checked_serializer::{self, ByteSequences, Certainty, Layout};
+    use crate::checked_serializer::{self, ByteSequences, Certainty, DEPTH_MAX, Layout};
     use std::borrow::Cow;
 
     pub use serde::Serialize;
@@ -200,42 +200,69 @@ pub mod private {
         T::deserialize(&mut deserializer).map_err(DecodeError::new)
     }
 
-    /// The length of the MessagePack value at the front of `bytes`, without recursion.
+    /// The length of the MessagePack value at the front of `bytes`, without recursion. An error if it is nested deeper
+    /// than an encoder nests values: the stack of a decoder may not suffice for it.
     fn value_bytes(bytes: &[u8]) -> Result<usize, DecodeError> {
         let mut at = 0;
-        let mut open: u64 = 1;
-        while open > 0 {
-            open -= 1;
-            let marker = *bytes.get(at).ok_or_else(short)?;
-            at += 1;
-            let (size, items) = match marker {
-                0x00..=0x7f | 0xe0..=0xff | 0xc0..=0xc3 => (0, 0),
-                0x80..=0x8f => (0, 2 * u64::from(marker & 0x0f)),
-                0x90..=0x9f => (0, u64::from(marker & 0x0f)),
-                0xa0..=0xbf => (usize::from(marker & 0x1f), 0),
-                0xc4 | 0xd9 => (counted(bytes, &mut at, 1)? as usize, 0),
-                0xc5 | 0xda => (counted(bytes, &mut at, 2)? as usize, 0),
-                0xc6 | 0xdb => (counted(bytes, &mut at, 4)? as usize, 0),
-                0xc7 => (counted(bytes, &mut at, 1)? as usize + 1, 0),
-                0xc8 => (counted(bytes, &mut at, 2)? as usize + 1, 0),
-                0xc9 => (counted(bytes, &mut at, 4)? as usize + 1, 0),
-                0xcc | 0xd0 => (1, 0),
-                0xcd | 0xd1 | 0xd4 => (2, 0),
-                0xd5 => (3, 0),
-                0xca | 0xce | 0xd2 => (4, 0),
-                0xd6 => (5, 0),
-                0xcb | 0xcf | 0xd3 => (8, 0),
-                0xd7 => (9, 0),
-                0xd8 => (17, 0),
-                0xdc => (0, counted(bytes, &mut at, 2)?),
-                0xdd => (0, counted(bytes, &mut at, 4)?),
-                0xde => (0, 2 * counted(bytes, &mut at, 2)?),
-                0xdf => (0, 2 * counted(bytes, &mut at, 4)?),
-            };
-            at = at.checked_add(size).filter(|end| *end <= bytes.len()).ok_or_else(short)?;
-            open += items;
+        let mut missing = items_of_header(bytes, &mut at)?;
+        if missing == 0 {
+            return Ok(at);
         }
-        Ok(at)
+        // The numbers of values that are still missing in the outer arrays and maps.
+        let mut outer = [0; DEPTH_MAX];
+        let mut depth = 1;
+        loop {
+            while missing == 0 {
+                depth -= 1;
+                if depth == 0 {
+                    return Ok(at);
+                }
+                missing = outer[depth];
+            }
+            missing -= 1;
+            let items = items_of_header(bytes, &mut at)?;
+            if items > 0 {
+                if depth == DEPTH_MAX {
+                    let text = format_args!("it is nested deeper than {DEPTH_MAX} arrays and maps");
+                    return Err(DecodeError::new(text));
+                }
+                outer[depth] = missing;
+                depth += 1;
+                missing = items;
+            }
+        }
+    }
+
+    /// Advances `at` past a value, or past the header of an array or a map. Returns the number of values in that.
+    fn items_of_header(bytes: &[u8], at: &mut usize) -> Result<u64, DecodeError> {
+        let marker = *bytes.get(*at).ok_or_else(short)?;
+        *at += 1;
+        let (size, items) = match marker {
+            0x00..=0x7f | 0xe0..=0xff | 0xc0..=0xc3 => (0, 0),
+            0x80..=0x8f => (0, 2 * u64::from(marker & 0x0f)),
+            0x90..=0x9f => (0, u64::from(marker & 0x0f)),
+            0xa0..=0xbf => (usize::from(marker & 0x1f), 0),
+            0xc4 | 0xd9 => (counted(bytes, at, 1)? as usize, 0),
+            0xc5 | 0xda => (counted(bytes, at, 2)? as usize, 0),
+            0xc6 | 0xdb => (counted(bytes, at, 4)? as usize, 0),
+            0xc7 => (counted(bytes, at, 1)? as usize + 1, 0),
+            0xc8 => (counted(bytes, at, 2)? as usize + 1, 0),
+            0xc9 => (counted(bytes, at, 4)? as usize + 1, 0),
+            0xcc | 0xd0 => (1, 0),
+            0xcd | 0xd1 | 0xd4 => (2, 0),
+            0xd5 => (3, 0),
+            0xca | 0xce | 0xd2 => (4, 0),
+            0xd6 => (5, 0),
+            0xcb | 0xcf | 0xd3 => (8, 0),
+            0xd7 => (9, 0),
+            0xd8 => (17, 0),
+            0xdc => (0, counted(bytes, at, 2)?),
+            0xdd => (0, counted(bytes, at, 4)?),
+            0xde => (0, 2 * counted(bytes, at, 2)?),
+            0xdf => (0, 2 * counted(bytes, at, 4)?),
+        };
+        *at = at.checked_add(size).filter(|end| *end <= bytes.len()).ok_or_else(short)?;
+        Ok(items)
     }
 
     fn counted(bytes: &[u8], at: &mut usize, width: usize) -> Result<u64, DecodeError> {

@@ -13,7 +13,7 @@ use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Route, TagId};
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
-use crate::common::bombs::bombs;
+use crate::common::bombs::{Bomb, bombs};
 use crate::common::{PATIENCE, TestNode, recv, report, wait_for};
 use crate::member::Member;
 use crate::victim::CALLED;
@@ -25,9 +25,8 @@ pub(crate) fn decoder_bomb_is_refused_and_session_continues() {
     let tag = member.session.intern("attack.tally/1").expect("the session has room for a tag");
     let mut request = 0;
     for _ in 0..20 {
-        for (what, body) in bombs() {
+        for Bomb { what, body, .. } in &bombs() {
             request += 1;
-            let body: &[u8] = &body;
             let message =
                 Message { to: tally, from: Key(1), tag, receipt: Some(request), route: Route::NONE, body };
             member.send(&message.into(), |_| ());

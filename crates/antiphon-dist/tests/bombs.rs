@@ -14,8 +14,8 @@ use std::sync::{Mutex, PoisonError};
 
 use antiphon_dist::{CallError, Channel, DeliverError, NetCx, Rci};
 use antiphon_sched::{
-    ActorId, Addr, AskError, Cx, DeadLetter, DecodeError, EncodeError, Event, ExitReason, PayloadError,
-    ReplyTo, SendError, Undelivered, ValueError, Wire, exit, receive, secs, stop,
+    ActorId, Addr, AskError, Bytes, Cx, DeadLetter, DecodeError, EncodeError, Event, ExitReason,
+    PayloadError, ReplyTo, SendError, Undelivered, ValueError, Wire, exit, receive, secs, stop,
 };
 use common::bombs::{Bomb, Tree, bombs};
 use common::{Net, PATIENCE, TestNode, recv, report};
@@ -103,11 +103,8 @@ fn malformed_bodies_are_refused_by_their_sender() {
         refuses_messages(&here, &targets, bomb);
         refuses_requests(&here, &targets, bomb);
         refuses_reply(&there, &here, bomb);
-        // A value without any bytes is sent, although it is no MessagePack.
-        if !bomb.body.is_empty() {
-            refuses_exit_value(&there, &here, bomb);
-            refuses_signals(&here, &targets, bomb);
-        }
+        refuses_exit_value(&there, &here, bomb);
+        refuses_signals(&here, &targets, bomb);
         let Targets { tree, .. } = targets;
         assert_eq!(here.deliver(tree, Tree::Leaf(2)), Ok(()), "{} ends nothing", bomb.what);
         assert_eq!(recv(&targets.received), Tree::Leaf(2));
@@ -350,6 +347,50 @@ fn refuses_signals(here: &TestNode, targets: &Targets, bomb: &Bomb) {
     });
     targets.has_dead_letter(tree, "throw", bomb);
     targets.has_dead_letter(tree, "resume", bomb);
+}
+
+/// Bytes that are encoded by an encoder of the library, and then written in another order, as encryption would do.
+struct Scrambled(Bytes);
+
+impl Wire for Scrambled {
+    fn name() -> Cow<'static, str> {
+        Tree::name()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let mut plain = Vec::new();
+        self.0.encode(&mut plain)?;
+        out.extend(plain.iter().rev());
+        Ok(())
+    }
+
+    fn decode(_: &mut &[u8]) -> Result<Self, DecodeError> {
+        Err(DecodeError::new("these bodies are only encoded"))
+    }
+}
+
+/// That an encoder of the library wrote as many bytes does not show that these are the bytes of the body.
+#[test]
+fn body_changed_after_its_encoding_is_refused() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (there, here) = Net::new().pair();
+    let _received = there.listener::<Tree>("tree");
+    let tree: Addr<Tree> = here.find("tree");
+    let (dead_letters, refused_before) = (dead_letters(&here), refused(&there));
+    let scrambled = || Scrambled(vec![7; 100].into());
+    let delivered = here.deliver(Addr::of(tree.id()), scrambled());
+    let is_refused = |reason: &Undelivered| matches!(reason, Undelivered::Payload(PayloadError::Encode(_)));
+    assert!(matches!(&delivered, Err(DeliverError::Refused(reason)) if is_refused(reason)), "{delivered:?}");
+    let (exception, value) = (scrambled(), scrambled());
+    here.step(move |cx| {
+        cx.throw(tree, exception);
+        cx.resume(tree, value);
+    });
+    for _ in 0..2 {
+        let DeadLetter { reason, .. } = recv(&dead_letters);
+        assert!(is_refused(&reason), "{reason}");
+    }
+    assert_eq!(refused(&there), refused_before);
 }
 
 /// A channel of the sending node has a subscriber on another node, which learns that it has missed each message.

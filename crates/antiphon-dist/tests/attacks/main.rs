@@ -17,6 +17,7 @@ mod handshakes;
 mod member;
 mod members;
 mod middle;
+mod payloads;
 mod records;
 mod tls;
 mod victim;
@@ -53,6 +54,10 @@ fn main() -> ExitCode {
             members::rci_calls_over_quota_are_refused,
             members::messages_for_sleeping_actors_wait_at_their_sender,
             members::fragments_and_tags_over_limits_end_session,
+            payloads::bombs_in_replies_fail_their_requests,
+            payloads::bombs_as_exit_values_cannot_be_read,
+            payloads::bombs_as_signals_reach_no_actor,
+            payloads::bombs_behind_full_mailbox_are_refused,
             records::record_tampered_with_costs_only_its_connection,
             tls::tls_middle_with_other_certificate_is_refused,
             tls::tls_unfinished_handshakes_stay_within_their_buffers,

@@ -5,9 +5,9 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use antiphon_dist::Suite;
-use antiphon_sched::millis;
+use antiphon_sched::{Wire, millis};
 use antiphon_wire::frame::{Lookup, LookupResult, NameSpace};
-use antiphon_wire::{Deframer, Frame, Key, Session, TagId, Time};
+use antiphon_wire::{Deframer, Frame, Key, NodeId, Session, TagId, Time};
 
 use crate::caller::{handshake, profile};
 use crate::common::{Net, PATIENCE};
@@ -17,6 +17,7 @@ use crate::victim::Victim;
 const WRITE_BYTES: usize = 1 << 20;
 
 pub(crate) struct Member {
+    pub(crate) node: NodeId,
     stream: TcpStream,
     pub(crate) session: Session,
     input: Deframer,
@@ -33,11 +34,25 @@ impl Member {
         session.connected(Time::START, proven.connection).expect("a new session accepts a connection");
         proven.stream.set_read_timeout(Some(millis(1))).expect("a timeout can be set");
         let (stream, input) = (proven.stream, proven.input);
-        Self { stream, session, input, out: Vec::new(), begun: Instant::now() }
+        Self { node: profile.node, stream, session, input, out: Vec::new(), begun: Instant::now() }
     }
 
     fn now(&self) -> Time {
         Time::START + self.begun.elapsed()
+    }
+
+    /// Writes queued frames.
+    fn write_once(&mut self, now: Time) -> io::Result<()> {
+        self.out.clear();
+        while self.out.len() < WRITE_BYTES && self.session.poll_transmit(now, &mut self.out) {}
+        self.stream.write_all(&self.out)
+    }
+
+    /// Writes all queued frames, and reads nothing meanwhile: a pause by the victim comes too late for them.
+    #[track_caller]
+    pub(crate) fn write_without_reading(&mut self) {
+        self.write_once(self.now()).expect("the session continues");
+        assert_eq!(self.session.queued_bytes(), 0, "the victim granted credit for all frames");
     }
 
     /// Writes the queued frames, reads, and calls `each` for each frame that has arrived.
@@ -47,9 +62,7 @@ impl Member {
             self.session.on_timeout(now);
         }
         while self.session.poll_event().is_some() {}
-        self.out.clear();
-        while self.out.len() < WRITE_BYTES && self.session.poll_transmit(now, &mut self.out) {}
-        self.stream.write_all(&self.out)?;
+        self.write_once(now)?;
         match self.stream.read(self.input.space()) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => self.input.filled(count),
@@ -87,6 +100,11 @@ impl Member {
             self.run_once(&mut each).expect("the session continues");
         }
         self.session.send(frame).expect("the send queue has room");
+    }
+
+    /// The tag of a type.
+    pub(crate) fn tag_of<T: Wire>(&mut self) -> TagId {
+        self.session.intern(&T::name()).expect("the session has room for a tag")
     }
 
     /// Runs until the victim has acknowledged all frames.

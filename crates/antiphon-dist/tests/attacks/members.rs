@@ -4,46 +4,53 @@ use std::cell::Cell;
 use std::sync::mpsc::channel;
 
 use antiphon_dist::{CallError, Config, Limits, NetCx, PeerLimits, Rci};
-use antiphon_sched::{Event, receive};
+use antiphon_sched::{Event, Wire, receive};
 use antiphon_wire::frame::{
     DownReason, Fragment, FragmentPart, Goodbye, GoodbyeReason, Lookup, LookupResult, Message, Monitor,
-    NameSpace, Outcome, Tag,
+    NameSpace, Outcome, PayloadFault, Tag,
 };
 use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Route, TagId};
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
-use crate::common::bombs::bombs;
+use crate::common::bombs::{Tree, bombs};
 use crate::common::{PATIENCE, TestNode, recv, report, wait_for};
 use crate::member::Member;
+use crate::payloads;
 use crate::victim::CALLED;
 
 pub(crate) fn decoder_bomb_is_refused_and_session_continues() {
     let mut attack = AttackTest::without_discovery();
     let mut member = Member::join(&attack.net, &attack.victim);
-    let (tally, _) = member.find(NameSpace::Actor, "tally");
-    let tag = member.session.intern("attack.tally/1").expect("the session has room for a tag");
+    let (to, _) = member.find(NameSpace::Actor, "patient");
+    let tag = member.tag_of::<Tree>();
     let mut request = 0;
+    let mut outcome_of = |body: &[u8]| {
+        request += 1;
+        let message = Message { to, from: Key(1), tag, receipt: Some(request), route: Route::NONE, body };
+        member.send(&message.into(), |_| ());
+        member.run_until(|frame| match frame {
+            Frame::Receipt(receipt) if receipt.request == request => Some(match receipt.outcome {
+                Outcome::Payload(PayloadFault::Decode(_)) => Err(()),
+                Outcome::Delivered => Ok(()),
+                other => panic!("the outcome is {other:?}"),
+            }),
+            _ => None,
+        })
+    };
+    let (mut refused, mut leaf) = (0, Vec::new());
+    Tree::Leaf(1).encode(&mut leaf).expect("a leaf has an encoding");
     for _ in 0..20 {
-        for (what, body) in bombs() {
-            request += 1;
-            let body: &[u8] = &body;
-            let message =
-                Message { to: tally, from: Key(1), tag, receipt: Some(request), route: Route::NONE, body };
-            member.send(&message.into(), |_| ());
-            let outcome = member.run_until(|frame| match frame {
-                Frame::Receipt(receipt) if receipt.request == request => {
-                    Some(matches!(receipt.outcome, Outcome::Payload(_)))
-                }
-                _ => None,
-            });
-            assert!(outcome, "{what}");
+        for bomb in &bombs() {
+            assert_eq!(outcome_of(&bomb.body), Err(()), "{}", bomb.what);
+            refused += 1;
         }
+        assert_eq!(outcome_of(&leaf), Ok(()));
     }
-    attack.victim.wait_for_count("refused_messages", request);
+    attack.victim.wait_for_count("refused_messages", refused);
     attack.victim.has_logged_once("was refused");
     assert_eq!(attack.victim.count("misbehaved"), 0, "the session continues");
-    attack.end("decoder bombs", bounds::member(&Limits::default()));
+    attack.end("decoder bombs", payloads::BOUND);
 }
 
 pub(crate) fn lookups_are_limited_and_dropped_with_their_peer() {

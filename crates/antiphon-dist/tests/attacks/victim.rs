@@ -5,9 +5,10 @@ use std::path::Path;
 
 use antiphon_dist::node::NodeCore;
 use antiphon_dist::{Config, Location, NetCx, Node, Suite};
-use antiphon_sched::{Cx, Event, ReplyTo, receive};
+use antiphon_sched::{Addr, Cx, Event, ExitReason, LoopConfig, ReplyTo, exit, receive, stop, suspend};
 use serde::{Deserialize, Serialize};
 
+use crate::common::bombs::Tree;
 use crate::common::process::{self, Process, Role};
 use crate::common::{Log, Net, PATIENCE, wait_for};
 
@@ -23,6 +24,21 @@ pub(crate) enum Tally {
     Total(ReplyTo<u64>),
 }
 antiphon_sched::wire!(Tally, "attack.tally/1");
+
+/// An order to ask the actor at the address for a [`Tree`]. The reply tells how that request ended.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct AskThere(Addr<Question>, ReplyTo<String>);
+antiphon_sched::wire!(AskThere, "attack.ask-there/1", compact);
+
+/// A request of the victim, after an [`AskThere`].
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Question(ReplyTo<Tree>);
+antiphon_sched::wire!(Question, "attack.question/1", compact);
+
+/// An order to monitor the actor at the address. The reply tells how its exit value reads.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct WatchThere(Addr<Question>, ReplyTo<String>);
+antiphon_sched::wire!(WatchThere, "attack.watch-there/1", compact);
 
 /// The name of an RCI of the victim; its actors do not exit.
 pub(crate) const CALLED: &str = "called";
@@ -45,17 +61,27 @@ pub(crate) struct VictimOptions<'a> {
     pub(crate) dial_allow: &'a str,
     /// The peer that it dials.
     pub(crate) peer: Option<Location>,
+    /// The size of its mailboxes; the default, if 0.
+    pub(crate) mailbox_max: usize,
 }
 
 const WEAK_SUITE: &str = "ANTIPHON_VICTIM_WEAK_SUITE";
 const DEST_PATH: &str = "ANTIPHON_VICTIM_DEST_PATH";
 const DIAL_ALLOW: &str = "ANTIPHON_VICTIM_DIAL_ALLOW";
+const MAILBOX_MAX: &str = "ANTIPHON_VICTIM_MAILBOX_MAX";
 
 impl Victim {
     pub(crate) fn start(net: &Net, options: VictimOptions<'_>) -> Self {
         let dest_path = options.dest_path.map(|path| path.display().to_string()).unwrap_or_default();
         let weak_suite = if options.allows_weak_suite { "yes" } else { "" };
-        let variables = [(WEAK_SUITE, weak_suite), (DEST_PATH, &dest_path), (DIAL_ALLOW, options.dial_allow)];
+        let mailbox_max =
+            if options.mailbox_max > 0 { options.mailbox_max.to_string() } else { String::new() };
+        let variables = [
+            (WEAK_SUITE, weak_suite),
+            (DEST_PATH, &dest_path),
+            (DIAL_ALLOW, options.dial_allow),
+            (MAILBOX_MAX, &mailbox_max),
+        ];
         let (process, log) = Process::start_logged(net, "victim", options.peer, &variables);
         let location = process.location();
         Self { process, location, log }
@@ -162,6 +188,38 @@ pub(crate) fn run(role: &Role) {
         }
         antiphon_sched::sleep(PATIENCE)
     });
+    node.spawn(|cx: &mut Cx<AskThere>, event| {
+        match event {
+            Event::Start => cx.register("asker")?,
+            Event::Message(AskThere(to, reply)) => ask_there(cx, to, reply),
+            _ => {}
+        }
+        receive()
+    });
+    node.spawn(|cx: &mut Cx<WatchThere>, event| {
+        match event {
+            Event::Start => cx.register("watcher")?,
+            Event::Message(WatchThere(to, reply)) => watch_there(cx, to, reply),
+            _ => {}
+        }
+        receive()
+    });
+    // It takes no messages until it is resumed, and exits at the first tree without nodes with what has reached it.
+    let mut reached = Vec::new();
+    node.spawn(move |cx: &mut Cx<Tree>, event| {
+        match event {
+            Event::Start => {
+                cx.register("patient")?;
+                return suspend();
+            }
+            Event::Message(Tree::Nodes(nodes)) if nodes.is_empty() => return exit(reached.join(", ")),
+            Event::Message(tree) => reached.push(format!("{tree:?}")),
+            Event::Resumed(value) => reached.push(format!("resumed {:?}", value.get::<Tree>())),
+            Event::Thrown(thrown) => reached.push(format!("thrown {:?}", thrown.take().get::<Tree>())),
+            _ => {}
+        }
+        receive()
+    });
     node.rci(CALLED, |_: u64| |_: &mut Cx<u64>, _| receive()).expect("the name is free");
     process::send_line(node.location());
     let handle = node.handle();
@@ -174,6 +232,46 @@ pub(crate) fn run(role: &Role) {
     node.serve().expect("the node runs");
 }
 
+/// Starts an actor that asks another one, and replies with what came of it.
+fn ask_there(cx: &mut Cx<AskThere>, to: Addr<Question>, reply: ReplyTo<String>) {
+    let mut reply = Some(reply);
+    cx.spawn(move |cx: &mut Cx<String>, event| match event {
+        Event::Start => {
+            cx.ask(to, PATIENCE, Question, |tree| format!("{tree:?}"));
+            receive()
+        }
+        Event::Message(result) => {
+            if let Some(reply) = reply.take() {
+                cx.reply(reply, result);
+            }
+            stop()
+        }
+        _ => receive(),
+    });
+}
+
+/// Starts an actor that monitors another one, and replies with how its exit value reads.
+fn watch_there(cx: &mut Cx<WatchThere>, actor: Addr<Question>, reply: ReplyTo<String>) {
+    let mut reply = Some(reply);
+    cx.spawn(move |cx: &mut Cx<()>, event| match event {
+        Event::Start => {
+            cx.monitor(actor);
+            receive()
+        }
+        Event::Down(down) => {
+            let value = match down.reason {
+                ExitReason::Done(value) => format!("{:?}", value.get::<Tree>()),
+                other => format!("no value: {other}"),
+            };
+            if let Some(reply) = reply.take() {
+                cx.reply(reply, value);
+            }
+            stop()
+        }
+        _ => receive(),
+    });
+}
+
 fn config(role: &Role) -> Config {
     let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
     let suites = || [Suite::aead().to_vec(), vec![Suite::Hmac]].concat();
@@ -184,7 +282,10 @@ fn config(role: &Role) -> Config {
             bits.parse().expect("the prefix length is a number"),
         )]
     };
+    let size = |text: String| text.parse().expect("the size of mailboxes is a number");
+    let mailbox_max = variable(MAILBOX_MAX).map_or(LoopConfig::default().mailbox_max, size);
     Config {
+        scheduler: LoopConfig { mailbox_max, ..LoopConfig::default() },
         suites: variable(WEAK_SUITE).map(|_| suites()),
         dest_path: variable(DEST_PATH).map(Into::into),
         dial_allow: variable(DIAL_ALLOW).map(only),

@@ -2,7 +2,8 @@
 //!
 //! It refuses at the sender what a receiver would refuse or would read as another value: too much nesting, too many
 //! values, too many bytes, `Some` of a value that is encoded as nil, skipped fields of compact types, maps with equal
-//! keys, and lengths that do not match. The recursion is bounded before the stack is.
+//! keys, and lengths that do not match. Its own recursion is bounded before the stack is. (serde copies the fields of some
+//! variants within `tag` and `flatten` before it calls a serializer; nobody bounds that.)
 //!
 //! Invariant: if the whole value was serialized without an error, the bytes are one well-formed MessagePack value within
 //! the limits. An error that the user's `Serialize` ignores fails the encoding nevertheless.
@@ -26,7 +27,7 @@ pub(crate) const VALUES_MAX: u64 = 1_048_576;
 /// The most nested calls of `serialize`. Options and newtypes count, which add no nesting to the bytes.
 const NESTING_MAX: usize = 4 * DEPTH_MAX;
 /// A `Vec<u8>` longer than this is encoded as bytes instead of an array of numbers.
-const BYTES_FROM: usize = 4096;
+const NUMBERS_MAX: usize = 4096;
 /// MessagePack's nil.
 const NIL: u8 = 0xc0;
 
@@ -39,7 +40,7 @@ pub(crate) enum Layout {
     Compact,
 }
 
-/// How a `Vec<u8>` that is longer than [`BYTES_FROM`] is encoded.
+/// How a `Vec<u8>` that is longer than [`NUMBERS_MAX`] is encoded.
 #[derive(Copy, Clone, PartialEq, Eq)]
 pub(crate) enum ByteSequences {
     /// As bytes. serde cannot read them in internally tagged, untagged and flattened types.
@@ -48,12 +49,14 @@ pub(crate) enum ByteSequences {
     Numbers,
 }
 
-/// Whether the bytes of a value can be read by its type.
-#[derive(Copy, Clone, PartialEq, Eq)]
-pub(crate) enum Certainty {
-    Certain,
-    /// serde reads some of its parts only in some positions, which a serializer cannot see. Decode it to find out.
-    Doubtful,
+/// Why the type of a value may not read its bytes: serde reads some parts only in some positions, which a serializer cannot
+/// see. Decode the bytes to find out.
+#[derive(Copy, Clone, Default)]
+pub(crate) struct Doubts {
+    /// A sequence of numbers was written as bytes.
+    pub(crate) byte_sequence: bool,
+    /// There are 128-bit integers.
+    pub(crate) wide_integer: bool,
 }
 
 /// Appends the encoding of `value` to `out`, which then has at most `bytes_max` bytes.
@@ -63,7 +66,7 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
     layout: Layout,
     byte_sequences: ByteSequences,
     bytes_max: usize,
-) -> Result<Certainty, EncodeError> {
+) -> Result<Doubts, EncodeError> {
     let mut serializer = CheckedSerializer {
         out: ByteBuf::from_vec(std::mem::take(out)),
         layout,
@@ -72,13 +75,13 @@ pub(crate) fn encode<T: Serialize + ?Sized>(
         depth: 0,
         nesting: 0,
         values: 0,
-        certainty: Certainty::Certain,
+        doubts: Doubts::default(),
         failed: None,
     };
     let result = value.serialize(&mut serializer).and_then(|()| serializer.check_room(0));
     *out = serializer.out.into_vec();
     let fault = match (result, serializer.failed) {
-        (Ok(()), None) => return Ok(serializer.certainty),
+        (Ok(()), None) => return Ok(serializer.doubts),
         (Ok(()), Some(ignored)) => ignored.0,
         (Err(fault), _) => fault.0,
     };
@@ -96,7 +99,7 @@ struct CheckedSerializer {
     /// Calls of `serialize` that are open.
     nesting: usize,
     values: u64,
-    certainty: Certainty,
+    doubts: Doubts,
     /// The error of a part. The whole fails, even if the user's code goes on.
     failed: Option<Fault>,
 }
@@ -264,17 +267,17 @@ impl CheckedSerializer {
     #[inline]
     fn part<T: Serialize + ?Sized>(&mut self, part: &T, step: Option<Step>) -> Result<(), Fault> {
         if self.nesting == NESTING_MAX {
-            return Err(self.failing(FaultCause::TooDeep.into(), step));
+            return Err(self.record_failure(FaultCause::TooDeep.into(), step));
         }
         self.nesting += 1;
         let result = part.serialize(&mut *self);
         self.nesting -= 1;
-        result.map_err(|fault| self.failing(fault, step))
+        result.map_err(|fault| self.record_failure(fault, step))
     }
 
     /// Adds a step to the place of a fault, and notes that there was one.
     #[cold]
-    fn failing(&mut self, mut fault: Fault, step: Option<Step>) -> Fault {
+    fn record_failure(&mut self, mut fault: Fault, step: Option<Step>) -> Fault {
         fault.0.place.extend(step);
         if self.failed.is_none() {
             let text = fault.to_string();
@@ -364,7 +367,7 @@ impl Parts<'_> {
         self.written += 1;
         if self.kind == Kind::Map {
             let result = (&mut *self.serializer).serialize_str(name);
-            result.map_err(|fault| self.serializer.failing(fault, Some(Step::Field(name))))?;
+            result.map_err(|fault| self.serializer.record_failure(fault, Some(Step::Field(name))))?;
         }
         self.serializer.part(field, Some(Step::Field(name)))
     }
@@ -373,7 +376,7 @@ impl Parts<'_> {
         if self.skips {
             return Ok(());
         }
-        Err(self.serializer.failing(FaultCause::SkippedField.into(), Some(Step::Field(name))))
+        Err(self.serializer.record_failure(FaultCause::SkippedField.into(), Some(Step::Field(name))))
     }
 
     /// Ends the array or map; `levels` are open.
@@ -384,7 +387,7 @@ impl Parts<'_> {
             Some(declared) if declared == self.written => {}
             Some(declared) => {
                 let cause = FaultCause::WrongLength { declared, written: self.written };
-                return Err(self.serializer.failing(cause.into(), None));
+                return Err(self.serializer.record_failure(cause.into(), None));
             }
             None => return self.insert_header(),
         }
@@ -395,20 +398,17 @@ impl Parts<'_> {
     fn insert_header(self) -> Result<(), Fault> {
         let mut header = ByteBuf::new();
         self.kind.write_header(&mut header, self.written)?;
-        if self.written > 0 && self.serializer.depth >= DEPTH_MAX {
-            return Err(FaultCause::TooDeep.into());
-        }
         let at = self.header_at;
         self.serializer.out.as_mut_vec().splice(at..at, header.into_vec());
         Ok(())
     }
 
     /// Fails if the keys and values of a map do not alternate.
-    fn check_turn(&mut self, is_value: bool) -> Result<(), Fault> {
+    fn check_alternation(&mut self, is_value: bool) -> Result<(), Fault> {
         if (self.keys.len() > self.written) == is_value {
             return Ok(());
         }
-        Err(self.serializer.failing(FaultCause::KeyWithoutValue.into(), None))
+        Err(self.serializer.record_failure(FaultCause::KeyWithoutValue.into(), None))
     }
 
     /// Fails if two keys of a map are equal.
@@ -421,7 +421,7 @@ impl Parts<'_> {
         }
         keys.sort_unstable_by(|one, other| bytes[one.clone()].cmp(&bytes[other.clone()]));
         if keys.windows(2).any(|two| bytes[two[0].clone()] == bytes[two[1].clone()]) {
-            return Err(self.serializer.failing(FaultCause::EqualKeys.into(), None));
+            return Err(self.serializer.record_failure(FaultCause::EqualKeys.into(), None));
         }
         Ok(())
     }
@@ -527,7 +527,7 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
 
     fn serialize_i128(self, value: i128) -> Result<(), Fault> {
         // serde cannot read even a small one in internally tagged, untagged and flattened types.
-        self.certainty = Certainty::Doubtful;
+        self.doubts.wide_integer = true;
         if let Ok(small) = i64::try_from(value) {
             return self.serialize_i64(small);
         }
@@ -535,7 +535,7 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
     }
 
     fn serialize_u128(self, value: u128) -> Result<(), Fault> {
-        self.certainty = Certainty::Doubtful;
+        self.doubts.wide_integer = true;
         if let Ok(small) = u64::try_from(value) {
             return self.serialize_u64(small);
         }
@@ -567,7 +567,7 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
         let at = self.written();
         self.part(value, None)?;
         if self.bytes().get(at) == Some(&NIL) {
-            return Err(self.failing(FaultCause::SomeOfNil.into(), None));
+            return Err(self.record_failure(FaultCause::SomeOfNil.into(), None));
         }
         Ok(())
     }
@@ -675,7 +675,7 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
     {
         let items = items.into_iter();
         let (least, most) = items.size_hint();
-        let is_long = least > BYTES_FROM && self.byte_sequences == ByteSequences::Bytes;
+        let is_long = least > NUMBERS_MAX && self.byte_sequences == ByteSequences::Bytes;
         // A constant for each type. No other type has these names, and a wrong guess is an error and not another value.
         let are_bytes = matches!(type_name::<I::Item>(), "u8" | "&u8");
         if is_long && are_bytes {
@@ -687,7 +687,7 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
                     self.check_room(bytes.len())?;
                 }
             }
-            self.certainty = Certainty::Doubtful;
+            self.doubts.byte_sequence = true;
             return self.serialize_bytes(&bytes);
         }
         let declared = (most == Some(least)).then_some(least);
@@ -778,7 +778,7 @@ impl SerializeMap for Parts<'_> {
     type Error = Fault;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Fault> {
-        self.check_turn(false)?;
+        self.check_alternation(false)?;
         let (at, step) = (self.serializer.written(), Step::Key(self.written));
         self.serializer.part(key, Some(step))?;
         self.keys.push(at..self.serializer.written());
@@ -786,14 +786,14 @@ impl SerializeMap for Parts<'_> {
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Fault> {
-        self.check_turn(true)?;
+        self.check_alternation(true)?;
         let step = Step::Value(self.written);
         self.written += 1;
         self.serializer.part(value, Some(step))
     }
 
     fn end(mut self) -> Result<(), Fault> {
-        self.check_turn(false)?;
+        self.check_alternation(false)?;
         self.check_keys()?;
         Parts::end(self, 1)
     }
@@ -826,7 +826,7 @@ struct VariantParts<'s> {
 
 impl VariantParts<'_> {
     fn within<R>(&mut self, result: Result<R, Fault>) -> Result<R, Fault> {
-        result.map_err(|fault| self.parts.serializer.failing(fault, Some(Step::Variant(self.variant))))
+        result.map_err(|fault| self.parts.serializer.record_failure(fault, Some(Step::Variant(self.variant))))
     }
 }
 

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::core::Core;
 use crate::dropped_replies;
+use crate::error::DecodeError;
 use crate::id::{Key, NodeId};
 use crate::loop_ref::Delivery;
 use crate::requests::{ExpectedReply, RequestId};
@@ -38,8 +39,6 @@ pub(crate) struct EncodedRefs {
     pub(crate) nodes: SmallVec<[NodeId; 2]>,
     /// The message contains a `ReplyTo`, of any node. Dropping the local copies no longer reports them as dropped.
     pub(crate) has_reply_to: bool,
-    /// The first bytes of the message up to here are one value that keeps to the limits.
-    pub(crate) checked_bytes: usize,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -55,8 +54,6 @@ pub(crate) enum EncodeMode {
 thread_local! {
     /// The most bytes of a message of the loop that is encoding on this thread.
     static BYTES_MAX: std::cell::Cell<usize> = const { std::cell::Cell::new(MESSAGE_BYTES_MAX) };
-    /// The number of bytes of the message that are known to be one value that keeps to the limits.
-    static CHECKED_BYTES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// The most bytes of a message where no transport has another limit, 16 MiB.
@@ -99,14 +96,12 @@ pub(crate) fn encode_with_context<R>(
     encode: impl FnOnce() -> R,
 ) -> (R, EncodedRefs) {
     BYTES_MAX.set(bytes_max);
-    CHECKED_BYTES.set(0);
     ENCODING.with_borrow_mut(|context| {
         *context = Some(EncodeContext { node_id, mode, refs: EncodedRefs::default() })
     });
     let clear = ClearContext;
     let result = encode();
-    let mut refs = ENCODING.with_borrow_mut(Option::take).map(|context| context.refs).unwrap_or_default();
-    refs.checked_bytes = CHECKED_BYTES.get();
+    let refs = ENCODING.with_borrow_mut(Option::take).map(|context| context.refs).unwrap_or_default();
     drop(clear);
     (result, refs)
 }
@@ -115,12 +110,6 @@ pub(crate) fn encode_with_context<R>(
 #[cfg(feature = "serde")]
 pub(crate) fn is_revoking() -> bool {
     with_encode_context(|_, mode, _| mode == EncodeMode::Revoke).unwrap_or(false)
-}
-
-/// Records that the first `bytes` bytes of the message are one value that keeps to the limits.
-#[cfg(feature = "serde")]
-pub(crate) fn record_checked(bytes: usize) {
-    CHECKED_BYTES.set(bytes);
 }
 
 /// Removes what the current encoding has recorded twice, because a part was encoded twice.
@@ -225,7 +214,7 @@ impl Decoded {
         }
     }
 
-    /// The message was refused, and is dropped as `payload`: reports the requests in it for which `is_reported` is true.
+    /// The message was refused, and is dropped as `payload`. Reports the requests in it for which `is_reported` is true.
     /// A `ReplyTo` that the message did not hold, and that was dropped meanwhile, is reported in any case.
     pub(crate) fn refuse<T>(
         mut self,
@@ -254,13 +243,12 @@ impl Decoded {
 /// replies that it decoded. The caller must check those of its loop, since a sender can forge them; and it must
 /// accept or refuse them.
 pub(crate) fn decode_with_context<R>(node_id: NodeId, decode: impl FnOnce() -> R) -> (R, Decoded) {
+    /// Puts back what an outer decoding has recorded; also after a panic.
     struct Restore(Option<NodeId>, Decoded);
     impl Drop for Restore {
         fn drop(&mut self) {
             DECODING.set(self.0);
-            if self.0.is_some() {
-                DECODED.replace(std::mem::take(&mut self.1));
-            }
+            DECODED.replace(std::mem::take(&mut self.1));
         }
     }
     let outer = DECODING.replace(Some(node_id));
@@ -272,26 +260,31 @@ pub(crate) fn decode_with_context<R>(node_id: NodeId, decode: impl FnOnce() -> R
     (value, decoded)
 }
 
-/// Decodes what this loop has encoded itself, to see whether it can be decoded. The value is dropped; it has no effects, and
-/// no request in it counts.
+/// Decodes what this loop has encoded itself, and returns what `inspect` finds in the value. The value is then dropped; it
+/// has no effects, and no request in it counts.
 #[cfg(feature = "serde")]
-pub(crate) fn try_decoding<T, E>(decode: impl FnOnce() -> Result<T, E>) -> Result<(), E> {
+pub(crate) fn try_decoding<T, R>(
+    decode: impl FnOnce() -> Result<T, DecodeError>,
+    inspect: impl FnOnce(&T) -> R,
+) -> Result<R, DecodeError> {
     let node_id = ENCODING.with_borrow(|context| context.as_ref().map(|context| context.node_id));
     let node_id = node_id.unwrap_or(NodeId::from_bits(0));
     // Without an origin there is no limit of requests.
     let origin = ORIGIN.take();
-    let (result, decoded) = decode_with_context(node_id, decode);
+    let (result, decoded) = decode_with_context(node_id, || crate::panic_guard::catch_panic(decode));
     ORIGIN.set(origin);
-    match result {
-        Ok(value) => {
-            decoded.refuse(node_id, value, |_, _| false);
-            Ok(())
-        }
-        Err(error) => {
-            decoded.refuse(node_id, (), |_, _| false);
-            Err(error)
-        }
-    }
+    let result = result.unwrap_or_else(|panic_text| Err(decoder_panicked(&panic_text)));
+    let inspected = result.as_ref().map_err(Clone::clone).and_then(|value| {
+        crate::panic_guard::catch_panic(|| inspect(value))
+            .map_err(|panic_text| DecodeError::new(format_args!("its encoder panicked: {panic_text}")))
+    });
+    decoded.refuse(node_id, result, |_, _| false);
+    inspected
+}
+
+/// The error of a decoder that panicked with this text.
+pub(crate) fn decoder_panicked(panic_text: &str) -> DecodeError {
+    DecodeError::new(format_args!("its decoder panicked: {panic_text}"))
 }
 
 /// The node id of the loop for which a message is being decoded.

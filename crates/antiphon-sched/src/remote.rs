@@ -5,7 +5,7 @@ use std::any::Any;
 use crate::addr::SendMode;
 use crate::codec_context::{self, Decoded, EncodeMode, EncodedRefs, ExposedType, MESSAGE_BYTES_MAX};
 use crate::core::{Core, TransportSlot};
-use crate::error::{AskError, DecodeError, EncodeError, PayloadError, SendError, Undelivered};
+use crate::error::{AskError, EncodeError, PayloadError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::{Delivery, LoopRef};
 use crate::requests::{ExpectedReply, ReplyHandler, RequestId};
@@ -85,7 +85,7 @@ impl Core {
                 encode_with(|| message.encode(&mut body))
             });
         let sent = match encoded {
-            Ok(()) => self.pass_to_transport(to, type_name, &body, mode, &refs),
+            Ok(()) => self.pass_to_transport(to, (type_name, M::IS_CHECKED), &body, mode, &refs),
             Err(reason) => Err(reason.into()),
         };
         if sent.is_err() && refs.has_reply_to {
@@ -102,7 +102,7 @@ impl Core {
     fn pass_to_transport(
         &mut self,
         to: Destination,
-        type_name: &'static str,
+        (type_name, is_checked): (&'static str, bool),
         body: &[u8],
         mode: SendMode,
         refs: &EncodedRefs,
@@ -115,7 +115,7 @@ impl Core {
             type_name,
             body,
             mode,
-            is_checked: refs.checked_bytes == body.len() && !body.is_empty(),
+            is_checked,
             nodes: &refs.nodes,
             requests: &requests,
         };
@@ -188,8 +188,12 @@ impl Core {
     }
 
     /// Decodes a message or a reply from another node. The caller must accept or refuse what was decoded; after an error
-    /// that is done.
-    fn decode_payload<T: Wire>(&mut self, body: &[u8]) -> Result<(T, Decoded), PayloadRefusal> {
+    /// that is done. `has_receipt` says whether the requests of its sender fail by a receipt.
+    fn decode_payload<T: Wire>(
+        &mut self,
+        body: &[u8],
+        has_receipt: bool,
+    ) -> Result<(T, Decoded), PayloadRefusal> {
         let (result, decoded) = codec_context::decode_with_context(self.node_id, || {
             crate::panic_guard::catch_panic(|| T::decode_sound(body))
         });
@@ -199,23 +203,24 @@ impl Core {
             decoded.refuse(node_id, result, |node, _| node != node_id);
             return Err(PayloadRefusal::Payload(PayloadError::decode(FORGED)));
         }
+        // Also if it was decoded: serde may have taken another variant, in place of the one with the `ReplyTo`.
+        if decoded.is_over_quota {
+            self.refuse_payload(decoded, result, has_receipt);
+            return Err(PayloadRefusal::OverQuota);
+        }
         let error = match result {
             Ok(Ok(value)) => return Ok((value, decoded)),
             Ok(Err(error)) => error,
-            Err(panic_text) => DecodeError::new(format_args!("its decoder panicked: {panic_text}")),
+            Err(panic_text) => codec_context::decoder_panicked(&panic_text),
         };
-        let is_over_quota = decoded.is_over_quota;
-        self.refuse_payload(decoded, ());
-        if is_over_quota {
-            return Err(PayloadRefusal::OverQuota);
-        }
+        self.refuse_payload(decoded, (), has_receipt);
         Err(PayloadRefusal::Payload(PayloadError::Decode(error)))
     }
 
-    /// Drops what was decoded from a message that was refused. The requests of its sender fail by the receipt of the message,
+    /// Drops what was decoded from a payload that was refused. The requests of its sender fail by the receipt, if it has one,
     /// and all others here.
-    fn refuse_payload<T>(&mut self, decoded: Decoded, payload: T) {
-        let sender = codec_context::sending_node();
+    fn refuse_payload<T>(&mut self, decoded: Decoded, payload: T, has_receipt: bool) {
+        let sender = codec_context::sending_node().filter(|_| has_receipt);
         decoded.refuse(self.node_id, payload, |node, _| Some(node) != sender);
     }
 
@@ -239,7 +244,7 @@ impl Core {
         let (encoded, refs) =
             codec_context::encode_with_context(self.node_id, bytes_max, EncodeMode::Value, encode);
         let Some(type_name) = encoded? else { return Ok(Value::opaque()) };
-        if refs.checked_bytes != body.len()
+        if !value.is_checked()
             && let TransportSlot::Present(transport) = &self.transport
         {
             transport.check_body(&type_name, &body)?;
@@ -376,7 +381,7 @@ enum PayloadRefusal {
 /// Decodes a message of type `M` into the mailbox of `to`.
 pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Delivery {
     let id = core.id(to);
-    let (message, decoded) = match core.decode_payload::<M>(body) {
+    let (message, decoded) = match core.decode_payload::<M>(body, true) {
         Ok(payload) => payload,
         Err(PayloadRefusal::Payload(reason)) => return Delivery::Refused(reason),
         Err(PayloadRefusal::OverQuota) => return Delivery::OverQuota,
@@ -393,11 +398,11 @@ pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Deli
             Delivery::Full
         }
         Err(SendError::Payload(message, reason)) => {
-            core.refuse_payload(decoded, message);
+            core.refuse_payload(decoded, message, true);
             Delivery::Refused(reason)
         }
         Err(error) => {
-            core.refuse_payload(decoded, error.into_message());
+            core.refuse_payload(decoded, error.into_message(), true);
             Delivery::NoActor
         }
     }
@@ -409,7 +414,7 @@ pub(crate) fn complete_as<R: Wire>(
     request_id: RequestId,
     body: &[u8],
 ) -> Result<(), Undelivered> {
-    let (value, decoded) = match core.decode_payload::<R>(body) {
+    let (value, decoded) = match core.decode_payload::<R>(body, false) {
         Ok(payload) => payload,
         Err(PayloadRefusal::Payload(reason)) => {
             core.fail_request(request_id, AskError::Reply(reason.clone()));

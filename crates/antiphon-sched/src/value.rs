@@ -40,12 +40,14 @@ enum ValueContent {
 #[derive(Copy, Clone)]
 struct Encoder {
     tag: fn() -> Cow<'static, str>,
+    /// Whether the encoder keeps to the limits of a body.
+    is_checked: bool,
     encode: fn(&dyn Any, &mut Vec<u8>) -> Result<(), EncodeError>,
 }
 
 impl ValueContent {
     fn new<T: Wire>(value: T) -> Self {
-        let encoder = Encoder { tag: T::name, encode: encode_any::<T> };
+        let encoder = Encoder { tag: T::name, is_checked: T::IS_CHECKED, encode: encode_any::<T> };
         Self::Local { value: Rc::new(value), type_name: std::any::type_name::<T>(), encode: Some(encoder) }
     }
 }
@@ -95,6 +97,15 @@ impl Value {
         Self::of(ValueContent::NotSent(reason))
     }
 
+    /// Whether the encoding of the value keeps to the limits of a body.
+    pub(crate) fn is_checked(&self) -> bool {
+        match self.content.as_deref() {
+            None => true,
+            Some(ValueContent::Local { encode, .. }) => encode.is_some_and(|encoder| encoder.is_checked),
+            Some(ValueContent::Encoded { .. } | ValueContent::Opaque | ValueContent::NotSent(_)) => false,
+        }
+    }
+
     /// Why the value could not be sent; `None` for other values.
     pub fn as_not_sent(&self) -> Option<&PayloadError> {
         match self.content.as_deref()? {
@@ -114,7 +125,7 @@ impl Value {
     /// Reads the value; it may come from any node.
     ///
     /// # Errors
-    /// The value is of another type, does not decode, or is opaque.
+    /// The value is of another type, does not decode, could not be sent to this node, or is opaque.
     pub fn get<T: Wire>(self) -> Result<T, ValueError> {
         let (tag, body) = match self.into_content() {
             ValueContent::Local { value, type_name, encode } => match value.downcast::<T>() {
@@ -151,7 +162,8 @@ impl Value {
         }
     }
 
-    /// Appends the value's bytes to `out`, and returns the name of its type; `None` for a local or opaque value.
+    /// Appends the value's bytes to `out`, and returns the name of its type; `None` for a local or opaque value, and for one
+    /// that could not be sent.
     ///
     /// # Errors
     /// The encoder of the value failed; `out` then holds the bytes that it wrote before.

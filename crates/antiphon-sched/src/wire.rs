@@ -24,6 +24,10 @@ pub trait Wire: Sized + 'static {
     /// The name of the type.
     fn name() -> Cow<'static, str>;
 
+    /// Whether [`Wire::encode`] writes only bodies that keep to the limits. Then the node need not check them.
+    #[doc(hidden)]
+    const IS_CHECKED: bool = false;
+
     /// Appends the value's bytes to `out`.
     ///
     /// # Errors

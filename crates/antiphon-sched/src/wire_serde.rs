@@ -72,6 +72,7 @@ macro_rules! wire {
         $crate::wire!(@coding encode_compact, decode, decode_all, decode_sound);
     };
     (@coding $encode:ident, $decode:ident, $decode_all:ident, $decode_sound:ident) => {
+        const IS_CHECKED: bool = true;
         fn encode(&self, out: &mut ::std::vec::Vec<u8>) -> ::std::result::Result<(), $crate::EncodeError> {
             $crate::__private::$encode(self, out)
         }
@@ -93,7 +94,7 @@ macro_rules! wire {
 /// Functions that the expansion of `wire!` calls; not for direct use.
 pub mod private {
     use super::{DecodeError, EncodeError, codec_context};
-    use crate::checked_serializer::{self, ByteSequences, Certainty, DEPTH_MAX, Layout};
+    use crate::checked_serializer::{self, ByteSequences, DEPTH_MAX, Doubts, Layout};
     use std::borrow::Cow;
 
     pub use serde::Serialize;
@@ -142,40 +143,84 @@ pub mod private {
     ) -> Result<(), EncodeError> {
         let start = out.len();
         let bytes_max = codec_context::bytes_max();
-        let certainty = checked_serializer::encode(value, out, layout, ByteSequences::Bytes, bytes_max)?;
-        if certainty == Certainty::Doubtful && !codec_context::is_revoking() {
-            make_certain(value, out, start, layout)?;
-        }
-        if start == 0 {
-            codec_context::record_checked(out.len());
+        let doubts = checked_serializer::encode(value, out, layout, ByteSequences::Bytes, bytes_max)?;
+        if (doubts.byte_sequence || doubts.wide_integer) && !codec_context::is_revoking() {
+            ensure_readable(value, out, start, layout, doubts)?;
         }
         Ok(())
     }
 
-    /// Decodes the encoding of `value`, which begins at `start`. If that fails, encodes it in a form that serde can read in
-    /// more positions.
+    /// Decodes the encoding of `value`, which begins at `start`. If its type does not read it, or reads another value,
+    /// encodes it with numbers in place of bytes, which serde reads in more positions.
     #[cold]
-    fn make_certain<T: Serialize + DeserializeOwned>(
+    fn ensure_readable<T: Serialize + DeserializeOwned>(
         value: &T,
         out: &mut Vec<u8>,
         start: usize,
         layout: Layout,
+        doubts: Doubts,
     ) -> Result<(), EncodeError> {
-        let is_readable = |out: &[u8]| codec_context::try_decoding(|| decode_sound::<T>(&out[start..]));
-        if is_readable(out).is_ok() {
+        let first = arrives_unchanged::<T>(&out[start..], layout, ByteSequences::Bytes);
+        codec_context::dedup_refs();
+        if first == Ok(true) {
             return Ok(());
         }
-        out.truncate(start);
-        let bytes_max = codec_context::bytes_max();
-        checked_serializer::encode(value, out, layout, ByteSequences::Numbers, bytes_max)?;
-        codec_context::dedup_refs();
-        is_readable(out).map_err(|error| {
-            EncodeError::new(format_args!(
-                "`{}` could not be read again: {error}; serde does not carry 128-bit integers in `tag`, \
-                 `untagged` and `flatten`: send them as text, or choose another form of the enum",
-                std::any::type_name::<T>()
-            ))
-        })
+        if doubts.byte_sequence {
+            let bytes = out.split_off(start);
+            let bytes_max = codec_context::bytes_max();
+            let encoded = checked_serializer::encode(value, out, layout, ByteSequences::Numbers, bytes_max);
+            let second = encoded
+                .as_ref()
+                .ok()
+                .map(|_| arrives_unchanged::<T>(&out[start..], layout, ByteSequences::Numbers));
+            codec_context::dedup_refs();
+            match (&first, second) {
+                (_, Some(Ok(true))) | (Err(_), Some(Ok(false))) => return Ok(()),
+                (Ok(_), _) => {
+                    out.truncate(start);
+                    out.extend_from_slice(&bytes);
+                }
+                // Without the limit of values it might have been readable.
+                (Err(_), None) => return encoded.map(drop),
+                (Err(_), Some(Err(_))) => {}
+            }
+        }
+        let Err(error) = first else { return Ok(()) };
+        let cure = if doubts.wide_integer {
+            "; serde does not carry 128-bit integers in `tag`, `untagged` and `flatten`: send them as text, or choose \
+             another form of the enum"
+        } else {
+            "; does its `Deserialize` fit its `Serialize`?"
+        };
+        let reason = error.reason();
+        Err(EncodeError::new(format_args!(
+            "`{}` could not be read again: {reason}{cure}",
+            std::any::type_name::<T>()
+        )))
+    }
+
+    /// Whether `bytes` decode to a value with the same encoding. The order of the entries of a map may differ.
+    fn arrives_unchanged<T: Serialize + DeserializeOwned>(
+        bytes: &[u8],
+        layout: Layout,
+        byte_sequences: ByteSequences,
+    ) -> Result<bool, DecodeError> {
+        codec_context::try_decoding(
+            || decode_sound::<T>(bytes),
+            |arrived| {
+                let mut again = Vec::with_capacity(bytes.len());
+                let encoded =
+                    checked_serializer::encode(arrived, &mut again, layout, byte_sequences, bytes.len());
+                encoded.is_ok() && (again == bytes || counts(&again) == counts(bytes))
+            },
+        )
+    }
+
+    /// How often each byte occurs.
+    fn counts(bytes: &[u8]) -> [usize; 256] {
+        let mut counts = [0; 256];
+        bytes.iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+        counts
     }
 
     /// Takes one value off the front; reads structs as maps and as arrays.

@@ -385,7 +385,7 @@ fn any_composed() -> impl Strategy<Value = Composed> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn accepted_values_are_well_formed(value in any_value()) {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use antiphon_dist::Location;
 use antiphon_sched::Bytes;
 
-use crate::routes::{Path, Table};
+use crate::routes::{Nodes, Outcome, Path, Payload, Routes, Table};
 use crate::types::*;
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
@@ -198,4 +198,19 @@ fn values_at_the_limits_arrive_unchanged() {
     table.arrive_by(&[Path::Send, Path::Resume], [Numbers(vec![1; 1_048_575])]);
     table.arrive_by(&[Path::Send, Path::Deliver, Path::Exit], [Nested::of_depth(48)]);
     table.finish();
+}
+
+/// Without the carrier of the tables.
+#[test]
+fn typed_actors_receive_values_unchanged() {
+    arrive_typed(Named::example());
+    arrive_typed(Some(vec![1_u8; 10_000]));
+}
+
+fn arrive_typed<T: Payload>(value: T) {
+    let routes = Routes::open(Nodes::start());
+    for path in Path::ALL {
+        let outcome = routes.carry(path, value.clone());
+        assert!(outcome == Outcome::Arrived(value.clone()), "{path:?}: {}", outcome.summary());
+    }
 }

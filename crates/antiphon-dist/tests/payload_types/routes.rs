@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use antiphon_dist::{CallError, Channel, DeliverError, NetCx, Rci, SubscribeError};
 use antiphon_sched::{
-    Addr, AskError, Cx, Event, ExitReason, PayloadError, ReplyTo, SendError, Undelivered, Value, ValueError,
-    Wire, exit, receive, stop,
+    Actor, Addr, AskError, Cx, Event, ExitReason, PayloadError, ReplyTo, SendError, Step, Undelivered, Value,
+    ValueError, Wire, exit, receive, stop,
 };
 
 use crate::carried::{self, Carried, Decoders};
@@ -225,7 +225,7 @@ enum Order<T> {
     /// Make this actor exit.
     Dismiss(Addr<()>),
     Receipt(Result<(), DeliverError>),
-    Replied(Result<T, AskError>),
+    Replied(Path, Result<T, AskError>),
     Called(Result<Addr<()>, CallError>),
     Subscribed(Result<(), SubscribeError>),
 }
@@ -266,7 +266,7 @@ impl<T: Payload> Routes<T> {
         let (ready, subscribed) = std::sync::mpsc::channel();
         let driver =
             Driver { worker, answerer, listener, channel, rci, ready, outcomes: outcome_sender.clone() };
-        let driver = nodes.here.spawn(drive(driver));
+        let driver = nodes.here.handle.spawn_actor(driver).expect("the node runs");
         recv(&subscribed);
         Self { nodes, outcome_sender, outcomes, driver, channel, slot }
     }
@@ -368,9 +368,7 @@ fn spawn_answerer<T: Payload>(node: &TestNode, slot: Arc<Mutex<Option<T>>>) -> A
     Addr::of(answerer.id())
 }
 
-fn listener<T: Payload>(
-    outcomes: Sender<Outcome<T>>,
-) -> impl FnMut(&mut Cx<'_, T>, Event<T>) -> antiphon_sched::Step<T> {
+fn listener<T: Payload>(outcomes: Sender<Outcome<T>>) -> impl FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> {
     move |_cx, event| {
         if let Event::Message(value) = event {
             report(&outcomes, Outcome::Arrived(value));
@@ -390,16 +388,12 @@ struct Driver<T> {
     outcomes: Sender<Outcome<T>>,
 }
 
-fn drive<T: Payload>(
-    driver: Driver<T>,
-) -> impl FnMut(&mut Cx<'_, Order<T>>, Event<Order<T>>) -> antiphon_sched::Step<Order<T>> {
-    move |cx, event| {
+impl<T: Payload> Actor<Order<T>> for Driver<T> {
+    fn step(&mut self, cx: &mut Cx<'_, Order<T>>, event: Event<Order<T>>) -> Step<Order<T>> {
         match event {
-            Event::Start => {
-                cx.subscribe_within(driver.channel, driver.listener, PATIENCE, Order::Subscribed);
-            }
-            Event::Message(order) => driver.carry_out(cx, order),
-            Event::Down(down) => driver.report(match down.reason {
+            Event::Start => cx.subscribe_within(self.channel, self.listener, PATIENCE, Order::Subscribed),
+            Event::Message(order) => self.carry_out(cx, order),
+            Event::Down(down) => self.report(match down.reason {
                 ExitReason::Done(value) => Outcome::of_value(value),
                 other => Outcome::Other(other.to_string()),
             }),
@@ -424,11 +418,12 @@ impl<T: Payload> Driver<T> {
             Order::Receipt(Ok(())) | Order::Called(Ok(_)) => {}
             Order::Receipt(Err(DeliverError::Refused(reason))) => self.report(Outcome::undelivered(reason)),
             Order::Receipt(Err(other)) => self.report(Outcome::Other(other.to_string())),
-            Order::Replied(Ok(value)) => self.report(Outcome::Arrived(value)),
-            Order::Replied(Err(AskError::Request(reason) | AskError::Reply(reason))) => {
+            Order::Replied(_, Ok(value)) => self.report(Outcome::Arrived(value)),
+            Order::Replied(Path::Ask, Err(AskError::Request(reason)))
+            | Order::Replied(Path::Reply, Err(AskError::Reply(reason))) => {
                 self.report(Outcome::Refused(reason));
             }
-            Order::Replied(Err(other)) => self.report(Outcome::Other(other.to_string())),
+            Order::Replied(_, Err(other)) => self.report(Outcome::Other(other.to_string())),
             Order::Called(Err(CallError::Arguments(reason))) => self.report(Outcome::Refused(reason)),
             Order::Called(Err(other)) => self.report(Outcome::Other(other.to_string())),
             Order::Subscribed(Ok(())) => report(&self.ready, ()),
@@ -437,12 +432,13 @@ impl<T: Payload> Driver<T> {
     }
 
     fn carry(&self, cx: &mut Cx<'_, Order<T>>, path: Path, value: T) {
+        let replied = move |reply| Order::Replied(path, reply);
         match path {
             Path::Local => report_refusal(&self.outcomes, cx.send(self.listener, value)),
             Path::Send => report_refusal(&self.outcomes, cx.send(self.worker, value)),
             Path::Deliver => cx.deliver(self.worker, value, PATIENCE, Order::Receipt),
-            Path::Ask => cx.ask(self.answerer, PATIENCE, |reply| (Some(value), reply), Order::Replied),
-            Path::Reply => cx.ask(self.answerer, PATIENCE, |reply| (None, reply), Order::Replied),
+            Path::Ask => cx.ask(self.answerer, PATIENCE, |reply| (Some(value), reply), replied),
+            Path::Reply => cx.ask(self.answerer, PATIENCE, |reply| (None, reply), replied),
             Path::Throw => cx.throw(self.worker, value),
             Path::Resume => cx.resume(self.worker, value),
             Path::Rci => cx.call(self.rci, value, PATIENCE, Order::Called),

@@ -51,12 +51,18 @@ pub(crate) enum ByteSequences {
 
 /// Why the type of a value may not read its bytes: serde reads some parts only in some positions, which a serializer cannot
 /// see. Decode the bytes to find out.
-#[derive(Copy, Clone, Default)]
+#[derive(Copy, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Doubts {
-    /// A sequence of numbers was written as bytes.
-    pub(crate) byte_sequence: bool,
-    /// There are 128-bit integers.
-    pub(crate) wide_integer: bool,
+    /// The number of sequences of `u8` that were written as bytes.
+    pub(crate) byte_sequences: usize,
+    /// The number of 128-bit integers.
+    pub(crate) wide_integers: usize,
+}
+
+impl Doubts {
+    pub(crate) fn any(self) -> bool {
+        self != Self::default()
+    }
 }
 
 /// Appends the encoding of `value` to `out`, which then has at most `bytes_max` bytes.
@@ -527,7 +533,7 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
 
     fn serialize_i128(self, value: i128) -> Result<(), Fault> {
         // serde cannot read even a small one in internally tagged, untagged and flattened types.
-        self.doubts.wide_integer = true;
+        self.doubts.wide_integers += 1;
         if let Ok(small) = i64::try_from(value) {
             return self.serialize_i64(small);
         }
@@ -535,7 +541,7 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
     }
 
     fn serialize_u128(self, value: u128) -> Result<(), Fault> {
-        self.doubts.wide_integer = true;
+        self.doubts.wide_integers += 1;
         if let Ok(small) = u64::try_from(value) {
             return self.serialize_u64(small);
         }
@@ -687,7 +693,7 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
                     self.check_room(bytes.len())?;
                 }
             }
-            self.doubts.byte_sequence = true;
+            self.doubts.byte_sequences += 1;
             return self.serialize_bytes(&bytes);
         }
         let declared = (most == Some(least)).then_some(least);

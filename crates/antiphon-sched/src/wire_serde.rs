@@ -144,7 +144,7 @@ pub mod private {
         let start = out.len();
         let bytes_max = codec_context::bytes_max();
         let doubts = checked_serializer::encode(value, out, layout, ByteSequences::Bytes, bytes_max)?;
-        if (doubts.byte_sequence || doubts.wide_integer) && !codec_context::is_revoking() {
+        if doubts.any() && !codec_context::is_revoking() {
             ensure_readable(value, out, start, layout, doubts)?;
         }
         Ok(())
@@ -160,58 +160,83 @@ pub mod private {
         layout: Layout,
         doubts: Doubts,
     ) -> Result<(), EncodeError> {
-        let first = arrives_unchanged::<T>(&out[start..], layout, ByteSequences::Bytes);
+        let first = arrival_of::<T>(&out[start..], layout, ByteSequences::Bytes, doubts);
         codec_context::dedup_refs();
-        if first == Ok(true) {
+        if first == Ok(Arrival::Unchanged) {
             return Ok(());
         }
-        if doubts.byte_sequence {
+        if doubts.byte_sequences > 0 {
             let bytes = out.split_off(start);
             let bytes_max = codec_context::bytes_max();
             let encoded = checked_serializer::encode(value, out, layout, ByteSequences::Numbers, bytes_max);
             let second = encoded
                 .as_ref()
                 .ok()
-                .map(|_| arrives_unchanged::<T>(&out[start..], layout, ByteSequences::Numbers));
+                .map(|doubts| arrival_of::<T>(&out[start..], layout, ByteSequences::Numbers, *doubts));
             codec_context::dedup_refs();
             match (&first, second) {
-                (_, Some(Ok(true))) | (Err(_), Some(Ok(false))) => return Ok(()),
-                (Ok(_), _) => {
+                (_, Some(Ok(Arrival::Unchanged))) => return Ok(()),
+                (Ok(Arrival::Unknown), _) => {
                     out.truncate(start);
                     out.extend_from_slice(&bytes);
+                    return Ok(());
                 }
-                // Without the limit of values it might have been readable.
-                (Err(_), None) => return encoded.map(drop),
-                (Err(_), Some(Err(_))) => {}
+                (_, Some(Ok(Arrival::Unknown))) => return Ok(()),
+                // As numbers it might arrive, but there are too many.
+                (_, None) => return encoded.map(drop),
+                (_, Some(_)) => {}
             }
         }
-        let Err(error) = first else { return Ok(()) };
-        let cure = if doubts.wide_integer {
-            "; serde does not carry 128-bit integers in `tag`, `untagged` and `flatten`: send them as text, or choose \
-             another form of the enum"
-        } else {
-            "; does its `Deserialize` fit its `Serialize`?"
+        let reason = match first {
+            Ok(Arrival::Unchanged | Arrival::Unknown) => return Ok(()),
+            Ok(Arrival::Changed) => {
+                "it would arrive as another variant, which reads the same bytes; choose another form of the enum"
+            }
+            Err(error) if doubts.wide_integers == 0 => {
+                return Err(unreadable::<T>(error.reason(), "does its `Deserialize` fit its `Serialize`?"));
+            }
+            Err(error) => {
+                let cure = "serde does not carry 128-bit integers in `tag`, `untagged` and `flatten`: send them as text, or \
+                            choose another form of the enum";
+                return Err(unreadable::<T>(error.reason(), cure));
+            }
         };
-        let reason = error.reason();
-        Err(EncodeError::new(format_args!(
-            "`{}` could not be read again: {reason}{cure}",
-            std::any::type_name::<T>()
-        )))
+        Err(EncodeError::new(format_args!("`{}`: {reason}", std::any::type_name::<T>())))
     }
 
-    /// Whether `bytes` decode to a value with the same encoding. The order of the entries of a map may differ.
-    fn arrives_unchanged<T: Serialize + DeserializeOwned>(
+    fn unreadable<T>(reason: &str, cure: &str) -> EncodeError {
+        let type_name = std::any::type_name::<T>();
+        EncodeError::new(format_args!("`{type_name}` could not be read again: {reason}; {cure}"))
+    }
+
+    /// How a value arrives, as far as its encoding shows.
+    #[derive(Copy, Clone, PartialEq, Eq)]
+    enum Arrival {
+        Unchanged,
+        /// With another encoding. Its type may bring values into another form.
+        Unknown,
+        /// With other kinds of parts.
+        Changed,
+    }
+
+    /// Decodes `bytes`, and encodes the value again.
+    fn arrival_of<T: Serialize + DeserializeOwned>(
         bytes: &[u8],
         layout: Layout,
         byte_sequences: ByteSequences,
-    ) -> Result<bool, DecodeError> {
+        doubts: Doubts,
+    ) -> Result<Arrival, DecodeError> {
         codec_context::try_decoding(
             || decode_sound::<T>(bytes),
             |arrived| {
                 let mut again = Vec::with_capacity(bytes.len());
-                let encoded =
-                    checked_serializer::encode(arrived, &mut again, layout, byte_sequences, bytes.len());
-                encoded.is_ok() && (again == bytes || counts(&again) == counts(bytes))
+                let bytes_max = codec_context::bytes_max();
+                match checked_serializer::encode(arrived, &mut again, layout, byte_sequences, bytes_max) {
+                    Ok(found) if found != doubts => Arrival::Changed,
+                    // The order of the entries of a map may differ.
+                    Ok(_) if again == bytes || counts(&again) == counts(bytes) => Arrival::Unchanged,
+                    Ok(_) | Err(_) => Arrival::Unknown,
+                }
             },
         )
     }

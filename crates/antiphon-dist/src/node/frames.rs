@@ -4,8 +4,8 @@
 //! that are exposed to it.
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Destination, ExitReason, Key, Lag, MonitorId, NodeId, RequestId,
-    SignalPolicy, Undelivered, Value,
+    ActorId, AskError, DeadLetter, Destination, ExitReason, Key, Lag, MonitorId, NodeId, PayloadError,
+    RequestId, SignalPolicy, Undelivered, Value,
 };
 use antiphon_wire::frame::{Answer, Down, DownReason, ReplyDroppedReason};
 use antiphon_wire::{Frame, Session};
@@ -225,12 +225,17 @@ impl NodeCore {
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
-        signal: Option<InboundSignal>,
+        signal: Result<InboundSignal, PayloadError>,
         driver: &mut impl Driver,
     ) {
         match signal {
-            Some(signal) => self.on_signal(node, peer_session, signal, driver),
-            None => self.counts.refused_messages += 1,
+            Ok(signal) => self.on_signal(node, peer_session, signal, driver),
+            Err(reason) => {
+                self.counts.refused_messages += 1;
+                if self.may_log("value refused", format_args!("{node}")) {
+                    tracing::warn!(%node, %reason, "a `throw` or `resume` of a peer was refused (logged at most once an hour for each peer)");
+                }
+            }
         }
     }
 
@@ -425,7 +430,7 @@ impl NodeCore {
             DownReason::Done(None) => ExitReason::Done(Value::opaque()),
             DownReason::DoneNotSent(fault) => ExitReason::Done(Value::not_sent(error_of(fault))),
             DownReason::Done(Some((tag, body))) => {
-                ExitReason::Done(value_of(&peer_session.session, tag, body).unwrap_or_else(Value::opaque))
+                ExitReason::Done(value_of(&peer_session.session, tag, body).unwrap_or_else(Value::not_sent))
             }
             DownReason::Failed(text) => ExitReason::Failed(text.to_owned()),
             DownReason::Panicked(text) => ExitReason::Panicked(text.to_owned()),
@@ -484,9 +489,9 @@ fn without_value(reason: ExitReason) -> ExitReason {
     }
 }
 
-fn value_of(session: &Session, tag: antiphon_wire::TagId, body: &[u8]) -> Option<Value> {
-    let tag = check_inbound(session.tag_name(tag), body).ok()?;
-    Some(Value::encoded(tag, body))
+fn value_of(session: &Session, tag: antiphon_wire::TagId, body: &[u8]) -> Result<Value, PayloadError> {
+    let tag = check_inbound(session.tag_name(tag), body)?;
+    Ok(Value::encoded(tag, body))
 }
 
 /// The node of a destination.

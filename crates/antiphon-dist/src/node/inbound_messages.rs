@@ -16,12 +16,10 @@ use super::backlog::{BacklogEntry, BacklogItem};
 use super::driver::Driver;
 use super::frames::InboundSignal;
 use super::mailbox_budget::{SharePart, UNCOUNTED_BYTES_MAX};
-use super::payload_faults::{TEXT_BYTES_MAX, check_inbound, fault_of};
+use super::payload_faults::{check_inbound, fault_of};
 use super::peer_session::PeerSession;
 use super::{NodeCore, sched_key, wire_key};
 
-/// The number of bytes in the send queue to a peer above which receipts have no texts.
-const RECEIPT_TEXTS_UP_TO: u64 = 64 * 1024;
 /// The number of batches of an actor after which a paused peer may send to it again, even if its mailbox is still long.
 const BATCHES_PAUSED: u8 = 8;
 
@@ -382,11 +380,7 @@ fn send_receipt(session: &mut Session, node: NodeId, receipt_number: u64, delive
     let outcome = match delivery {
         Delivery::Delivered | Delivery::DeliveredOverHalf => Outcome::Delivered,
         Delivery::Full => Outcome::Full,
-        Delivery::Refused(reason) => {
-            // A receipt is always queued. A peer that does not read must not make the queue grow faster than its messages.
-            let is_long = session.queued_bytes() > RECEIPT_TEXTS_UP_TO;
-            Outcome::Payload(fault_of(reason, if is_long { 0 } else { TEXT_BYTES_MAX }))
-        }
+        Delivery::Refused(reason) => Outcome::Payload(fault_of(reason, session)),
         Delivery::OverQuota => Outcome::Busy,
         Delivery::NoActor | _ => Outcome::NoActor,
     };

@@ -10,15 +10,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Destination, EncodeError, Key, NodeId, OutboundMessage, PayloadError,
-    RequestId, SendMode, Signal, Time, Transport, Undelivered,
+    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, PayloadError, RequestId,
+    SendMode, Signal, Time, Transport, Undelivered,
 };
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendMark, SendRefused, Session};
 
 use super::driver::Driver;
 use super::frames::destination_node;
-use super::payload_faults::{check_body, check_size};
+use super::payload_faults::{TOO_MANY_TYPES, check_body, check_size, encode_error};
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::room_waiters::{NeededRoom, RoomWaiter};
@@ -171,11 +171,11 @@ impl NodeCore {
     fn await_outcome(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, receipt_number: Option<u64>) {
         if let (Some(receipt_number), Destination::Actor(to)) = (receipt_number, outbound.to) {
             let receiver = (node, to.key());
-            if let SendMode::Receipt(request_id) = outbound.mode {
-                self.receipts.add(receipt_number, request_id, receiver);
-            } else {
-                self.receipts.add_replies(receipt_number, outbound.requests, receiver);
-            }
+            let request = match outbound.mode {
+                SendMode::Receipt(request_id) => Some(request_id),
+                SendMode::Send | SendMode::Try | SendMode::Ask | SendMode::Once | _ => None,
+            };
+            self.receipts.add(receipt_number, request, outbound.requests, receiver);
         }
         let withdrawable = receipt_number.filter(|_| outbound.mode == SendMode::Ask);
         self.replies.add(node, outbound.requests, withdrawable);
@@ -479,9 +479,7 @@ fn send_message(
     route: &[(wire::NodeId, Vec<SocketAddr>)],
 ) -> Result<(), OutboundRefusal> {
     check_size(outbound.body, session.message_bytes_max().into())?;
-    let tag = session
-        .intern(outbound.type_name)
-        .map_err(|_| PayloadError::Encode(EncodeError::new(TOO_MANY_TYPES)))?;
+    let tag = session.intern(outbound.type_name).map_err(|_| encode_error(TOO_MANY_TYPES))?;
     let route = if route.is_empty() { Route::NONE } else { Route::Plain(route) };
     let from = wire_key(outbound.from.unwrap_or(NO_ACTOR));
     let frame: Frame<'_> = match outbound.to {
@@ -504,13 +502,11 @@ fn send_message(
     session.send(&frame).map_err(|reason| match reason {
         SendRefused::Busy { bytes, .. } => OutboundRefusal::NoRoom { bytes, by_total: false },
         SendRefused::TooLarge { bytes, limit } => PayloadError::TooLarge { bytes, max: limit }.into(),
-        SendRefused::FieldTooLong => PayloadError::Encode(EncodeError::new(TOO_MANY_ADDRESSES)).into(),
+        SendRefused::FieldTooLong => encode_error(TOO_MANY_ADDRESSES).into(),
         SendRefused::WrongMethod | _ => Undelivered::NoNode.into(),
     })
 }
 
-const TOO_MANY_TYPES: &str =
-    "its type has no number in the session with that node: too many types were sent; use fewer type names";
 const TOO_MANY_ADDRESSES: &str =
     "the locations of the nodes whose addresses it holds are too long; send fewer addresses at once";
 

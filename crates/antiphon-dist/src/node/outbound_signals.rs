@@ -6,7 +6,8 @@
 //! there is room for it.
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value,
+    ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, PayloadError, Signal, Undelivered,
+    Value,
 };
 use antiphon_wire::frame::{
     Demonitor, Down, DownReason, Lagged, Monitor, NodeAt, Notify, PayloadFault, ReplyDropped,
@@ -15,7 +16,7 @@ use antiphon_wire::frame::{
 use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
 
 use super::frames::BY_TARGET;
-use super::payload_faults::{self, fault_of};
+use super::payload_faults::{TOO_MANY_TYPES, encode_error, fault_of};
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::waiting_outbound::{QueuedOutbound, WaitingBudget, signal_bytes};
@@ -50,7 +51,12 @@ impl NodeCore {
         self.mark_dirty(node);
         if let Err(reason) = sent {
             tracing::debug!(%node, %reason, "a signal was not sent");
-            self.fail_signal(signal, Undelivered::Busy);
+            let reason = match reason {
+                SendRefused::TooLarge { bytes, limit } => PayloadError::TooLarge { bytes, max: limit }.into(),
+                SendRefused::FieldTooLong => encode_error(TOO_MANY_TYPES).into(),
+                SendRefused::Busy { .. } | SendRefused::WrongMethod | _ => Undelivered::Busy,
+            };
+            self.fail_signal(signal, reason);
         }
     }
 
@@ -242,9 +248,7 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
             let request_id = antiphon_wire::Key(request_id.to_bits());
             let reason = match reason {
                 AskError::Busy => ReplyDroppedReason::Busy,
-                AskError::Reply(reason) => {
-                    ReplyDroppedReason::Payload(fault_of(reason, payload_faults::TEXT_BYTES_MAX))
-                }
+                AskError::Reply(reason) => ReplyDroppedReason::Payload(fault_of(reason, session)),
                 AskError::TimedOut
                 | AskError::Dropped
                 | AskError::NoActor
@@ -326,8 +330,11 @@ fn send_down(
 ) -> Result<(), SendRefused> {
     let reason = match reason {
         ExitReason::Done(value) => match (value.as_encoded(), value.as_not_sent()) {
-            (Some((tag, body, _)), _) => DownReason::Done(session.intern(tag).ok().map(|tag| (tag, body))),
-            (None, Some(reason)) => DownReason::DoneNotSent(fault_of(reason, payload_faults::TEXT_BYTES_MAX)),
+            (Some((tag, body, _)), _) => match session.intern(tag) {
+                Ok(tag) => DownReason::Done(Some((tag, body))),
+                Err(_) => DownReason::DoneNotSent(PayloadFault::Encode(TOO_MANY_TYPES)),
+            },
+            (None, Some(reason)) => DownReason::DoneNotSent(fault_of(reason, session)),
             (None, None) => DownReason::Done(None),
         },
         ExitReason::Failed(text) => DownReason::Failed(truncated(text)),

@@ -3,29 +3,50 @@
 use std::fmt::Display;
 
 use antiphon_sched::{DecodeError, EncodeError, PayloadError};
+use antiphon_wire::Session;
 use antiphon_wire::frame::PayloadFault;
 use antiphon_wire::msgpack::{self, BodyLimits, MalformedBody};
 
 /// The number of bytes to which each text of a fault is truncated.
-pub(super) const TEXT_BYTES_MAX: usize = 512;
+const TEXT_BYTES_MAX: usize = 512;
+/// The number of bytes in the send queue to a peer above which faults have no texts. The frames with faults are queued in any
+/// case: a peer that does not read must not make the queue grow faster than its own messages arrive.
+const QUEUED_BYTES_WITH_TEXTS_MAX: u64 = 64 * 1024;
+/// Replaces the texts of a fault that came without.
+const NO_DETAILS: &str = "(the log of the other node has the details)";
+/// The fault of a payload whose type has no number in the session.
+pub(super) const TOO_MANY_TYPES: &str =
+    "its type has no number in the session with that node: too many types were sent; use fewer type names";
+
+pub(super) fn encode_error(reason: &str) -> PayloadError {
+    PayloadError::Encode(EncodeError::new(reason))
+}
 
 /// Checks that a body is one MessagePack value within the limits. A peer refuses all others.
 pub(crate) fn check_body(type_name: &str, body: &[u8], bytes_max: u64) -> Result<(), PayloadError> {
     check_size(body, bytes_max)?;
+    check_structure(type_name, body, |malformed| {
+        PayloadError::Encode(EncodeError::new(format_args!(
+            "the encoder of `{type_name}` did not write one MessagePack value: {malformed}"
+        )))
+    })
+}
+
+/// Checks that a body is one MessagePack value within the limits of depth and number.
+fn check_structure(
+    type_name: &str,
+    body: &[u8],
+    otherwise: impl FnOnce(MalformedBody) -> PayloadError,
+) -> Result<(), PayloadError> {
+    let place = || format!("`{type_name}`").into();
     msgpack::check(body, &BodyLimits::default()).map_err(|malformed| match malformed {
-        MalformedBody::TooDeep { limit } => {
-            PayloadError::TooDeep { max: limit as u64, place: place_of(type_name) }
-        }
-        MalformedBody::TooMany { limit } => {
-            PayloadError::TooManyValues { max: limit, place: place_of(type_name) }
-        }
+        MalformedBody::TooDeep { limit } => PayloadError::TooDeep { max: limit as u64, place: place() },
+        MalformedBody::TooMany { limit } => PayloadError::TooManyValues { max: limit, place: place() },
         MalformedBody::Truncated
         | MalformedBody::Declares { .. }
         | MalformedBody::Trailing { .. }
         | MalformedBody::Reserved
-        | _ => PayloadError::Encode(EncodeError::new(format_args!(
-            "the encoder of `{type_name}` did not write one MessagePack value: {malformed}"
-        ))),
+        | _ => otherwise(malformed),
     })
 }
 
@@ -33,7 +54,7 @@ pub(crate) fn check_body(type_name: &str, body: &[u8], bytes_max: u64) -> Result
 /// Returns the name of the type.
 pub(super) fn check_inbound<'t>(type_name: Option<&'t str>, body: &[u8]) -> Result<&'t str, PayloadError> {
     let type_name = type_name.ok_or_else(|| refused("its type was never announced in this session"))?;
-    msgpack::check(body, &BodyLimits::default()).map_err(refused)?;
+    check_structure(type_name, body, refused)?;
     Ok(type_name)
 }
 
@@ -47,12 +68,10 @@ pub(super) fn check_size(body: &[u8], bytes_max: u64) -> Result<(), PayloadError
     if bytes > bytes_max { Err(PayloadError::TooLarge { bytes, max: bytes_max }) } else { Ok(()) }
 }
 
-fn place_of(type_name: &str) -> Box<str> {
-    format!("`{type_name}`").into()
-}
-
-/// The form of an error for a frame, with texts of at most `text_bytes_max` bytes.
-pub(super) fn fault_of(error: &PayloadError, text_bytes_max: usize) -> PayloadFault<'_> {
+/// The form of an error for a frame of this session.
+pub(super) fn fault_of<'e>(error: &'e PayloadError, session: &Session) -> PayloadFault<'e> {
+    let has_texts = session.queued_bytes() <= QUEUED_BYTES_WITH_TEXTS_MAX;
+    let text_bytes_max = if has_texts { TEXT_BYTES_MAX } else { 0 };
     let truncated = |text| truncated(text, text_bytes_max);
     match error {
         PayloadError::TooLarge { bytes, max } => PayloadFault::TooLarge { bytes: *bytes, max: *max },
@@ -71,7 +90,7 @@ pub(super) fn fault_of(error: &PayloadError, text_bytes_max: usize) -> PayloadFa
 
 /// The error that a frame reports.
 pub(super) fn error_of(fault: PayloadFault<'_>) -> PayloadError {
-    let truncated = |text| truncated(text, TEXT_BYTES_MAX);
+    let truncated = |text| if str::is_empty(text) { NO_DETAILS } else { truncated(text, TEXT_BYTES_MAX) };
     match fault {
         PayloadFault::TooLarge { bytes, max } => PayloadError::TooLarge { bytes, max },
         PayloadFault::TooManyValues { max, place } => {

@@ -32,11 +32,11 @@ struct PendingReceipt {
 
 /// The requests that a receipt completes.
 #[derive(Debug)]
-enum ReceiptOwner {
+struct ReceiptOwner {
     /// The request of an actor that asked for the receipt.
-    Request(RequestId),
+    request: Option<RequestId>,
     /// The requests with a `ReplyTo` in the message. They fail if the message was refused.
-    AwaitedReplies(SmallVec<[RequestId; 1]>),
+    awaited_replies: SmallVec<[RequestId; 1]>,
 }
 
 impl PendingReceipts {
@@ -49,18 +49,15 @@ impl PendingReceipts {
         self.open.values().any(|open| open.node == node)
     }
 
-    pub(super) fn add(&mut self, receipt_number: u64, request_id: RequestId, (node, actor): (NodeId, Key)) {
-        let owner = ReceiptOwner::Request(request_id);
-        self.open.insert(receipt_number, PendingReceipt { owner, node, actor, until: None });
-    }
-
-    pub(super) fn add_replies(
+    /// Adds a message to `actor`. An actor asked for its receipt by `request`, or nobody; it holds the `awaited_replies`.
+    pub(super) fn add(
         &mut self,
         receipt_number: u64,
-        replies: &[RequestId],
+        request: Option<RequestId>,
+        awaited_replies: &[RequestId],
         (node, actor): (NodeId, Key),
     ) {
-        let owner = ReceiptOwner::AwaitedReplies(replies.into());
+        let owner = ReceiptOwner { request, awaited_replies: awaited_replies.into() };
         self.open.insert(receipt_number, PendingReceipt { owner, node, actor, until: None });
     }
 
@@ -103,17 +100,14 @@ impl NodeCore {
         if let Some(until) = open.until {
             self.timers.remove(until, NodeTimer::Receipt(receipt_number));
         }
-        match (open.owner, result) {
-            (ReceiptOwner::Request(request_id), result) => {
-                complete_if_open(&mut driver.loop_ref(), request_id, result)
+        // Otherwise the message was delivered, and its receiver replies; or the session has ended, which fails all its requests.
+        if let Err(DeliverError::Refused(reason)) = &result {
+            for request_id in open.owner.awaited_replies {
+                driver.loop_ref().fail_request(request_id, reason.clone().into());
             }
-            (ReceiptOwner::AwaitedReplies(replies), Err(DeliverError::Refused(reason))) => {
-                replies.iter().for_each(|request_id| {
-                    driver.loop_ref().fail_request(*request_id, reason.clone().into())
-                });
-            }
-            // The message was delivered, and its receiver replies. Or the session has ended, which fails all its requests.
-            (ReceiptOwner::AwaitedReplies(_), Ok(()) | Err(_)) => {}
+        }
+        if let Some(request_id) = open.owner.request {
+            complete_if_open(&mut driver.loop_ref(), request_id, result);
         }
     }
 
@@ -122,7 +116,7 @@ impl NodeCore {
         // It is the newest receipt, because the same call of the actor has sent the message.
         let newest = self.receipts.open.iter_mut().next_back();
         if let Some((receipt_number, open)) =
-            newest.filter(|(_, open)| matches!(open.owner, ReceiptOwner::Request(own) if own == request_id))
+            newest.filter(|(_, open)| open.owner.request == Some(request_id))
         {
             let until = self.now + timeout;
             open.until = Some(until);
@@ -172,7 +166,7 @@ impl NodeCore {
         let mut reason = AskError::TimedOut;
         for receipt_number in receipts {
             let is_only = self.receipts.open.get(&receipt_number).is_some_and(|open| {
-                matches!(&open.owner, ReceiptOwner::AwaitedReplies(replies) if replies.as_slice() == [request_id])
+                open.owner.request.is_none() && open.owner.awaited_replies.as_slice() == [request_id]
             });
             if is_only && let Some(withdrawal) = self.withdraw_message(receipt_number) {
                 self.receipts.remove(receipt_number);

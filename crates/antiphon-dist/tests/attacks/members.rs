@@ -31,7 +31,11 @@ pub(crate) fn decoder_bomb_is_refused_and_session_continues() {
         member.send(&message.into(), |_| ());
         member.run_until(|frame| match frame {
             Frame::Receipt(receipt) if receipt.request == request => Some(match receipt.outcome {
-                Outcome::Payload(PayloadFault::Decode(_)) => Err(()),
+                Outcome::Payload(
+                    PayloadFault::Decode(_)
+                    | PayloadFault::TooDeep { .. }
+                    | PayloadFault::TooManyValues { .. },
+                ) => Err(()),
                 Outcome::Delivered => Ok(()),
                 other => panic!("the outcome is {other:?}"),
             }),

@@ -119,7 +119,10 @@ impl TwoNodes {
                 while let Some(frame) = { self.records[from].borrow_mut().frames.pop_front() } {
                     moved = true;
                     let node_id = self.nodes[from].node_id();
-                    let delivery = receive_frame(&mut self.nodes[1 - from].loop_ref(), node_id, frame);
+                    let receiver = &mut self.nodes[1 - from];
+                    let origin = Origin::new(node_id, 1_000);
+                    let (delivery, _) =
+                        with_origin(origin, || receive_frame(&mut receiver.loop_ref(), node_id, frame));
                     self.deliveries.extend(delivery);
                 }
             }
@@ -1349,3 +1352,103 @@ wire!(Nested, "test.nested/1");
 #[derive(Serialize, Deserialize)]
 struct NestedRequest(ReplyTo<Nested>);
 wire!(NestedRequest, "test.nested_request/1");
+
+/// The messages of a server that keeps a reply of its own node, and returns it within a reply that does not decode.
+#[derive(Serialize, Deserialize)]
+enum Keeper {
+    Keep(ReplyTo<u32>),
+    Give(ReplyTo<Forgetful>),
+}
+wire!(Keeper, "test.keeper/1");
+
+#[test]
+fn refused_reply_fails_requests_within_it() {
+    let mut net = two_nodes();
+    let mut kept = None;
+    let keeper = net.nodes[1].spawn(move |cx: &mut Cx<Keeper>, event| {
+        match event {
+            Event::Message(Keeper::Keep(reply)) => kept = Some(reply),
+            // The other node refuses zero.
+            Event::Message(Keeper::Give(reply)) => cx.reply(reply, Forgetful(kept.take().unwrap(), 0)),
+            _ => {}
+        }
+        receive()
+    });
+    net.nodes[1].loop_ref().expose(keeper);
+    let log = Log::default();
+    let seen = log.clone();
+    net.nodes[1].spawn(move |cx, event: Event<Result<u32, AskError>>| {
+        match event {
+            Event::Start => cx.ask(keeper, secs(60), Keeper::Keep, |result| result),
+            Event::Message(result) => seen.note(format!("{result:?}")),
+            _ => {}
+        }
+        receive()
+    });
+    net.settle();
+    assert_eq!(log.take(), "", "the keeper has not replied yet");
+    let to = Addr::<Keeper>::of(keeper.id());
+    let refused = Log::default();
+    let seen = refused.clone();
+    net.nodes[0].spawn(move |cx, event: Event<Result<Forgetful, AskError>>| {
+        match event {
+            Event::Start => cx.ask(to, secs(60), Keeper::Give, |result| result),
+            Event::Message(result) => seen.note(result.err().unwrap()),
+            _ => {}
+        }
+        receive()
+    });
+    net.settle();
+    assert!(refused.take().contains("zero is refused"));
+    assert_eq!(log.take(), "Err(Dropped)");
+}
+
+#[test]
+fn untagged_request_over_quota_is_refused() {
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum AskOrPair {
+        Ask(ReplyTo<u32>),
+        Pair(u64, u64),
+    }
+    wire!(AskOrPair, "test.ask_or_pair/1");
+    let mut net = two_nodes();
+    let actor = net.nodes[0].spawn(|_: &mut Cx<AskOrPair>, event| match event {
+        Event::Message(AskOrPair::Ask(_) | AskOrPair::Pair(..)) => panic!("it was delivered"),
+        _ => receive(),
+    });
+    net.nodes[0].loop_ref().expose(actor);
+    settle(&mut net.nodes[0]);
+    let node = net.nodes[1].node_id();
+    let tag = net.nodes[0].loop_ref().type_name_of::<AskOrPair>();
+    // The bytes of a `ReplyTo` are those of two numbers.
+    let (delivery, _) = with_origin(Origin::new(node, 0), || {
+        net.nodes[0].loop_ref().deliver(actor.id().key(), tag, b"\x92\x01\x02")
+    });
+    assert_eq!(delivery, Delivery::OverQuota);
+}
+
+/// A request whose own decoding, which its sender tries because of the 128-bit integer, panics.
+#[derive(Serialize)]
+struct Unreadable(ReplyTo<u32>, u128);
+
+impl<'de> Deserialize<'de> for Unreadable {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let _parts = <(ReplyTo<u32>, u128)>::deserialize(deserializer)?;
+        panic!("it cannot be read")
+    }
+}
+wire!(Unreadable, "test.unreadable/1");
+
+#[test]
+fn panic_in_trial_decoding_affects_no_other_message() {
+    let mut net = two_nodes();
+    let log = Log::default();
+    let server = server(&mut net);
+    let to = Addr::<Unreadable>::of(server.id());
+    let error = ask_with(&mut net, to, |reply| Unreadable(reply, 1));
+    assert!(error.contains("its decoder panicked: it cannot be read"), "{error}");
+    ask(&mut net, &log, server, 41);
+    assert_eq!(log.take(), "Ok(42)");
+    assert_eq!(net.nodes[0].stats().requests, 0);
+}

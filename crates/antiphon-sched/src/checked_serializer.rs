@@ -188,8 +188,8 @@ impl Display for FaultCause {
                  `skip_serializing_if`, or remove `compact` from `wire!`",
             ),
             Self::EqualKeys => f.write_str(
-                "two entries of the map have the same key, so one would be lost; if the map is flattened, \
-                 a field of the struct may have the same name",
+                "two entries have the same key, so one would be lost; a field may have the name of the `tag`, or a \
+                 flattened map a key with the name of a field",
             ),
             Self::KeyWithoutValue => {
                 f.write_str("its `Serialize` writes a key without a value, or a value without a key")
@@ -307,7 +307,16 @@ impl CheckedSerializer {
             kind.write_header(&mut self.out, declared)?;
         }
         let skips = self.layout == Layout::Named;
-        Ok(Parts { header_at, kind, declared, written: 0, skips, keys: Vec::new(), serializer: self })
+        Ok(Parts {
+            header_at,
+            kind,
+            declared,
+            written: 0,
+            skips,
+            first_name: None,
+            keys: Vec::new(),
+            serializer: self,
+        })
     }
 
     /// Begins a map with the name of a variant as its only key.
@@ -356,6 +365,8 @@ struct Parts<'s> {
     written: usize,
     /// Whether fields may be skipped.
     skips: bool,
+    /// The name of the first field of a struct.
+    first_name: Option<&'static str>,
     /// Where the keys of a map are.
     keys: Vec<Range<usize>>,
 }
@@ -372,6 +383,13 @@ impl Parts<'_> {
     fn field<T: Serialize + ?Sized>(&mut self, name: &'static str, field: &T) -> Result<(), Fault> {
         self.written += 1;
         if self.kind == Kind::Map {
+            // In an internally tagged enum the tag comes first, and a field may have the same name.
+            let first_name = *self.first_name.get_or_insert(name);
+            if self.written > 1 && first_name == name {
+                return Err(self
+                    .serializer
+                    .record_failure(FaultCause::EqualKeys.into(), Some(Step::Field(name))));
+            }
             let result = (&mut *self.serializer).serialize_str(name);
             result.map_err(|fault| self.serializer.record_failure(fault, Some(Step::Field(name))))?;
         }
@@ -585,9 +603,9 @@ impl<'s> Serializer for &'s mut CheckedSerializer {
         Ok(())
     }
 
+    /// Nil, since serde reads a unit struct in untagged and flattened types only from that.
     fn serialize_unit_struct(self, _: &'static str) -> Result<(), Fault> {
-        self.count()?;
-        Kind::Array.write_header(&mut self.out, 0)
+        self.serialize_unit()
     }
 
     #[inline]

@@ -338,7 +338,10 @@ impl EncodeError {
         }
     }
 
-    #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only the serializer knows such causes"))]
+    #[cfg_attr(
+        not(feature = "serde"),
+        expect(dead_code, reason = "only the encoders of serde types know the limits")
+    )]
     pub(crate) fn because(cause: EncodeCause) -> Self {
         Self { cause }
     }

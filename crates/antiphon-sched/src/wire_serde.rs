@@ -20,8 +20,10 @@ use crate::wire::{Wire, check_type_name};
 
 /// Gives a serde type its name on the wire, and so makes it [`Wire`](crate::Wire).
 ///
-/// You choose and version the name; two programs identify a type by it. The compiler checks it: 1 to 200 bytes,
-/// none of `<>(),`.
+/// You choose and version the name; two programs identify a type by it. It is a constant expression, and the compiler checks
+/// it: 1 to 200 bytes, none of `<>(),`.
+///
+/// `compact` is for structs and for enums without `tag`, `untagged`, `flatten` and skipped fields.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -196,8 +198,8 @@ pub mod private {
                 return Err(unreadable::<T>(error.reason(), "does its `Deserialize` fit its `Serialize`?"));
             }
             Err(error) => {
-                let cure = "serde does not carry 128-bit integers in `tag`, `untagged` and `flatten`: send them as text, or \
-                            choose another form of the enum";
+                let cure = "if a 128-bit integer is within `tag`, `untagged` or `flatten`: serde does not carry it there; \
+                            send it as text, or choose another form of the enum";
                 return Err(unreadable::<T>(error.reason(), cure));
             }
         };

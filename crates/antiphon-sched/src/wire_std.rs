@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::error::{DecodeError, EncodeError};
+use crate::codec_context;
+use crate::error::{DecodeError, EncodeCause, EncodeError};
 use crate::wire;
 use crate::wire::Wire;
 use crate::wire_serde::private::{self, composed};
@@ -375,6 +376,15 @@ wire_tuple! {
     12: A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11;
 }
 
+/// Stops an encoding that is too large already.
+fn check_size(out: &[u8]) -> Result<(), EncodeError> {
+    let (bytes, max) = (out.len(), codec_context::bytes_max());
+    if bytes <= max {
+        return Ok(());
+    }
+    Err(EncodeError::because(EncodeCause::TooLarge { bytes: bytes as u64, max: max as u64 }))
+}
+
 fn encode_bytes(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
     rmp::encode::write_bin(out, bytes).map_err(EncodeError::new)
 }
@@ -385,7 +395,10 @@ fn encode_items<'a, T: Wire>(
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
     array_len(out, len)?;
-    items.into_iter().try_for_each(|item| item.encode(out))
+    items.into_iter().try_for_each(|item| {
+        item.encode(out)?;
+        check_size(out)
+    })
 }
 
 fn encode_entries<'a, K: Wire, V: Wire>(
@@ -396,7 +409,8 @@ fn encode_entries<'a, K: Wire, V: Wire>(
     map_len(out, len)?;
     entries.into_iter().try_for_each(|(key, value)| {
         key.encode(out)?;
-        value.encode(out)
+        value.encode(out)?;
+        check_size(out)
     })
 }
 

@@ -6,13 +6,13 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use antiphon_dist::{Config, FileRefused, FileStat, Limits};
-use antiphon_sched::{ActorId, Addr, Bytes, Cx, Event, NodeId, ReplyTo, receive};
+use antiphon_sched::{ActorId, Addr, Bytes, Cx, Event, NodeId, ReplyTo, SendError, receive};
 use antiphon_wire::frame::NameSpace;
 use serde::{Deserialize, Serialize};
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
-use crate::common::{Net, PATIENCE, TestNode, recv, report};
+use crate::common::{Net, PATIENCE, TestNode, recv, report, wait_for};
 use crate::member::Member;
 use crate::victim::VictimOptions;
 
@@ -189,8 +189,15 @@ pub(crate) fn file_sender_over_window_or_size_is_refused() {
         };
         attacker.node.handle.send(receiver, ToReceiver::Begin(have)).expect("the node runs");
         for _ in 0..256 {
-            let chunk = ToReceiver::Chunk(Bytes::from(vec![7; 128 * 1024]));
-            attacker.node.handle.send(receiver, chunk).expect("the node runs");
+            // More chunks than may wait for one actor: the handle refuses them until some are sent.
+            wait_for("room for a chunk", || {
+                let chunk = ToReceiver::Chunk(Bytes::from(vec![7; 128 * 1024]));
+                match attacker.node.handle.send(receiver, chunk) {
+                    Err(SendError::Full(_)) => None,
+                    Err(error) => panic!("{error}"),
+                    Ok(()) => Some(()),
+                }
+            });
         }
         let refused = loop {
             match recv(&received) {

@@ -104,7 +104,13 @@ fn structs_of_all_kinds_arrive_unchanged() {
     table.arrive([Newtype(f("inner"))]);
     table.arrive([UnitStruct]);
     table.arrive([Empty {}]);
-    table.arrive([TupleStruct(1, f("two"), None), TupleStruct(1, f("two"), Some(UnitStruct))]);
+    table.arrive([TupleStruct(1, f("two"), None), TupleStruct(1, f("two"), Some(3))]);
+    table.arrive([
+        Units::Newtype(UnitStruct),
+        Units::Field { unit: UnitStruct },
+        Units::Tuple(UnitStruct, 1),
+    ]);
+    table.arrive([Units::List(vec![UnitStruct, UnitStruct])]);
     table.arrive([Generic { item: 7_u64, items: vec![1, 2] }]);
     table.arrive([Generic { item: f("a"), items: vec![] }]);
     table.arrive([Defaults::example(), Defaults::default()]);

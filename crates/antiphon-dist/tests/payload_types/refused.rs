@@ -129,10 +129,39 @@ fn nil_within_some_is_refused() {
     table.refuse(none.clone(), encode("Options` at `.inner`: `Some` of a value that is encoded as nil"));
     table.refuse(Options { inner: None, unit: Some(()) }, encode("Options` at `.unit`: `Some`"));
     table.refuse(Json(Some(serde_json::Value::Null)), encode("Json`: `Some`"));
+    table.refuse(MaybeUnit(Some(Nothing)), encode("MaybeUnit`: `Some`"));
     let list = Deeper::List(vec![Options { inner: None, unit: None }, none.clone()]);
     table.refuse(list, encode("Deeper` at `::List[1].inner`: `Some`"));
     let fields = Deeper::Fields { map: BTreeMap::from([(9, none)]) };
     table.refuse(fields, encode("Deeper` at `::Fields.map[value 0].inner`: `Some`"));
+    table.finish();
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+struct Nothing;
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+struct MaybeUnit(Option<Nothing>);
+wire!(MaybeUnit, "test.maybe_unit/1");
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+struct HasKind {
+    size: u8,
+    kind: String,
+}
+
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(tag = "kind")]
+enum TagAndField {
+    Has(HasKind),
+}
+wire!(TagAndField, "test.tag_and_field/1");
+
+#[test]
+fn field_with_name_of_tag_is_refused() {
+    let table = Table::start();
+    let value = TagAndField::Has(HasKind { size: 1, kind: "x".to_owned() });
+    table.refuse(value, encode("TagAndField` at `.kind`: two entries have the same key"));
     table.finish();
 }
 
@@ -321,7 +350,7 @@ wire!(Extended, "test.extended/1");
 #[test]
 fn equal_keys_are_refused() {
     let table = Table::start();
-    let is_refused = encode("two entries of the map have the same key");
+    let is_refused = encode("two entries have the same key");
     table.refuse(Pairs(vec![(1.0, 1), (2.0, 2), (1.0, 3)]), &is_refused);
     table.refuse(Pairs(vec![(f64::NAN, 1), (f64::NAN, 2)]), &is_refused);
     let rest = BTreeMap::from([("name".to_owned(), 1)]);

@@ -88,8 +88,19 @@ pub(crate) struct Empty {}
 wire!(Empty, "test.empty/1");
 
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
-pub(crate) struct TupleStruct(pub(crate) u8, pub(crate) String, pub(crate) Option<UnitStruct>);
+pub(crate) struct TupleStruct(pub(crate) u8, pub(crate) String, pub(crate) Option<u8>);
 wire!(TupleStruct, "test.tuple_struct/1");
+
+/// Unit structs where serde reads them from a copy of the bytes.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(untagged)]
+pub(crate) enum Units {
+    Newtype(UnitStruct),
+    Field { unit: UnitStruct },
+    Tuple(UnitStruct, u8),
+    List(Vec<UnitStruct>),
+}
+wire!(Units, "test.units/1");
 
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub(crate) struct Generic<T> {

@@ -1355,44 +1355,44 @@ wire!(NestedRequest, "test.nested_request/1");
 
 /// The messages of a server that keeps a reply of its own node, and returns it within a reply that does not decode.
 #[derive(Serialize, Deserialize)]
-enum Keeper {
+enum ReplyStore {
     Keep(ReplyTo<u32>),
     Give(ReplyTo<Forgetful>),
 }
-wire!(Keeper, "test.keeper/1");
+wire!(ReplyStore, "test.reply_store/1");
 
 #[test]
 fn refused_reply_fails_requests_within_it() {
     let mut net = two_nodes();
     let mut kept = None;
-    let keeper = net.nodes[1].spawn(move |cx: &mut Cx<Keeper>, event| {
+    let store = net.nodes[1].spawn(move |cx: &mut Cx<ReplyStore>, event| {
         match event {
-            Event::Message(Keeper::Keep(reply)) => kept = Some(reply),
+            Event::Message(ReplyStore::Keep(reply)) => kept = Some(reply),
             // The other node refuses zero.
-            Event::Message(Keeper::Give(reply)) => cx.reply(reply, Forgetful(kept.take().unwrap(), 0)),
+            Event::Message(ReplyStore::Give(reply)) => cx.reply(reply, Forgetful(kept.take().unwrap(), 0)),
             _ => {}
         }
         receive()
     });
-    net.nodes[1].loop_ref().expose(keeper);
+    net.nodes[1].loop_ref().expose(store);
     let log = Log::default();
     let seen = log.clone();
     net.nodes[1].spawn(move |cx, event: Event<Result<u32, AskError>>| {
         match event {
-            Event::Start => cx.ask(keeper, secs(60), Keeper::Keep, |result| result),
+            Event::Start => cx.ask(store, secs(60), ReplyStore::Keep, |result| result),
             Event::Message(result) => seen.note(format!("{result:?}")),
             _ => {}
         }
         receive()
     });
     net.settle();
-    assert_eq!(log.take(), "", "the keeper has not replied yet");
-    let to = Addr::<Keeper>::of(keeper.id());
+    assert_eq!(log.take(), "", "the store has not replied yet");
+    let to = Addr::<ReplyStore>::of(store.id());
     let refused = Log::default();
     let seen = refused.clone();
     net.nodes[0].spawn(move |cx, event: Event<Result<Forgetful, AskError>>| {
         match event {
-            Event::Start => cx.ask(to, secs(60), Keeper::Give, |result| result),
+            Event::Start => cx.ask(to, secs(60), ReplyStore::Give, |result| result),
             Event::Message(result) => seen.note(result.err().unwrap()),
             _ => {}
         }

@@ -3,14 +3,12 @@
 use std::fmt::Debug;
 
 use antiphon_sched::{PayloadError, Wire};
+use antiphon_wire::Limits;
 use thiserror::Error;
 
 pub use antiphon_sched::testing::free_udp_port;
 
 use crate::node::check_body;
-
-/// The most bytes of a message by default, 16 MiB.
-const MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Encodes a value as for another node, decodes it, and compares. Returns the copy that would arrive.
 ///
@@ -35,7 +33,7 @@ const MESSAGE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub fn round_trip<T: Wire + PartialEq + Debug>(value: &T) -> Result<T, RoundTripError> {
     let mut bytes = Vec::new();
     value.encode(&mut bytes).map_err(PayloadError::from)?;
-    check_body(&T::name(), &bytes, MESSAGE_BYTES_MAX)?;
+    check_body(&T::name(), &bytes, Limits::default().message_bytes_max.into())?;
     let arrived = T::decode_sound(&bytes).map_err(PayloadError::from)?;
     if arrived == *value {
         return Ok(arrived);

@@ -11,7 +11,8 @@ use antiphon_dist::{
     Refusals, Stored, SubscribeError,
 };
 use antiphon_sched::{
-    ActorId, Addr, AskError, Cx, DecodeError, EncodeError, Event, ReplyTo, Wire, millis, receive, stop,
+    ActorId, Addr, AskError, Cx, DecodeError, EncodeError, Event, PayloadError, ReplyTo, Wire, millis,
+    receive, stop,
 };
 use common::{Exit, Net, PATIENCE, TestNode, recv, report, wait_for};
 use tempfile::TempDir;
@@ -353,4 +354,30 @@ fn repeated_invalid_messages_are_logged_once() {
     peer.step(move |cx| (0..100).for_each(|_| cx.tell(number, InvalidNumber)));
     strict.wait_for_counts("a hundred refusals", |counts| counts.refused_messages == 100);
     assert_eq!(strict.log.lines("a message from a peer was refused").len(), 1);
+    peer.log.wait_for("a peer has refused");
+    let lines = peer.log.lines("a peer has refused");
+    assert!(lines.len() == 1 && lines[0].contains("cannot be decoded"), "{lines:?}");
+}
+
+#[test]
+fn undecodable_reply_is_logged_at_both_nodes() {
+    let (asker, replier) = Net::new().pair();
+    replier.spawn(|cx: &mut Cx<ReplyTo<InvalidNumber>>, event| {
+        if let Event::Start = event {
+            cx.register("server").expect("the name is free");
+        }
+        if let Event::Message(reply) = event {
+            cx.reply(reply, InvalidNumber);
+        }
+        receive()
+    });
+    let server: Addr<ReplyTo<u64>> = asker.find("server");
+    for _ in 0..3 {
+        let answer = asker.handle.ask(server, PATIENCE, |reply| reply);
+        assert!(matches!(answer, Err(AskError::Reply(PayloadError::Decode(_)))), "{answer:?}");
+    }
+    assert_eq!(asker.log.lines("a reply from a peer was refused").len(), 1);
+    replier.log.wait_for("a peer has refused");
+    let lines = replier.log.lines("a peer has refused");
+    assert!(lines.len() == 1 && lines[0].contains("cannot be decoded"), "{lines:?}");
 }

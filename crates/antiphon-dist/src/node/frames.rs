@@ -7,12 +7,12 @@ use antiphon_sched::{
     ActorId, AskError, DeadLetter, Destination, ExitReason, Key, Lag, MonitorId, NodeId, PayloadError,
     RequestId, SignalPolicy, Undelivered, Value,
 };
-use antiphon_wire::frame::{Answer, Down, DownReason, ReplyDroppedReason};
+use antiphon_wire::frame::{Answer, Down, DownReason, PayloadRefused, ReplyDroppedReason};
 use antiphon_wire::{Frame, Session};
 
 use super::driver::Driver;
 use super::mailbox_budget::OverBudget;
-use super::payload_faults::{check_inbound, error_of};
+use super::payload_faults::{check_inbound, error_of, send_refusal};
 use super::peer_session::{FrameEffect, PeerSession};
 use super::{NO_ACTOR, NodeCore, sched_key};
 
@@ -134,17 +134,26 @@ impl NodeCore {
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Throw(throw) => {
-                let value = value_of(&peer_session.session, throw.tag, throw.body);
-                let signal =
-                    value.map(|value| InboundSignal::Throw { target: sched_key(throw.target), value });
-                self.on_signal_with_value(node, peer_session, signal, driver);
+                let (from, target) = (sched_key(throw.from), sched_key(throw.target));
+                match value_of(&peer_session.session, throw.tag, throw.body) {
+                    Ok(value) => {
+                        let signal = InboundSignal::Throw { target, value };
+                        self.on_signal(node, peer_session, signal, driver);
+                    }
+                    Err(reason) => self.refuse_value(node, peer_session, (from, target), &reason),
+                }
             }
             Frame::Resume(resume) => {
-                let value = value_of(&peer_session.session, resume.tag, resume.body);
-                let signal =
-                    value.map(|value| InboundSignal::Resume { target: sched_key(resume.target), value });
-                self.on_signal_with_value(node, peer_session, signal, driver);
+                let (from, target) = (sched_key(resume.from), sched_key(resume.target));
+                match value_of(&peer_session.session, resume.tag, resume.body) {
+                    Ok(value) => {
+                        let signal = InboundSignal::Resume { target, value };
+                        self.on_signal(node, peer_session, signal, driver);
+                    }
+                    Err(reason) => self.refuse_value(node, peer_session, (from, target), &reason),
+                }
             }
+            Frame::PayloadRefused(refused) => self.on_payload_refused(node, refused),
             Frame::Lookup(lookup) => self.on_lookup(node, peer_session, lookup),
             Frame::CancelLookup(cancel_lookup) => self.names.forget_lookup_of(node, cancel_lookup.request),
             Frame::Found(found) => self.on_found(node, peer_session, found, driver),
@@ -211,31 +220,39 @@ impl NodeCore {
         if let Err(reason) = result {
             // Most of these replies are late: the request has failed with `TimedOut` before. Others have no room in the
             // budget, or do not decode.
-            if matches!(reason, Undelivered::Payload(_))
+            if let Undelivered::Payload(error) = &reason
                 && self.may_log("reply refused", format_args!("{node}"))
             {
                 tracing::warn!(%node, %reason, "a reply from a peer was refused (logged at most once an hour for each peer)");
+                let ends = (sched_key(answer.from), sched_key(answer.to));
+                send_refusal(&mut peer_session.session, node, ends, error);
             }
             tracing::debug!(%reason, "a reply was dropped");
             self.counts.refused_messages += 1;
         }
     }
 
-    fn on_signal_with_value(
+    /// Counts and logs a `throw` or `resume` whose value cannot be read.
+    fn refuse_value(
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
-        signal: Result<InboundSignal, PayloadError>,
-        driver: &mut impl Driver,
+        ends: (Key, Key),
+        reason: &PayloadError,
     ) {
-        match signal {
-            Ok(signal) => self.on_signal(node, peer_session, signal, driver),
-            Err(reason) => {
-                self.counts.refused_messages += 1;
-                if self.may_log("value refused", format_args!("{node}")) {
-                    tracing::warn!(%node, %reason, "a `throw` or `resume` of a peer was refused (logged at most once an hour for each peer)");
-                }
-            }
+        self.counts.refused_messages += 1;
+        if self.may_log("value refused", format_args!("{node}")) {
+            tracing::warn!(%node, %reason, "a `throw` or `resume` of a peer was refused (logged at most once an hour for each peer)");
+            send_refusal(&mut peer_session.session, node, ends, reason);
+        }
+    }
+
+    /// A peer has refused a payload of this node.
+    fn on_payload_refused(&mut self, node: NodeId, refused: &PayloadRefused<'_>) {
+        let from = ActorId::new(self.me, sched_key(refused.from));
+        if self.may_log("refused by peer", format_args!("{node} {from}")) {
+            let (to, reason) = (sched_key(refused.to), error_of(refused.fault));
+            tracing::warn!(%node, %from, %to, %reason, "a peer has refused a message or reply of this actor (logged at most once an hour for each actor)");
         }
     }
 

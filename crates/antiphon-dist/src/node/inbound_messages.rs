@@ -16,7 +16,7 @@ use super::backlog::{BacklogEntry, BacklogItem};
 use super::driver::Driver;
 use super::frames::InboundSignal;
 use super::mailbox_budget::{SharePart, UNCOUNTED_BYTES_MAX};
-use super::payload_faults::{check_inbound, fault_of};
+use super::payload_faults::{check_inbound, fault_of, send_refusal};
 use super::peer_session::PeerSession;
 use super::{NodeCore, sched_key, wire_key};
 
@@ -62,10 +62,8 @@ impl NodeCore {
             return self.push_to_backlog(node, peer_session, to.actor(), item, driver);
         }
         let info = MessageInfo { node, from, to, tag: tag.unwrap_or("a message of an unknown type") };
-        self.report_delivery(info, receipt.is_some(), &delivery, driver);
-        if let Some(receipt_number) = receipt {
-            send_receipt(&mut peer_session.session, node, receipt_number, &delivery);
-        }
+        let is_logged = self.report_delivery(info, receipt.is_some(), &delivery, driver);
+        send_outcome(&mut peer_session.session, (node, from, to), receipt, &delivery, is_logged);
         if delivery == Delivery::DeliveredOverHalf
             || (is_large && self.uses_too_much(node, to.actor(), SharePart::Half, driver))
         {
@@ -296,9 +294,9 @@ impl NodeCore {
             }
             is_delivered = matches!(delivery, Delivery::Delivered | Delivery::DeliveredOverHalf);
             let info = MessageInfo { node, from: *from, to, tag };
-            self.report_delivery(info, receipt.is_some(), &delivery, driver);
-            if let (Some(receipt_number), Some(peer_session)) = (receipt, peer_session.as_deref_mut()) {
-                send_receipt(&mut peer_session.session, node, receipt_number, &delivery);
+            let is_logged = self.report_delivery(info, receipt.is_some(), &delivery, driver);
+            if let Some(peer_session) = peer_session.as_deref_mut() {
+                send_outcome(&mut peer_session.session, (node, *from, to), receipt, &delivery, is_logged);
             }
         }
     }
@@ -345,19 +343,22 @@ impl NodeCore {
         }
     }
 
-    /// Logs and counts an inbound message that was not delivered; without a receipt it becomes a dead letter.
+    /// Counts and logs an inbound message that was not delivered; without a receipt it becomes a dead letter. Returns whether
+    /// the log has a line about its fault.
     fn report_delivery(
         &mut self,
         MessageInfo { node, from, to, tag }: MessageInfo<'_>,
         has_receipt: bool,
         delivery: &Delivery,
         driver: &mut impl Driver,
-    ) {
+    ) -> bool {
+        let mut is_logged = false;
         let reason = match delivery {
-            Delivery::Delivered | Delivery::DeliveredOverHalf => return,
+            Delivery::Delivered | Delivery::DeliveredOverHalf => return false,
             Delivery::Full => Undelivered::Full,
             Delivery::Refused(reason) => {
-                if self.may_log("refused", format_args!("{node} {to}")) {
+                is_logged = self.may_log("refused", format_args!("{node} {to}"));
+                if is_logged {
                     tracing::warn!(%node, %to, tag, %reason, "a message from a peer was refused (logged at most once an hour for each actor)");
                 }
                 Undelivered::Payload(reason.clone())
@@ -373,6 +374,22 @@ impl NodeCore {
             let dead_letter = DeadLetter::new(ActorId::new(self.me, to), tag.to_owned(), reason);
             driver.loop_ref().dead_letter(dead_letter.sent_by(Some(ActorId::new(node, from))));
         }
+        is_logged
+    }
+}
+
+/// Sends the receipt of a message. Without a receipt the peer is informed of a fault that this node has logged.
+fn send_outcome(
+    session: &mut Session,
+    (node, from, to): (NodeId, Key, Key),
+    receipt: Option<u64>,
+    delivery: &Delivery,
+    is_logged: bool,
+) {
+    match (receipt, delivery) {
+        (Some(receipt_number), _) => send_receipt(session, node, receipt_number, delivery),
+        (None, Delivery::Refused(reason)) if is_logged => send_refusal(session, node, (from, to), reason),
+        (None, _) => {}
     }
 }
 

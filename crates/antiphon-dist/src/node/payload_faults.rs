@@ -2,10 +2,12 @@
 
 use std::fmt::Display;
 
-use antiphon_sched::{DecodeError, EncodeError, PayloadError};
+use antiphon_sched::{DecodeError, EncodeError, Key, NodeId, PayloadError};
 use antiphon_wire::Session;
-use antiphon_wire::frame::PayloadFault;
+use antiphon_wire::frame::{PayloadFault, PayloadRefused};
 use antiphon_wire::msgpack::{self, BodyLimits, MalformedBody};
+
+use super::wire_key;
 
 /// The number of bytes to which each text of a fault is truncated.
 const TEXT_BYTES_MAX: usize = 512;
@@ -102,6 +104,20 @@ pub(super) fn error_of(fault: PayloadFault<'_>) -> PayloadError {
         PayloadFault::WrongType { expected, found } => {
             PayloadError::WrongType { expected: truncated(expected).into(), found: truncated(found).into() }
         }
+    }
+}
+
+/// Reports the refusal of a payload to the log of the node that sent it. Callers limit how often.
+pub(super) fn send_refusal(
+    session: &mut Session,
+    node: NodeId,
+    (from, to): (Key, Key),
+    reason: &PayloadError,
+) {
+    let fault = fault_of(reason, session);
+    let frame = PayloadRefused { from: wire_key(from), to: wire_key(to), fault };
+    if let Err(error) = session.send(&frame.into()) {
+        tracing::debug!(%node, %error, "the refusal of a payload was not reported");
     }
 }
 

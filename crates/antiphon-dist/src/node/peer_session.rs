@@ -626,6 +626,7 @@ fn dead_letter_of(frame: &Frame<'_>) -> Option<DeadFrame> {
         Frame::Notify(notify) => Some(dead(notify.target, notify.watcher, "notify")),
         Frame::Message(_)
         | Frame::ReplyDropped(_)
+        | Frame::PayloadRefused(_)
         | Frame::Receipt(_)
         | Frame::Monitor(_)
         | Frame::Demonitor(_)

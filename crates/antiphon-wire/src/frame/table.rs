@@ -6,7 +6,7 @@
 use crate::address::{Locations, Route};
 use crate::bytes::{Field, Malformed, Reader};
 use crate::frame::codes::{
-    CloseReason, DownReason, FragmentPart, GoodbyeReason, LookupResult, NameSpace, Outcome,
+    CloseReason, DownReason, FragmentPart, GoodbyeReason, LookupResult, NameSpace, Outcome, PayloadFault,
     ReplyDroppedReason,
 };
 use crate::ids::{Key, NodeId, Pair, TagId};
@@ -323,6 +323,16 @@ frames! {
         missed: u64,
         /// Whether the subscription has ended for this reason.
         ended: bool,
+    }
+    /// Reports that the receiver of a payload did not accept it: the value does not decode, has another type, or exceeds a
+    /// limit. It is for the log; what asked for an outcome gets it by another frame too.
+    PayloadRefused<'a> = 0x2e {
+        /// The actor that sent the payload; an actor of the frame's receiver.
+        from: Key,
+        /// The actor that the payload was for, or the id of the request that it answers.
+        to: Key,
+        /// What is wrong.
+        fault: PayloadFault<'a>,
     }
     /// Looks up a name. The peer answers with [`Found`] or [`NodeAt`], now or when the name is registered.
     Lookup<'a> = 0x30 {

@@ -133,6 +133,7 @@ impl Session {
             | Frame::Message(_)
             | Frame::Answer(_)
             | Frame::ReplyDropped(_)
+            | Frame::PayloadRefused(_)
             | Frame::Receipt(_)
             | Frame::Monitor(_)
             | Frame::Demonitor(_)

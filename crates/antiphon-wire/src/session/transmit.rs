@@ -127,7 +127,7 @@ impl Session {
     ///   one frame, within twice that. Messages, `Monitor` and `Notify` count.
     /// - Answers, frames that pass a pause, and large frames that name no pair count in a reserve of their own: at most
     ///   `queue_bytes_cap`.
-    /// - Small frames that name no pair (`Lookup`, `Found`, `NodeAt`, `AnnounceRelay`) do not wait in the queue, and count
+    /// - Small frames that name no pair (`Lookup`, `Found`, `NodeAt`, `AnnounceRelay`, `PayloadRefused`) do not wait in the queue, and count
     ///   neither for an actor nor in the reserve. They are handed over at once, while all bytes that were handed over and
     ///   wait for the socket are at most `queue_bytes_cap`.
     /// - Frames that complete something at the peer (`Down`, `Demonitor`, `Receipt`, `ReplyDropped`, `CancelLookup`, `Lagged`

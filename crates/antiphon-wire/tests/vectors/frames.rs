@@ -52,6 +52,12 @@ fn actor_frames<'a>(route_entries: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame
         reply_refused(PayloadFault::TooManyValues { max: 1_048_576, place: "`Rows` at `.rows[7]`" }),
         reply_refused(PayloadFault::TooDeep { max: 48, place: "`Tree`" }),
         reply_refused(PayloadFault::Encode("no text")),
+        PayloadRefused {
+            from: Key(0x0403),
+            to: Key(0x0201),
+            fault: PayloadFault::Decode("invalid type: string \"a\", expected u64"),
+        }
+        .into(),
         Receipt { request: 99, outcome: Outcome::Delivered }.into(),
         Receipt {
             request: 99,

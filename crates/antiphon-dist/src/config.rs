@@ -110,6 +110,10 @@ pub struct Config {
     pub rci_access: AccessPolicy,
     /// Which peers may send files to this node, and delete them; all peers by default.
     pub files_access: AccessPolicy,
+    /// Whether SIGINT and SIGTERM stop the node while it runs: the default. The first signal stops it in order, a second one ends
+    /// the process at once. When the node has stopped, the handlers of before are back. Set it to `false` to handle
+    /// signals yourself. It has no effect on [`Node::run_once`](crate::Node::run_once).
+    pub stop_on_signals: bool,
     /// The limits of each peer.
     pub peer_limits: PeerLimits,
     /// The limits of the protocol; their times are overwritten from `peer_timeout`.
@@ -154,6 +158,7 @@ impl Default for Config {
             rci_actors_max: 1024,
             rci_access: AccessPolicy::all(),
             files_access: AccessPolicy::all(),
+            stop_on_signals: true,
             peer_limits: PeerLimits::default(),
             limits: Limits::default(),
             scheduler: LoopConfig::default(),

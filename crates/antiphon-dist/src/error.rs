@@ -211,7 +211,7 @@ pub enum RegisterError {
 #[non_exhaustive]
 pub enum DeliverError {
     /// The message was refused; it is in no mailbox.
-    #[error("refused: {0}")]
+    #[error(transparent)]
     Refused(antiphon_sched::Undelivered),
     /// No receipt came in time; the message may still be delivered.
     #[error("no receipt came in time; the message may still be delivered")]
@@ -314,6 +314,9 @@ pub enum CallError {
     /// The function panicked, with this text; it stays registered.
     #[error("the function panicked: {0}; see the log of its node")]
     Panicked(String),
+    /// The function's node is stopping, and starts no actors for other nodes.
+    #[error("the function's node is stopping; call the function of another node")]
+    Stopping,
     /// No answer came in time; an actor may still be started.
     #[error("no answer came in time; an actor may still be started")]
     TimedOut,

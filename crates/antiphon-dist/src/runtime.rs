@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, DeadLetter, Event, Fold, Handle, JoinHandle, Loop, LoopStats, SendError, Step,
-    Target, Wire, egress,
+    Actor, ActorId, Addr, Cx, DeadLetter, Event, ExitReason, Fold, Handle, JoinHandle, Loop, LoopStats,
+    SendError, Step, Target, Wire, egress,
 };
 
 use crate::access::{AccessError, AccessPolicy};
@@ -67,6 +67,7 @@ pub struct Node {
     location: Location,
     name: String,
     started: bool,
+    stops_on_signals: bool,
 }
 
 impl Node {
@@ -86,7 +87,9 @@ impl Node {
         let mut sched = Loop::new(config.scheduler.clone())?;
         let (driver, location) = NetDriver::open(&config, &mut sched, resolver)?;
         files::start(&config, &mut sched)?;
-        Ok(Self { sched, driver, location, name: config.name_at(location), started: false })
+        let name = config.name_at(location);
+        let stops_on_signals = config.stop_on_signals;
+        Ok(Self { sched, driver, location, name, started: false, stops_on_signals })
     }
 
     /// The location at which the node accepts connections.
@@ -146,6 +149,14 @@ impl Node {
         transform: impl FnMut(&str, T) -> Option<T> + 'static,
     ) -> Result<Channel<T>, RegisterError> {
         channels::open(&mut self.sched.loop_ref(), name, None, Some(Box::new(transform)))
+    }
+
+    /// Starts an actor, and returns a handle that keeps its exit value, however early it ends; `()` for `stop`.
+    pub fn spawn_joinable<M: 'static, V: Wire + Send>(
+        &mut self,
+        actor: impl Actor<M>,
+    ) -> (Addr<M>, JoinHandle<V>) {
+        self.sched.spawn_joinable(actor)
     }
 
     /// A handle that waits for an actor of this node to exit, and returns its exit value; `()` for `stop`. Create it
@@ -223,14 +234,14 @@ impl Node {
         self.sched.loop_ref().transport::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
     }
 
-    /// Runs until only daemons are left or the node is stopped. Then waits up to five seconds for peers to acknowledge
+    /// Runs until only daemons are left, or the node is stopped by a handle, SIGINT or SIGTERM. Then waits up to five seconds for peers to acknowledge
     /// all that was sent. It does not wait for file transfers, which end with their actor.
     ///
     /// An actor that fails is no error of the node: the result is `Ok`. To learn how an actor exited, for example for the
     /// exit code of the program, use its [`Node::join_handle`].
     ///
     /// # Errors
-    /// The event queue of the system failed.
+    /// The event queue of the system failed, or the handlers of the signals cannot be set.
     pub fn run(&mut self) -> Result<(), NodeError> {
         self.run_until(|sched| !sched.has_live_actors())
     }
@@ -240,9 +251,40 @@ impl Node {
     /// # Errors
     /// The event queue of the system failed, or the handlers of the signals cannot be set.
     pub fn serve(&mut self) -> Result<(), NodeError> {
-        #[cfg(unix)]
-        self.sched.stop_on_signals()?;
         self.run_until(|_| false)
+    }
+
+    /// Runs as [`Node::serve`] until `actor`, an actor of this node, has ended; then stops the node in order. Returns why the
+    /// actor ended: with its exit value, if it has one.
+    ///
+    /// ```
+    /// use antiphon_dist::{Config, Node};
+    /// use antiphon_sched::{Cx, Event, ExitReason, exit, receive};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut node = Node::new(Config { discover_peers: false, ..Config::default() })?;
+    /// let main = node.spawn(|_: &mut Cx<()>, event| match event {
+    ///     Event::Start => exit(42_u32),
+    ///     _ => receive(),
+    /// });
+    /// let ExitReason::Done(value) = node.serve_until(main)? else { panic!("it ends with a value") };
+    /// assert_eq!(value.get::<u32>()?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Node::serve`].
+    pub fn serve_until(&mut self, actor: impl Into<ActorId>) -> Result<ExitReason, NodeError> {
+        let ended = self.sched.exit_of(actor);
+        let handle = self.sched.handle();
+        self.run_until(|sched| {
+            if ended.borrow().is_some() && !sched.is_stopping() {
+                handle.stop();
+            }
+            false
+        })?;
+        Ok(ended.take().unwrap_or(ExitReason::NoActor))
     }
 
     /// Runs `main` on another thread, and the node until `main` returns; then runs as [`Node::run`].
@@ -282,6 +324,18 @@ impl Node {
     }
 
     fn run_until(&mut self, is_done: impl Fn(&Loop) -> bool) -> Result<(), NodeError> {
+        #[cfg(unix)]
+        if self.stops_on_signals {
+            self.sched.stop_on_signals()?;
+        }
+        let result = self.run_rounds(is_done);
+        self.sched.refuse_handles();
+        #[cfg(unix)]
+        self.sched.release_signals();
+        result
+    }
+
+    fn run_rounds(&mut self, is_done: impl Fn(&Loop) -> bool) -> Result<(), NodeError> {
         self.start();
         self.sched.work();
         self.driver.flush(&mut self.sched);

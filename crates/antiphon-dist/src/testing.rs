@@ -14,7 +14,8 @@ use crate::node::check_body;
 ///
 /// Use it in a test for each type of your messages. It finds what no encoder can see: an `untagged` variant that reads the
 /// bytes of another one, a `Serialize` and a `Deserialize` that do not fit each other, fields that serde skips.
-/// A value that holds an address or a `ReplyTo` cannot be tested so. A value with a NaN is not equal to itself.
+/// Test the message as a whole: a field by itself may be encoded in another way. A message that holds an address or a
+/// `ReplyTo` cannot be tested so, but the types of its other fields can, inside a struct of `wire!`. A value with a NaN is not equal to itself.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -50,8 +51,10 @@ pub enum RoundTripError {
     Refused(#[from] PayloadError),
     /// Another value arrives.
     #[error(
-        "{sent} arrives as {arrived}; look for `untagged` variants that read the same bytes, for skipped fields, and for a \
-         `Deserialize` that does not fit its `Serialize`"
+        "another value arrives; look for `untagged` variants that read the same bytes, for skipped fields, and for a \
+         `Deserialize` that does not fit its `Serialize`: {} arrives as {}",
+        beginning(sent),
+        beginning(arrived)
     )]
     Changed {
         /// The value that was sent, by its `Debug`.
@@ -59,6 +62,15 @@ pub enum RoundTripError {
         /// The value that arrived, by its `Debug`.
         arrived: String,
     },
+}
+
+/// The beginning of a text that may be long.
+fn beginning(text: &str) -> std::borrow::Cow<'_, str> {
+    const BYTES_MAX: usize = 1024;
+    match text.len() {
+        0..=BYTES_MAX => text.into(),
+        _ => format!("{}..", &text[..text.floor_char_boundary(BYTES_MAX)]).into(),
+    }
 }
 
 #[cfg(test)]

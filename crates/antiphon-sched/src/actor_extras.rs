@@ -49,6 +49,12 @@ impl AddressExtras {
         self.watchers.is_empty() && !self.is_known_elsewhere()
     }
 
+    /// Removes the monitors of threads that wait in `join`.
+    fn take_joins(&mut self, waiting: &mut Vec<Watcher>) {
+        let is_join = |_: &MonitorId, watcher: &mut Watcher| matches!(watcher, Watcher::Join(_));
+        waiting.extend(self.watchers.extract_if(.., is_join).map(|(_, watcher)| watcher));
+    }
+
     /// Whether the transport or other nodes may know the address.
     pub(crate) fn is_known_elsewhere(&self) -> bool {
         self.exposed.is_some() || self.is_known_to_transport
@@ -106,8 +112,10 @@ impl ActorExtras {
 
 enum Watcher {
     Actor(ActorId),
-    /// Another thread, or other code that is not an actor.
+    /// A [`JoinHandle`](crate::JoinHandle), which keeps the exit value.
     Callback(Box<dyn FnOnce(ExitReason)>),
+    /// A thread that waits in [`Handle::join`](crate::Handle::join).
+    Join(Box<dyn FnOnce(ExitReason)>),
 }
 
 impl Core {
@@ -199,19 +207,38 @@ impl Core {
     }
 
     /// Runs `callback` when the local actor `target` exits; at once if it has exited already.
-    pub(crate) fn monitor_by_callback(
+    pub(crate) fn monitor_by_callback(&mut self, target: Key, callback: Box<dyn FnOnce(ExitReason)>) {
+        self.watch_by(target, Watcher::Callback(callback));
+    }
+
+    /// As [`Core::monitor_by_callback`], for a thread that waits. [`Core::end_joins`] removes the monitor.
+    pub(crate) fn join_by_callback(
         &mut self,
         target: Key,
         callback: Box<dyn FnOnce(ExitReason)>,
     ) -> MonitorId {
+        self.watch_by(target, Watcher::Join(callback))
+    }
+
+    fn watch_by(&mut self, target: Key, watcher: Watcher) -> MonitorId {
         let id = self.next_monitor();
         match self.address_extras(target) {
             Some(address) => {
-                address.watchers.insert(id, Watcher::Callback(callback));
+                address.watchers.insert(id, watcher);
             }
-            None => crate::panic_guard::log_panic(|| callback(ExitReason::NoActor)),
+            None => self.send_downs(target, [(id, watcher)].into(), &ExitReason::NoActor),
         }
         id
+    }
+
+    /// Drops the monitors of all threads that wait in `join`: they get `NoLoop`.
+    pub(crate) fn end_joins(&mut self) {
+        let mut waiting = Vec::new();
+        for extras in self.extras.values_mut() {
+            extras.address.take_joins(&mut waiting);
+            extras.adapters.addresses_mut().for_each(|address| address.take_joins(&mut waiting));
+        }
+        waiting.into_iter().for_each(|watcher| crate::panic_guard::log_panic(|| drop(watcher)));
     }
 
     pub(crate) fn demonitor(&mut self, watcher: Key, id: MonitorId) {
@@ -347,7 +374,9 @@ impl Core {
         for (id, watcher) in watchers {
             match watcher {
                 Watcher::Actor(watcher) => self.send_down(watcher, id, actor, reason.clone()),
-                Watcher::Callback(callback) => crate::panic_guard::log_panic(|| callback(reason.clone())),
+                Watcher::Callback(callback) | Watcher::Join(callback) => {
+                    crate::panic_guard::log_panic(|| callback(reason.clone()))
+                }
             }
         }
     }
@@ -400,14 +429,5 @@ impl Core {
         let text =
             format!("more than {OPEN_MAX} open requests; cancel timers and monitors that are not needed");
         self.end_actor(key, ExitReason::Failed(text));
-    }
-
-    /// Sends `Terminate` to an actor, on any node.
-    pub(crate) fn terminate(&mut self, target: ActorId) {
-        if target.node() != self.node_id {
-            self.signal(Signal::Terminate { from: self.current, target });
-        } else if !self.push_system(target.key(), SystemEvent::Terminate) {
-            self.dead_signal(target, "terminate", Undelivered::NoActor);
-        }
     }
 }

@@ -25,6 +25,10 @@ impl Flag {
     pub(crate) const TRIM: Self = Self(4);
     /// Something waits for room in the mailbox, or holds a reserved place in it.
     pub(crate) const CONTENDED: Self = Self(8);
+    /// The actor has an entry in the table of terminations.
+    pub(crate) const TERMINATING: Self = Self(16);
+    /// When the loop stops, the actor ends after all that are no services.
+    pub(crate) const SERVICE: Self = Self(32);
 }
 
 struct ActorSlot {
@@ -33,6 +37,8 @@ struct ActorSlot {
     next: u32,
     /// Generation 21 bits, flags 11 bits.
     meta: u32,
+    /// The number of actors that were inserted before.
+    spawn_number: u64,
 }
 
 impl ActorSlot {
@@ -59,11 +65,20 @@ pub(crate) struct ActorTable {
     run_tail: u32,
     runnable: usize,
     len: usize,
+    spawned: u64,
 }
 
 impl ActorTable {
     pub(crate) fn new() -> Self {
-        Self { slots: Vec::new(), free: NONE, run_head: NONE, run_tail: NONE, runnable: 0, len: 0 }
+        Self {
+            slots: Vec::new(),
+            free: NONE,
+            run_head: NONE,
+            run_tail: NONE,
+            runnable: 0,
+            len: 0,
+            spawned: 0,
+        }
     }
 
     /// The number of actors.
@@ -90,7 +105,7 @@ impl ActorTable {
             NONE => {
                 let index = self.slots.len() as u32;
                 assert!(index <= Key::INDEX_MAX, "a loop holds at most {} actors", Key::INDEX_MAX + 1);
-                self.slots.push(ActorSlot { cell: None, next: UNLISTED, meta: 0 });
+                self.slots.push(ActorSlot { cell: None, next: UNLISTED, meta: 0, spawn_number: 0 });
                 index
             }
             index => {
@@ -101,6 +116,8 @@ impl ActorTable {
         let slot = &mut self.slots[index as usize];
         slot.cell = Some(cell);
         slot.next = UNLISTED;
+        slot.spawn_number = self.spawned;
+        self.spawned += 1;
         Key::new(slot.generation(), index)
     }
 
@@ -214,9 +231,26 @@ impl ActorTable {
     }
 
     /// The keys of all actors.
-    pub(crate) fn keys(&self) -> Vec<Key> {
-        let used = self.slots.iter().zip(0..).filter(|(slot, _)| slot.cell.is_some());
-        used.map(|(slot, index)| Key::new(slot.generation(), index)).collect()
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.slots().map(|(slot, index)| Key::new(slot.generation(), index))
+    }
+
+    /// The keys of all actors in the order in which they end last when the loop stops: services first, then by age.
+    pub(crate) fn last_to_end(&self) -> Vec<Key> {
+        let mut all: Vec<(bool, u64, Key)> = self
+            .slots()
+            .map(|(slot, index)| {
+                let is_service = slot.meta & Flag::SERVICE.0 != 0;
+                (!is_service, slot.spawn_number, Key::new(slot.generation(), index))
+            })
+            .collect();
+        all.sort_unstable();
+        all.into_iter().map(|(_, _, key)| key).collect()
+    }
+
+    /// The slots in use, with their indices.
+    fn slots(&self) -> impl Iterator<Item = (&ActorSlot, u32)> {
+        self.slots.iter().zip(0..).filter(|(slot, _)| slot.cell.is_some())
     }
 }
 

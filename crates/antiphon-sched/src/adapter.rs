@@ -54,6 +54,11 @@ struct Conversion<F, M> {
 }
 
 impl AdapterTable {
+    /// The rarely used state of the addresses of all open adapters.
+    pub(crate) fn addresses_mut(&mut self) -> impl Iterator<Item = &mut AddressExtras> {
+        self.open.values_mut().map(|slot| &mut slot.address)
+    }
+
     /// Whether the table has never held an adapter. Else its numbers must be kept until its actor exits.
     pub(crate) fn is_unused(&self) -> bool {
         self.last == 0

@@ -40,7 +40,7 @@ pub(crate) enum AfterBatch<M> {
 
 /// The effect that an event has on the actor after its step.
 enum StepEffect {
-    /// The actor exits.
+    /// The actor exits, unless it needs time to finish.
     Terminated,
     /// The actor fails, unless the flag says that it handled the exception.
     Thrown(Rc<Flag<bool>>),
@@ -131,7 +131,7 @@ fn step_event<M: 'static, A: Actor<M>>(
     };
     core.begin_step();
     let step = actor.step(&mut Cx::new(core, me), event);
-    match effect.and_then(StepEffect::exit_reason) {
+    match effect.and_then(|effect| effect.exit_reason(&step)) {
         Some(reason) => {
             // Dropped here and not by leaving the function: a panic of that drop would leak the returned value
             // (rust-lang/rust#47949).
@@ -143,8 +143,10 @@ fn step_event<M: 'static, A: Actor<M>>(
 }
 
 impl StepEffect {
-    fn exit_reason(self) -> Option<ExitReason> {
+    /// Why the actor exits after this step; `None` if that depends on the result of the step alone.
+    fn exit_reason<M>(self, step: &Step<M>) -> Option<ExitReason> {
         match self {
+            Self::Terminated if matches!(step, Err(_) | Ok(Next(Then::Finish(_) | Then::Exit(_)))) => None,
             Self::Terminated => Some(ExitReason::Terminated),
             Self::Thrown(handled) if handled.get() => None,
             Self::Thrown(_) => {
@@ -174,7 +176,13 @@ fn next_event<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Opt
 fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Option<StepInput<M>> {
     let event = match system {
         SystemEvent::Down(down) => Event::Down(down),
-        SystemEvent::Terminate => return Some((Event::Terminate, Some(StepEffect::Terminated))),
+        SystemEvent::Terminate => {
+            if !core.take_termination(me) {
+                return None;
+            }
+            core.mailbox::<M>(me)?.await_any();
+            return Some((Event::Terminate, Some(StepEffect::Terminated)));
+        }
         SystemEvent::Resumed(value) => Event::Resumed(value),
         SystemEvent::Thrown(value) => {
             let (thrown, handled) = Thrown::new(value);
@@ -236,6 +244,7 @@ fn apply_next<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<Aft
         Then::Within(span) => core.await_until::<M>(me, Wait::Within, span),
         Then::Sleep(span) => core.await_until::<M>(me, Wait::Sleep, span),
         Then::If(admit) => core.mailbox::<M>(me)?.await_admitted(admit),
+        Then::Finish(span) => core.finish_within(me, span),
         Then::Suspend => core.mailbox::<M>(me).map(Mailbox::await_resume)?,
         Then::Swap(next) => return Some(AfterBatch::Swapped(Box::new(next))),
         Then::Exit(None) => return Some(AfterBatch::Outcome(BatchOutcome::Stopped)),

@@ -181,7 +181,7 @@ impl Display for FaultCause {
             Self::TooLarge { bytes, max } => write!(f, "at least {bytes} bytes, of {max}"),
             Self::SomeOfNil => f.write_str(
                 "`Some` of a value that is encoded as nil would arrive as `None`; use an enum of your own \
-                 instead of this option or the inner one",
+                 in place of the option",
             ),
             Self::SkippedField => f.write_str(
                 "a skipped field would shift the fields behind it, since the type is `compact`; remove \

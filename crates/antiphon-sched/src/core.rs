@@ -30,6 +30,7 @@ use crate::mailbox_waiters::MailboxWaiters;
 use crate::readiness::{Readiness, ReadyTarget};
 use crate::requests::PendingRequests;
 use crate::sockets::SocketTable;
+use crate::termination::Terminations;
 use crate::time::Time;
 use crate::timers::{DueTimer, TimerWheel};
 use crate::transport::{Signal, Transport};
@@ -55,8 +56,7 @@ pub(crate) struct Core {
     pub(crate) undelivered_replies: u64,
     /// Actors that keep the loop running: all but daemons.
     pub(crate) live_actors: usize,
-    /// The loop is stopping: actors that start now receive `Terminate` at once.
-    pub(crate) stopping: bool,
+    pub(crate) terminations: Terminations,
     /// The actor whose step is running.
     pub(crate) current: Option<Key>,
     pub(crate) steps: u64,
@@ -113,7 +113,7 @@ impl Core {
             last_monitor: 0,
             undelivered_replies: 0,
             live_actors: 0,
-            stopping: false,
+            terminations: Terminations::default(),
             current: None,
             steps: 0,
             rng,
@@ -141,8 +141,20 @@ impl Core {
         let key = self.actors.insert(Cell::new(Mailbox::<M>::new(), actor));
         self.live_actors += 1;
         self.actors.enqueue(key.index());
-        if self.stopping {
-            self.push_system(key, SystemEvent::Terminate);
+        if self.is_stopping() {
+            self.note_spawned(key);
+        }
+        Addr::local(self.id(key))
+    }
+
+    /// As [`Core::spawn`], for a service: a daemon that ends after all other actors when the loop stops.
+    pub(crate) fn spawn_service<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
+        let key = self.actors.insert(Cell::new(Mailbox::<M>::new(), actor));
+        self.actors.set(key.index(), Flag::SERVICE, true);
+        self.actors.set(key.index(), Flag::DAEMON, true);
+        self.actors.enqueue(key.index());
+        if self.is_stopping() {
+            self.note_spawned(key);
         }
         Addr::local(self.id(key))
     }
@@ -352,6 +364,8 @@ impl Core {
                 }
             }
             DueTimer::Socket(id) => self.socket_timer(id),
+            DueTimer::Termination(key) => self.on_termination_due(key),
+            DueTimer::Stop => self.on_stop_due(),
             DueTimer::Request(request_id) => {
                 let reason = self.withdraw(request_id);
                 self.fail_request(request_id, reason);
@@ -405,6 +419,9 @@ impl Core {
         if !self.actors.has(index, Flag::DAEMON) {
             self.live_actors -= 1;
         }
+        if self.actors.has(index, Flag::TERMINATING) {
+            self.forget_termination(index);
+        }
         let mut extras = if self.actors.has(index, Flag::EXTRAS) { self.extras.remove(&index) } else { None };
         self.dead_mailbox(key, cell.any_mailbox());
         self.actors.free(index);
@@ -419,6 +436,7 @@ impl Core {
         }
         // The exit value may be of a user's type, whose drop may panic.
         crate::panic_guard::log_panic(|| drop(reason));
+        self.terminate_next();
     }
 
     /// Records the messages in the mailbox of an actor that ends as dead letters.

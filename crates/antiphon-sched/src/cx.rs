@@ -147,6 +147,11 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.core().spawn(actor)
     }
 
+    /// Starts an actor that serves others: a daemon that ends after all other actors when the loop stops.
+    pub fn spawn_service<T: 'static>(&mut self, actor: impl Actor<T>) -> Addr<T> {
+        self.core().spawn_service(actor)
+    }
+
     /// Starts an actor from a state, and a function that takes the state and returns the next one.
     pub fn spawn_fsm<T: 'static, S: 'static, F>(&mut self, state: S, fold: F) -> Addr<T>
     where
@@ -367,9 +372,25 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.core().notify(watcher.into(), me);
     }
 
-    /// Terminates an actor, on any node: it receives [`Event::Terminate`], and exits after that step.
+    /// Terminates an actor, on any node: it receives [`Event::Terminate`] behind what is in its mailbox, and exits after that
+    /// step, or when it has finished its work. It has five seconds for all of this: see [`Cx::terminate_within`].
     pub fn terminate(&mut self, actor: impl Into<ActorId>) {
         self.loop_ref.terminate(actor);
+    }
+
+    /// As [`Cx::terminate`], with another grace time. At half of it, [`Event::Terminate`] overtakes the mailbox of the
+    /// actor. At its end the actor ends in any case, and the log has a line with its name. Nothing happens if the actor
+    /// is being terminated already.
+    ///
+    /// What is in the mailbox of an actor when it ends becomes dead letters. An actor that sleeps, is suspended, or waits
+    /// for a message that is not there, receives the event at once.
+    pub fn terminate_within(&mut self, actor: impl Into<ActorId>, grace: Duration) {
+        self.loop_ref.terminate_within(actor, grace);
+    }
+
+    /// Ends an actor, on any node, without a further step. Its exit reason is [`ExitReason::Terminated`](crate::ExitReason).
+    pub fn kill(&mut self, actor: impl Into<ActorId>) {
+        self.loop_ref.kill(actor);
     }
 
     /// Resumes an actor, on any node, from `sleep` or `suspend`: it receives [`Event::Resumed`]. If the actor has exited, or

@@ -91,12 +91,12 @@ pub enum Undelivered {
     NoActor,
     /// The actor's mailbox is full.
     #[error(
-        "the actor's mailbox is full; continue at `Event::Writable`, or send requests and wait for the replies"
+        "the actor's mailbox is full; after `send` continue at `Event::Writable`, otherwise when replies or receipts arrive"
     )]
     Full,
     /// Too many bytes wait for the actor, which is on another node, or this node has too many open requests there.
     #[error(
-        "too many bytes wait for the actor on its node, or too many requests for that node; continue at `Event::Writable`, or after replies arrive"
+        "too many bytes wait for the actor on its node, or too many requests for that node; after `send` continue at `Event::Writable`, otherwise when replies or receipts arrive"
     )]
     Busy,
     /// The actor's node cannot be reached from here.

@@ -4,7 +4,9 @@
 //! A round limits its batches in number and time. Then the loop polls the sockets; it does not wait while anything
 //! is runnable. So an actor that sends to itself for ever starves neither sockets nor timers.
 
+use std::cell::RefCell;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,7 +15,7 @@ use mio::{Events, Poll, Registry, Token};
 use thiserror::Error;
 
 use crate::actor::{Actor, FoldActor};
-use crate::actor_event::{Event, SystemEvent};
+use crate::actor_event::{Event, ExitReason};
 use crate::addr::{Addr, Target};
 use crate::blocking_pool::BlockingPool;
 use crate::core::{Core, TransportSlot};
@@ -83,7 +85,9 @@ pub struct LoopConfig {
     pub blocking_queue_max: usize,
     /// A step that takes longer than this is logged: 10 ms. `None` disables the watchdog and its thread.
     pub watchdog: Option<Duration>,
-    /// The time that actors have to exit after `stop`: 5 s.
+    /// The time that a stop takes at most: 10 s. An actor receives [`Event::Terminate`] when all that were spawned after it
+    /// have ended; at half of this time all that remain receive it at once. Those that have not ended at the end of this time are
+    /// ended, and logged.
     pub stop_within: Duration,
 }
 
@@ -98,7 +102,7 @@ impl Default for LoopConfig {
             blocking_threads_max: 4,
             blocking_queue_max: 1024,
             watchdog: Some(Duration::from_millis(10)),
-            stop_within: Duration::from_secs(5),
+            stop_within: Duration::from_secs(10),
         }
     }
 }
@@ -174,7 +178,6 @@ pub struct Loop {
     dropped: Vec<DroppedReply>,
     next_trim: Time,
     stop_within: Duration,
-    stopping: Option<Time>,
     #[cfg(unix)]
     signals: Option<crate::signals::Signals>,
 }
@@ -230,7 +233,6 @@ impl Loop {
             dropped: Vec::new(),
             next_trim: Time::ZERO,
             stop_within: config.stop_within,
-            stopping: None,
             #[cfg(unix)]
             signals: None,
         })
@@ -268,9 +270,33 @@ impl Loop {
         self.loop_ref().send(to, message)
     }
 
+    /// Starts an actor, and returns a handle that keeps its exit value, however early it ends; `stop` has the value `()`.
+    pub fn spawn_joinable<M: 'static, V: Wire + Send>(
+        &mut self,
+        actor: impl Actor<M>,
+    ) -> (Addr<M>, JoinHandle<V>) {
+        let addr = self.core.spawn(actor);
+        (addr, self.join_handle(addr))
+    }
+
     /// Returns a handle that waits for the exit value of an actor of this loop; `stop` has the value `()`.
     pub fn join_handle<V: Wire + Send>(&mut self, actor: impl Into<ActorId>) -> JoinHandle<V> {
         JoinHandle::of(&mut self.core, actor.into())
+    }
+
+    /// A cell that holds the exit reason of an actor of this loop when it has ended.
+    pub fn exit_of(&mut self, actor: impl Into<ActorId>) -> Rc<RefCell<Option<ExitReason>>> {
+        let (actor, ended) = (actor.into(), Rc::new(RefCell::new(None)));
+        let report = ended.clone();
+        if actor.node() == self.core.node_id {
+            self.core.monitor_by_callback(
+                actor.key(),
+                Box::new(move |reason| *report.borrow_mut() = Some(reason)),
+            );
+        } else {
+            *report.borrow_mut() = Some(ExitReason::NoActor);
+        }
+        ended
     }
 
     /// Returns a handle for other threads.
@@ -371,11 +397,7 @@ impl Loop {
         if self.is_runnable() {
             return Some(self.core.now);
         }
-        let timer = self.core.wheel.next_deadline();
-        match self.stopping {
-            Some(stop) => Some(timer.map_or(stop, |timer| timer.min(stop))),
-            None => timer,
-        }
+        self.core.wheel.next_deadline()
     }
 
     /// Advances the time of a virtual loop.
@@ -397,6 +419,7 @@ impl Loop {
     /// Runs one round of work, without polling and without waiting.
     pub fn work(&mut self) {
         self.core.shared.wake_flag.clear();
+        self.core.shared.open();
         self.read_clock();
         self.begin_stop();
         self.core.shared.step_clock.round_started();
@@ -413,11 +436,7 @@ impl Loop {
 
     fn begin_stop(&mut self) {
         if self.has_stop_request() {
-            self.stopping = Some(self.core.now + self.stop_within);
-            self.core.stopping = true;
-            for key in self.core.actors.keys() {
-                self.core.push_system(key, SystemEvent::Terminate);
-            }
+            self.core.begin_stop(self.stop_within);
         }
     }
 
@@ -427,8 +446,13 @@ impl Loop {
             self.run_job(job);
         }
         for _ in 0..INBOX_PER_ROUND {
-            let Ok(job) = self.queues.jobs.try_recv() else { break };
-            self.run_job(job);
+            let Ok((period, job)) = self.queues.jobs.try_recv() else { break };
+            if self.core.shared.open_period() == Some(period) {
+                self.run_job(job);
+            } else {
+                // Its thread has got `NoLoop`.
+                panic_guard::log_panic(|| drop(job));
+            }
         }
         self.core.send_ready_messages();
         for _ in 0..INBOX_PER_ROUND {
@@ -552,7 +576,7 @@ impl Loop {
     }
 
     fn has_stop_request(&self) -> bool {
-        self.stopping.is_none() && self.core.shared.stop.load(Ordering::Acquire)
+        !self.core.is_stopping() && self.core.shared.stop.load(Ordering::Acquire)
     }
 
     fn poll_timeout(&self, until: Option<Time>) -> Option<Duration> {
@@ -613,9 +637,16 @@ impl Loop {
         self.park(deadline, &mut external)
     }
 
+    /// Whether a stop was requested, and has begun.
+    pub fn is_stopping(&self) -> bool {
+        self.core.is_stopping()
+    }
+
     /// Whether a requested stop is complete: all actors have ended, or `stop_within` has passed.
     pub fn has_stopped(&self) -> bool {
-        self.stopping.is_some_and(|end| self.core.actors.len() == 0 || self.core.now >= end)
+        let now = self.core.now;
+        let stop = self.core.terminations.stop.as_ref();
+        stop.is_some_and(|stop| self.core.actors.len() == 0 || stop.is_over(now))
     }
 
     /// Runs until only daemons are left, or a requested stop is complete.
@@ -628,10 +659,8 @@ impl Loop {
         let mut external = Vec::new();
         loop {
             self.work();
-            let is_finished = match self.stopping {
-                Some(_) => self.has_stopped(),
-                None => self.core.live_actors == 0,
-            };
+            let is_finished =
+                if self.core.is_stopping() { self.has_stopped() } else { self.core.live_actors == 0 };
             if is_finished {
                 break;
             }
@@ -642,27 +671,53 @@ impl Loop {
             external.clear();
         }
         self.reset_stop();
+        self.refuse_handles();
         Ok(())
     }
 
-    /// Makes a stopped loop ready to run again.
+    /// Makes a stopped loop ready to run again. Ends all actors that are left.
     pub fn reset_stop(&mut self) {
-        if self.stopping.take().is_some() {
+        if self.core.is_stopping() {
+            self.core.end_stop();
             // Their actors have ended, so they become dead letters; messages to other nodes are sent.
             for _ in 0..self.queues.inbox.len() {
                 let Ok(message) = self.queues.inbox.try_recv() else { break };
                 self.core.open_message(message);
             }
             self.core.dead_letters.report();
-            self.core.stopping = false;
             self.core.shared.stop.store(false, Ordering::Release);
         }
     }
 
-    /// Stops the loop gracefully on SIGINT and SIGTERM, as [`Handle::stop`] does.
+    /// Refuses all that handles want, until the loop works again: threads that wait for a reply, an exit or the start of an actor
+    /// get `NoLoop` at once. [`Loop::run`] ends so.
+    ///
+    /// What was accepted before is not lost: messages are sent now, or wait for room at their targets.
+    pub fn refuse_handles(&mut self) {
+        self.core.shared.pause();
+        for _ in 0..self.queues.jobs.len() {
+            panic_guard::log_panic(|| drop(self.queues.jobs.try_recv()));
+        }
+        for _ in 0..self.queues.inbox.len() {
+            let Ok(message) = self.queues.inbox.try_recv() else { break };
+            if message.is_request() {
+                self.core.discard_message(message);
+            } else {
+                self.core.open_message(message);
+            }
+        }
+        self.core.fail_thread_requests();
+        self.core.discard_waiting_requests();
+        self.core.end_joins();
+    }
+
+    /// From now on SIGINT and SIGTERM stop the loop, as [`Handle::stop`] does. A second signal ends the process at once.
+    ///
+    /// This holds until [`Loop::release_signals`], or until the loop is dropped. If several loops of a process listen, a signal
+    /// stops them all.
     ///
     /// # Errors
-    /// The system refused, or the loop is virtual.
+    /// The system refused, 64 loops listen already, or the loop is virtual.
     #[cfg(unix)]
     pub fn stop_on_signals(&mut self) -> Result<(), LoopError> {
         let Some(poll) = &self.poll else {
@@ -672,10 +727,16 @@ impl Loop {
             )));
         };
         if self.signals.is_none() {
-            let signals = crate::signals::Signals::register(poll.registry()).map_err(LoopError::Signals)?;
+            let signals = crate::signals::Signals::listen(poll.registry()).map_err(LoopError::Signals)?;
             self.signals = Some(signals);
         }
         Ok(())
+    }
+
+    /// Ends [`Loop::stop_on_signals`]: when no loop listens any more, the handlers that were set before are back.
+    #[cfg(unix)]
+    pub fn release_signals(&mut self) {
+        self.signals = None;
     }
 }
 
@@ -693,7 +754,7 @@ impl std::os::fd::AsRawFd for Loop {
 impl Drop for Loop {
     fn drop(&mut self) {
         self.core.shared.close();
-        for key in self.core.actors.keys() {
+        for key in self.core.actors.keys().collect::<Vec<_>>() {
             if let Some(mut cell) = self.core.actors.remove(key) {
                 self.core.dead_mailbox(key, cell.any_mailbox());
                 drop(cell);

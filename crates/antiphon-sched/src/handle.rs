@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::dropped_replies::DroppedReply;
 use crate::error::{AskError, JoinError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::inbox::{InboxMessage, InboxOutcome, InboxState};
-use crate::join_handle::value_of;
+use crate::join_handle::{JoinHandle, value_of};
 use crate::loop_ref::LoopRef;
 use crate::requests::{ReplyTo, RequestId, ThreadHandler};
 use crate::step::Step;
@@ -34,6 +34,11 @@ pub(crate) trait LoopJob: Send {
     fn run(self: Box<Self>, core: &mut Core);
 }
 
+/// A period in which a loop serves handles, which has an even number, or refuses them. It refuses them between two runs.
+pub(crate) type Period = u32;
+/// The period after the end of a loop.
+const CLOSED: Period = Period::MAX;
+
 /// The state that a loop shares with other threads.
 pub(crate) struct Shared {
     pub(crate) node_id: NodeId,
@@ -42,12 +47,12 @@ pub(crate) struct Shared {
     /// Messages and requests; `inbox_state` bounds their number.
     inbox: Sender<Box<dyn InboxMessage>>,
     pub(crate) inbox_state: InboxState,
-    /// Spawns and joins. Bounded; a push into a full queue is an error.
-    jobs: Sender<Box<dyn LoopJob>>,
+    /// Spawns and joins, with the period in which they were requested. Bounded; a push into a full queue is an error.
+    jobs: Sender<(Period, Box<dyn LoopJob>)>,
     /// Replies and dropped replies. Their number is bounded by that of the open requests.
     urgent: Sender<Box<dyn LoopJob>>,
     pub(crate) stop: AtomicBool,
-    closed: AtomicBool,
+    period: AtomicU32,
     /// The thread of the loop; a loop cannot leave the thread that built it.
     thread: ThreadId,
     pub(crate) names: Mutex<FxHashMap<Key, Box<str>>>,
@@ -57,7 +62,7 @@ pub(crate) struct Shared {
 /// The queues from other threads to a loop, as the loop uses them.
 pub(crate) struct LoopQueues {
     pub(crate) inbox: Receiver<Box<dyn InboxMessage>>,
-    pub(crate) jobs: Receiver<Box<dyn LoopJob>>,
+    pub(crate) jobs: Receiver<(Period, Box<dyn LoopJob>)>,
     pub(crate) urgent: Receiver<Box<dyn LoopJob>>,
 }
 
@@ -76,7 +81,7 @@ impl Shared {
             jobs,
             urgent,
             stop: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
+            period: AtomicU32::new(0),
             thread: thread::current().id(),
             names: Mutex::new(FxHashMap::default()),
             step_clock: StepClock::default(),
@@ -84,8 +89,32 @@ impl Shared {
         (shared, queues)
     }
 
+    /// Whether the loop has ended.
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.period.load(Ordering::Relaxed) == CLOSED
+    }
+
+    /// The present period; `None` if the loop does not serve handles.
+    pub(crate) fn open_period(&self) -> Option<Period> {
+        let period = self.period.load(Ordering::Relaxed);
+        period.is_multiple_of(2).then_some(period)
+    }
+
+    /// Serves handles again. Only the loop calls this.
+    #[inline]
+    pub(crate) fn open(&self) {
+        let period = self.period.load(Ordering::Relaxed);
+        if !period.is_multiple_of(2) {
+            self.period.store(period.wrapping_add(1) % (CLOSED - 1), Ordering::Relaxed);
+        }
+    }
+
+    /// Refuses what handles want; the caller must empty the queues after this, as for [`Shared::close`].
+    pub(crate) fn pause(&self) {
+        if let Some(period) = self.open_period() {
+            self.period.store(period + 1, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
     }
 
     /// Marks the loop as ended; the caller must empty the queues after this.
@@ -93,7 +122,7 @@ impl Shared {
     /// A bounded channel keeps items without a receiver, and a thread that waits for a reply to one would wait
     /// for ever.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        self.period.store(CLOSED, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
@@ -137,17 +166,18 @@ impl Handle {
     /// Sends a message through the loop's inbox. Messages of one thread to one actor keep their order.
     ///
     /// A message that was accepted waits for room, if its target has none; messages to other targets pass it. It becomes
-    /// a dead letter if its target has ended or ends before, or does not receive its type.
+    /// a dead letter if its target has ended or ends before, does not receive its type, or is on another node for which it
+    /// cannot be encoded.
     ///
     /// # Errors
     /// The error returns the message: the inbox is full, or messages of handles wait for room at the target (`Full`), or
-    /// the loop has ended (`NoNode`).
+    /// the loop has ended, or has returned from its run (`NoNode`).
     pub fn send<T>(&self, to: T, message: T::Message) -> Result<(), SendError<T::Message>>
     where
         T: Target + Send + 'static,
         T::Message: Send + 'static,
     {
-        if self.shared.is_closed() {
+        if self.shared.open_period().is_none() {
             return Err(SendError::NoNode(message));
         }
         if !self.shared.inbox_state.accept(to.target_id()) {
@@ -173,7 +203,8 @@ impl Handle {
     ///
     /// # Errors
     /// As [`Cx::ask`]; `Full` when the inbox is full, messages of handles wait for room at the actor, or the
-    /// request itself has waited for that until its timeout; `NoLoop` when the loop has ended, or when this is its own thread.
+    /// request itself has waited for that until its timeout; `NoLoop` when the loop has ended or has returned
+    /// from its run, or when this is its own thread.
     pub fn ask<T, R>(
         &self,
         to: Addr<T>,
@@ -184,9 +215,9 @@ impl Handle {
         T: Send + 'static,
         R: Send + 'static,
     {
-        if self.shared.is_own_thread() || self.shared.is_closed() {
+        let Some(period) = self.shared.open_period().filter(|_| !self.shared.is_own_thread()) else {
             return Err(AskError::NoLoop);
-        }
+        };
         if !self.shared.inbox_state.accept(to.id()) {
             return Err(AskError::Full);
         }
@@ -197,9 +228,12 @@ impl Handle {
             return Err(AskError::NoLoop);
         }
         self.shared.wake();
-        // After the push and the fence of `wake`: either this sees that the loop is closed, or the loop sees the push.
-        if self.shared.is_closed() {
-            return Err(AskError::NoLoop);
+        // After the push and the fence of `wake`: either this sees that the period is over, or the loop sees the push.
+        if self.shared.open_period() != Some(period) {
+            return results.try_recv().unwrap_or_else(|_| {
+                queued.withdraw();
+                Err(AskError::NoLoop)
+            });
         }
         match receive_within(&results, timeout) {
             Ok(Err(AskError::TimedOut)) | Err(RecvTimeoutError::Timeout) => Err(queued.withdraw()),
@@ -210,7 +244,7 @@ impl Handle {
 
     /// Waits for the exit value of an actor of this loop. It fails on the loop's own thread.
     ///
-    /// Use a [`JoinHandle`](crate::JoinHandle) for an actor that may end before this call.
+    /// Use [`Handle::spawn_joinable`] for an actor that may end before this call.
     ///
     /// # Errors
     /// The actor exited without a value, or with a value of another type; or it has not exited in time, and then
@@ -227,7 +261,7 @@ impl Handle {
             // It fails only when `join` has already returned `TimedOut`.
             let report = move |reason: ExitReason| drop(sender.try_send(value_of(reason)));
             if actor.node() == core.node_id {
-                let id = core.monitor_by_callback(actor.key(), Box::new(report));
+                let id = core.join_by_callback(actor.key(), Box::new(report));
                 *state_in_loop.lock() = JoinMonitor::Set(id);
             } else {
                 report(ExitReason::NoActor);
@@ -273,19 +307,41 @@ impl Handle {
     /// # Errors
     /// As [`Handle::spawn`].
     pub fn spawn_actor<M: 'static>(&self, actor: impl Actor<M> + Send) -> Result<Addr<M>, AskError> {
+        self.spawn_with(|core| core.spawn(actor))
+    }
+
+    /// As [`Handle::spawn_actor`], and returns a [`JoinHandle`] that keeps the exit value of the actor, however early it ends.
+    ///
+    /// # Errors
+    /// As [`Handle::spawn`].
+    pub fn spawn_joinable<M: 'static, V: Wire + Send>(
+        &self,
+        actor: impl Actor<M> + Send,
+    ) -> Result<(Addr<M>, JoinHandle<V>), AskError> {
+        self.spawn_with(move |core| {
+            let addr = core.spawn(actor);
+            (addr, JoinHandle::of(core, addr.id()))
+        })
+    }
+
+    fn spawn_with<R: Send + 'static>(
+        &self,
+        spawn: impl FnOnce(&mut Core) -> R + Send + 'static,
+    ) -> Result<R, AskError> {
         let (sender, receiver) = bounded(1);
         let spawn = move |core: &mut Core| {
-            let sent = sender.try_send(core.spawn(actor));
-            debug_assert!(sent.is_ok(), "`spawn_actor` waits for the address without a limit");
+            let sent = sender.try_send(spawn(core));
+            debug_assert!(sent.is_ok(), "the thread waits for the address without a limit");
         };
         match self.call(spawn, Duration::MAX, &receiver) {
-            Ok(addr) => Ok(addr),
+            Ok(spawned) => Ok(spawned),
             Err(CallFailure::Full) => Err(AskError::Full),
             Err(CallFailure::TimedOut | CallFailure::NoLoop) => Err(AskError::NoLoop),
         }
     }
 
-    /// Stops the loop gracefully: every actor is terminated, also one that starts meanwhile, and `run` returns.
+    /// Stops the loop in order, and then `run` returns: each actor is terminated when all newer actors have ended, also
+    /// one that starts meanwhile; see [`LoopConfig::stop_within`](crate::LoopConfig::stop_within).
     pub fn stop(&self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wake();
@@ -303,20 +359,17 @@ impl Handle {
         timeout: Duration,
         results: &Receiver<R>,
     ) -> Result<R, CallFailure> {
-        if self.shared.is_own_thread() {
+        let Some(period) = self.shared.open_period().filter(|_| !self.shared.is_own_thread()) else {
             return Err(CallFailure::NoLoop);
-        }
-        if self.shared.is_closed() {
-            return Err(CallFailure::NoLoop);
-        }
-        self.shared.jobs.try_send(Box::new(JobClosure(job))).map_err(|error| match error {
+        };
+        self.shared.jobs.try_send((period, Box::new(JobClosure(job)))).map_err(|error| match error {
             TrySendError::Full(_) => CallFailure::Full,
             TrySendError::Disconnected(_) => CallFailure::NoLoop,
         })?;
         self.shared.wake();
-        // After the push and the fence of `wake`: either this sees that the loop is closed, or the loop sees the push.
-        if self.shared.is_closed() {
-            return Err(CallFailure::NoLoop);
+        // After the push and the fence of `wake`: either this sees that the period is over, or the loop sees the push.
+        if self.shared.open_period() != Some(period) {
+            return results.try_recv().map_err(|_| CallFailure::NoLoop);
         }
         receive_within(results, timeout).map_err(|reason| match reason {
             RecvTimeoutError::Timeout => CallFailure::TimedOut,
@@ -474,6 +527,10 @@ where
 
     fn note_waiting(&self) {
         self.queued.note_waiting();
+    }
+
+    fn is_request(&self) -> bool {
+        true
     }
 
     fn send(self: Box<Self>, core: &mut Core) -> InboxOutcome {

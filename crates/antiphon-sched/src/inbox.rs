@@ -26,6 +26,10 @@ pub(crate) trait InboxMessage: Send + Any {
     fn target(&self) -> ActorId;
     /// Records that it waits for room.
     fn note_waiting(&self) {}
+    /// Whether a thread waits for its reply.
+    fn is_request(&self) -> bool {
+        false
+    }
     /// Sends it. A refusal returns it.
     fn send(self: Box<Self>, core: &mut Core) -> InboxOutcome;
     /// Ends it unsent: a message becomes a dead letter, a request fails.
@@ -306,6 +310,23 @@ impl Core {
             }
         }
         self.waiting_messages.ready.clear();
+    }
+
+    /// Ends the requests among the waiting messages, since the loop has returned from its run.
+    pub(crate) fn discard_waiting_requests(&mut self) {
+        let targets: Vec<ActorId> = self.waiting_messages.queues.keys().copied().collect();
+        for target in targets {
+            let Some(queue) = self.waiting_messages.queues.get_mut(&target) else { continue };
+            let (requests, messages) =
+                std::mem::take(&mut queue.messages).into_iter().partition(|message| message.is_request());
+            queue.messages = messages;
+            let requests: VecDeque<_> = requests;
+            for request in requests {
+                self.shared.inbox_state.end_wait();
+                self.discard_message(request);
+            }
+            self.end_empty_queue(target);
+        }
     }
 
     /// Ends a message that was accepted, since the loop ends.

@@ -15,7 +15,7 @@ use crate::wire::Wire;
 /// Waits for the exit value of an actor, on any thread but the loop's. When `run` has returned, `join` with a timeout of zero
 /// returns the value at once.
 ///
-/// `join_handle` makes it on the loop's thread, before the actor runs, so it always sees the actor end.
+/// `spawn_joinable` and `join_handle` make it on the loop's thread, before the actor runs, so it always sees the actor end.
 /// [`Handle::join`](crate::Handle::join) is too late for an actor that has already ended.
 #[derive(Debug)]
 pub struct JoinHandle<V> {

@@ -30,8 +30,6 @@
 //! The crate needs no network and, without the feature `serde`, no serde. A node of `antiphon-dist`
 //! connects loops across machines: it is the loop's [`Transport`].
 
-#![cfg_attr(feature = "safe", forbid(unsafe_code))]
-
 mod actor;
 pub use actor::{Actor, actor};
 
@@ -127,11 +125,13 @@ pub use sockets::{
 
 mod step;
 pub use step::{
-    Ends, Failure, Fold, In, Next, Step, exit, exit_local, fail, receive, receive_if, receive_within, sleep,
-    stop, suspend, swap, swap_actor, to,
+    Ends, Failure, Fold, In, Next, Step, exit, exit_local, fail, finishing, receive, receive_if,
+    receive_within, sleep, stop, suspend, swap, swap_actor, to,
 };
 
 pub mod testing;
+
+mod termination;
 
 mod time;
 pub use time::{Time, millis, secs};

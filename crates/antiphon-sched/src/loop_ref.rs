@@ -1,5 +1,7 @@
 //! Access to a loop, for code that embeds or extends it; every `Cx` is built on it.
 
+use std::time::Duration;
+
 use crate::actor::Actor;
 use crate::actor_event::{Down, ExitReason, SystemEvent};
 use crate::actor_extras::SignalPolicy;
@@ -13,6 +15,7 @@ use crate::lag::Lag;
 use crate::mailbox_waiters::{RoomMark, Ticket, Turn, Waiter};
 use crate::remote::exposed_as;
 use crate::requests::{ReplyTo, RequestId};
+use crate::termination::GRACE;
 use crate::time::Time;
 use crate::transport::{MonitorId, Signal, Transport};
 use crate::value::Value;
@@ -80,6 +83,11 @@ impl LoopRef<'_> {
     /// Starts an actor.
     pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
         self.core.spawn(actor)
+    }
+
+    /// Starts an actor that serves others: a daemon that ends after all other actors when the loop stops.
+    pub fn spawn_service<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
+        self.core.spawn_service(actor)
     }
 
     /// As [`LoopRef::reply`], and returns why the reply was not delivered. The request has then failed, also at its asker.
@@ -290,9 +298,24 @@ impl LoopRef<'_> {
         !self.is_flooded(watcher) && self.core.push_system(watcher, SystemEvent::Down(Down { actor, reason }))
     }
 
-    /// Terminates an actor on any node.
+    /// Terminates an actor, on any node, within five seconds: see [`Cx::terminate`](crate::Cx::terminate).
     pub fn terminate(&mut self, target: impl Into<ActorId>) {
-        self.core.terminate(target.into());
+        self.terminate_within(target, GRACE);
+    }
+
+    /// As [`LoopRef::terminate`], with another grace time.
+    pub fn terminate_within(&mut self, target: impl Into<ActorId>, grace: Duration) {
+        self.core.terminate(target.into(), grace);
+    }
+
+    /// Ends an actor, on any node, without a further step: see [`Cx::kill`](crate::Cx::kill).
+    pub fn kill(&mut self, target: impl Into<ActorId>) {
+        self.core.kill(target.into());
+    }
+
+    /// Whether the loop is stopping.
+    pub fn is_stopping(&self) -> bool {
+        self.core.is_stopping()
     }
 
     /// Throws an exception into an actor of this loop. False when the actor has exited, or its mailbox holds three times

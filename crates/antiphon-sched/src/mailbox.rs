@@ -291,13 +291,14 @@ impl<M> Mailbox<M> {
                 None => self.take_timeout(),
             },
         };
-        // The wait continues when the actor gets no event: readiness may be of a removed source, and socket events
-        // may concern only the loop.
+        // The wait continues when the actor gets no event: readiness may be of a removed source, socket events may concern
+        // only the loop, and a termination may be repeated.
         let ends_wait = match &taken {
             Taken::Nothing => false,
-            Taken::SystemEvent(system) => {
-                !matches!(**system, SystemEvent::Ready(_) | SystemEvent::SocketCloseHandled(_))
-            }
+            Taken::SystemEvent(system) => !matches!(
+                **system,
+                SystemEvent::Ready(_) | SystemEvent::SocketCloseHandled(_) | SystemEvent::Terminate
+            ),
             Taken::Message(_) | Taken::Timeout => true,
         };
         if ends_wait {
@@ -564,6 +565,8 @@ pub(crate) enum Fired {
 /// A mailbox without the type of its messages.
 pub(crate) trait AnyMailbox {
     fn push_system(&mut self, system: SystemEvent);
+    /// Pushes an event before all that waits. The wait of the actor must end with this event.
+    fn push_system_first(&mut self, system: SystemEvent);
     fn is_full(&self, max: usize) -> bool;
     /// The number of waiting messages and events.
     fn waiting(&self) -> usize;
@@ -595,6 +598,18 @@ pub(crate) trait AnyMailbox {
 impl<M> AnyMailbox for Mailbox<M> {
     fn push_system(&mut self, system: SystemEvent) {
         self.push_item(Item::SystemEvent(Box::new(system)));
+    }
+
+    fn push_system_first(&mut self, system: SystemEvent) {
+        if let Some(first) = self.first.replace(Item::SystemEvent(Box::new(system))) {
+            match &mut self.rest {
+                Some(rest) => rest.push_front(first),
+                None => self.push_second(first),
+            }
+        }
+        if let Some(extras) = &mut self.extras {
+            extras.refused = 0;
+        }
     }
 
     fn is_full(&self, max: usize) -> bool {

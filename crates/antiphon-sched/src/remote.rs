@@ -5,7 +5,7 @@ use std::any::Any;
 use crate::addr::SendMode;
 use crate::codec_context::{self, Decoded, EncodeMode, EncodedRefs, ExposedType, MESSAGE_BYTES_MAX};
 use crate::core::{Core, TransportSlot};
-use crate::error::{AskError, EncodeError, PayloadError, SendError, Undelivered};
+use crate::error::{AskError, DecodeError, EncodeError, PayloadError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::{Delivery, LoopRef};
 use crate::requests::{ExpectedReply, ReplyHandler, RequestId};
@@ -214,6 +214,7 @@ impl Core {
             Err(panic_text) => codec_context::decoder_panicked(&panic_text),
         };
         self.refuse_payload(decoded, (), has_receipt);
+        let error = DecodeError::new(format_args!("`{}`: {}", T::name(), error.reason()));
         Err(PayloadRefusal::Payload(PayloadError::Decode(error)))
     }
 
@@ -344,6 +345,13 @@ impl Core {
     pub(crate) fn fail_request(&mut self, request_id: RequestId, reason: AskError) {
         if let Some((owner, handler)) = self.close_request(request_id) {
             handler.fail(self, owner, reason);
+        }
+    }
+
+    /// Closes the requests of all threads: they get `NoLoop`.
+    pub(crate) fn fail_thread_requests(&mut self) {
+        for request_id in self.requests.of_threads() {
+            self.fail_request(request_id, AskError::NoLoop);
         }
     }
 

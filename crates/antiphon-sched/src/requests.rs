@@ -205,6 +205,13 @@ impl PendingRequests {
         Some((closed, head))
     }
 
+    /// The open requests of threads.
+    pub(crate) fn of_threads(&self) -> Vec<RequestId> {
+        let open =
+            self.slots.iter().zip(0..).filter(|(slot, _)| slot.handler.is_some() && slot.owner.is_none());
+        open.map(|(slot, index)| RequestId::new(slot.generation, index)).collect()
+    }
+
     /// Drops the handlers of all open requests, one by one.
     pub(crate) fn drop_all(&mut self) {
         for slot in &mut self.slots {

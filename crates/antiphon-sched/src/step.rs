@@ -28,6 +28,7 @@ pub(crate) enum Then<M> {
     If(Admit<M>),
     Sleep(Duration),
     Suspend,
+    Finish(Duration),
     Swap(Box<dyn Actor<M>>),
     Exit(Option<Box<Value>>),
 }
@@ -94,6 +95,36 @@ pub fn sleep<M>(span: Duration) -> Step<M> {
 /// wait too.
 pub fn suspend<M>() -> Step<M> {
     Ok(Next(Then::Suspend))
+}
+
+/// Waits for the next message or event, as [`receive`] does. As the result of [`Event::Terminate`] it keeps the actor
+/// running, so that it can finish its work: until it stops by itself, or `span` has elapsed, or the grace time of its
+/// termination is over. Later steps wait as usual, by [`receive`] for example; each further `finishing` sets the span anew.
+///
+/// ```
+/// # use antiphon_sched::{Cx, Event, Loop, LoopConfig, finishing, receive, secs, stop};
+/// # let mut events = Loop::new(LoopConfig::default())?;
+/// let mut open_jobs = 2;
+/// let mut is_ending = false;
+/// events.spawn(move |cx: &mut Cx<&str>, event| match event {
+///     Event::Start => {
+///         (0..open_jobs).for_each(|_| drop(cx.after(secs(1), "job done")));
+///         receive()
+///     }
+///     Event::Message(_) => {
+///         open_jobs -= 1;
+///         if is_ending && open_jobs == 0 { stop() } else { receive() }
+///     }
+///     Event::Terminate => {
+///         is_ending = true;
+///         finishing(secs(3))
+///     }
+///     _ => receive(),
+/// });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn finishing<M>(span: Duration) -> Step<M> {
+    Ok(Next(Then::Finish(span)))
 }
 
 /// Replaces the behaviour of the actor. Mailbox, address and names stay. The new behaviour receives the next

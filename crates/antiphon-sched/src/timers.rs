@@ -42,6 +42,10 @@ pub(crate) enum DueTimer {
     Request(RequestId),
     /// A timeout of a socket.
     Socket(SocketId),
+    /// The half, or the end, of the grace time of an actor.
+    Termination(Key),
+    /// The half of the time for the stop of the loop.
+    Stop,
 }
 
 struct TimerNode {

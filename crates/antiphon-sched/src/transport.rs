@@ -1,6 +1,7 @@
 //! The interface between a loop and other nodes: encoded messages, and signals.
 
 use std::any::Any;
+use std::time::Duration;
 
 use crate::actor_event::ExitReason;
 use crate::addr::SendMode;
@@ -145,6 +146,8 @@ pub enum Signal {
         from: Option<Key>,
         /// The actor to terminate, on another node.
         target: ActorId,
+        /// The time that it has to end; `None` ends it at once, without a further step.
+        grace: Option<Duration>,
     },
     /// Throws an exception into `target`.
     Throw {

@@ -18,6 +18,7 @@ pub const TYPE_NAME_MAX: usize = 255;
     message = "`{Self}` cannot cross the wire: it has no wire name",
     label = "has no wire name",
     note = "for a type of your crate, write beside its definition: `antiphon::wire!({Self}, \"your.name/1\");` (it needs serde's Serialize and Deserialize)",
+    note = "for a type of the crates chrono, serde_json, time or uuid, enable the feature of that name of antiphon",
     note = "for a type of another crate, wrap it in one of yours: `#[derive(Serialize, Deserialize)] struct Mine({Self});` and `antiphon::wire!(Mine, \"your.name/1\");`"
 )]
 pub trait Wire: Sized + 'static {

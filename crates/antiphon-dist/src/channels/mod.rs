@@ -120,7 +120,7 @@ pub(crate) fn open<T: Wire + Clone>(
 ) -> Result<Channel<T>, RegisterError> {
     node_mut(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Channel, name)?;
     let tag = loop_ref.type_name_of::<T>();
-    let topic = loop_ref.spawn_actor(Topic::channel(name, transform));
+    let topic = loop_ref.spawn_service(Topic::channel(name, transform));
     if let Err(reason) = register(loop_ref, (Space::Channel, name), topic, tag, owner) {
         loop_ref.terminate(topic);
         return Err(reason);
@@ -150,7 +150,7 @@ fn relay_for<T: Wire + Clone>(loop_ref: &mut LoopRef<'_>, channel: TopicAddr<T>)
     if let Some(relay) = known.filter(|relay| loop_ref.is_alive(*relay)) {
         return Addr::of(ActorId::new(node_id, relay));
     }
-    let relay = loop_ref.spawn_actor(Topic::relay(channel, tag));
+    let relay = loop_ref.spawn_service(Topic::relay(channel, tag));
     if let Some(core) = node_mut(loop_ref) {
         core.add_relay(channel.id(), tag, relay.id().key());
     }

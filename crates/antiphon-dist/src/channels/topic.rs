@@ -109,7 +109,6 @@ impl<T: Wire + Clone> Topic<T> {
     }
 
     fn start(&mut self, cx: &mut TopicCx<'_, T>) {
-        cx.set_daemon(true);
         match &self.role {
             TopicRole::Channel { name, .. } => {
                 cx.set_name(&format!("channel {name}"));

@@ -56,7 +56,6 @@ impl Actor<DeleterMessage> for Deleter {
     ) -> Step<DeleterMessage> {
         match event {
             Event::Start => {
-                cx.set_daemon(true);
                 cx.set_name("file deleter");
                 cx.after(self.timeout, DeleterMessage::TimedOut);
                 cx.monitor(self.caller);

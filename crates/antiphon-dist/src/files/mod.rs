@@ -117,7 +117,7 @@ pub(crate) fn send_file<M: 'static>(
     answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
 ) -> Transfer {
     let sender = match order(cx, to, file, options, timeout) {
-        Ok(order) => cx.spawn_actor(FileSender::new(order)),
+        Ok(order) => cx.spawn_service(FileSender::new(order)),
         Err(reason) => {
             cx.push_self(answer(Err(reason)));
             return Transfer(None);
@@ -166,6 +166,7 @@ fn count_refusal(loop_ref: &mut LoopRef<'_>, by: Option<NodeId>, reason: &FileRe
             core.log_refused(by, "file paths", "names files that no peer may write or delete");
         }
         FileRefused::NoDestPath
+        | FileRefused::Stopping
         | FileRefused::Busy
         | FileRefused::DiskFull
         | FileRefused::ReadOnly
@@ -222,7 +223,7 @@ pub(crate) fn del_file<M: 'static>(
         Ok(path) => path,
         Err(reason) => return cx.push_self(answer(Err(reason.into()))),
     };
-    let deleter = cx.spawn_actor(Deleter::new(at, path, timeout, cx.id()));
+    let deleter = cx.spawn_service(Deleter::new(at, path, timeout, cx.id()));
     let answer = move |done: Result<Result<(), DeleteError>, AskError>| {
         answer(done.unwrap_or_else(|reason| Err(reason.into())))
     };

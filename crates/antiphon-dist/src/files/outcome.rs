@@ -177,6 +177,9 @@ pub enum FileRefused {
     /// The node accepts no files.
     #[error("that node accepts no files; set its `dest_path`")]
     NoDestPath,
+    /// The node is stopping.
+    #[error("that node is stopping; send the file again when it is back, or to another node")]
+    Stopping,
     /// The path is invalid.
     #[error(transparent)]
     BadPath(PathError),

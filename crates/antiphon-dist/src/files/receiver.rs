@@ -136,7 +136,6 @@ enum ReceiverFlow {
 
 impl FileReceiver {
     fn start(&mut self, cx: &mut Cx<'_, ReceiverMessage>) -> DiskResult<ReceiverFlow> {
-        cx.set_daemon(true);
         cx.set_name("file receiver");
         cx.set_signal_policy(SignalPolicy::None);
         cx.monitor(self.sender);

@@ -42,7 +42,7 @@ impl ReceiverHarness {
         let service = sched.spawn(move |cx: &mut Cx<'_, (FileOffer, ReplyTo<OfferAnswer>)>, event| {
             if let Event::Message((offer, reply)) = event {
                 let path = TargetPath::checked(offer.path.clone()).expect("plain names");
-                cx.spawn_actor(FileReceiver::new(dest.clone(), path, &offer, (None, String::new()), reply));
+                cx.spawn_service(FileReceiver::new(dest.clone(), path, &offer, (None, String::new()), reply));
             }
             receive()
         });

@@ -149,7 +149,6 @@ impl Actor<SenderMessage> for FileSender {
 
 impl FileSender {
     fn start(&mut self, cx: &mut Cx<'_, SenderMessage>) -> Result<Option<Stored>, FileError> {
-        cx.set_daemon(true);
         cx.set_name("file sender");
         cx.set_signal_policy(SignalPolicy::None);
         cx.after(self.order.timeout, SenderMessage::TimedOut);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Cx, Down, Event, JobError, Loop, NodeId, ReplyTo, SignalPolicy, Step, receive,
+    ActorId, Cx, Down, Event, JobError, Loop, NodeId, ReplyTo, SignalPolicy, Step, actor, receive,
 };
 
 use super::count_refusal;
@@ -60,7 +60,7 @@ pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize, 
         is_sweeping: false,
         access,
     };
-    sched.spawn(move |cx, event| service.step(cx, event));
+    sched.loop_ref().spawn_service(actor(move |cx, event| service.step(cx, event)));
 }
 
 impl FileService {
@@ -71,7 +71,6 @@ impl FileService {
     ) -> Step<ServiceMessage> {
         match event {
             Event::Start => {
-                cx.set_daemon(true);
                 cx.set_name("file service");
                 cx.set_signal_policy(SignalPolicy::None);
                 let own = cx.id();
@@ -116,10 +115,13 @@ impl FileService {
         reply: ReplyTo<OfferAnswer>,
     ) {
         let owner = node_mut(cx.loop_ref()).map(|core| core.owner_of_peer(by)).unwrap_or_default();
+        if by.is_some() && cx.loop_ref().is_stopping() {
+            return cx.reply(reply, OfferAnswer::Refused(FileRefused::Stopping));
+        }
         match self.accept((cx.id().node(), by), offer, owner, reply) {
             Ok(receiver) => {
                 self.transfer_permits.acquire(by);
-                let receiver = cx.spawn_actor(receiver);
+                let receiver = cx.spawn_service(receiver);
                 self.receivers.insert(receiver.id(), by);
                 cx.monitor(receiver);
                 if let Err(reason) = allow(cx.loop_ref(), receiver.id(), self.access.clone()) {

@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, Loop, LoopRef, Time, receive};
+use antiphon_sched::{Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, Loop, LoopRef, Time, actor, receive};
 use antiphon_wire::{Entropy, TlsFault};
 use mio::Registry;
 
@@ -384,10 +384,9 @@ enum ResolverMessage {
 
 /// Starts the resolver, which resolves hosts on the blocking pool and passes the results to the core.
 fn spawn_resolver(sched: &mut Loop, resolve: Resolver) -> Addr<ResolverMessage> {
-    sched.spawn(move |cx, event| {
+    sched.loop_ref().spawn_service(actor(move |cx, event| {
         match event {
             Event::Start => {
-                cx.set_daemon(true);
                 cx.set_name("resolver");
             }
             Event::Message(ResolverMessage::Resolve(query, host, port)) => cx.blocking(
@@ -404,5 +403,5 @@ fn spawn_resolver(sched: &mut Loop, resolve: Resolver) -> Addr<ResolverMessage> 
             _ => {}
         }
         receive()
-    })
+    }))
 }

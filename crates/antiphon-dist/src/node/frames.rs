@@ -3,6 +3,8 @@
 //! A peer has proven that it knows the secret, and nothing else. Its frames affect only its own session and the actors
 //! that are exposed to it.
 
+use std::time::Duration;
+
 use antiphon_sched::{
     ActorId, AskError, DeadLetter, Destination, ExitReason, Key, Lag, MonitorId, NodeId, PayloadError,
     RequestId, SignalPolicy, Undelivered, Value,
@@ -27,7 +29,7 @@ pub(super) enum InboundSignal {
     Notify { watcher: Key, id: MonitorId, actor: ActorId },
     Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
     Lagged { subscriber: Key, channel: ActorId, missed: u64, ended: bool },
-    Terminate { target: Key },
+    Terminate { target: Key, grace: Option<Duration> },
     Throw { target: Key, value: Value },
     Resume { target: Key, value: Value },
 }
@@ -81,7 +83,7 @@ impl InboundSignal {
         match self {
             Self::Monitor { target, .. }
             | Self::Demonitor { target, .. }
-            | Self::Terminate { target }
+            | Self::Terminate { target, .. }
             | Self::Throw { target, .. }
             | Self::Resume { target, .. } => *target,
             Self::Notify { watcher, .. } | Self::Down { watcher, .. } => *watcher,
@@ -130,7 +132,8 @@ impl NodeCore {
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Terminate(terminate) => {
-                let signal = InboundSignal::Terminate { target: sched_key(terminate.target) };
+                let grace = terminate.grace.map(Duration::from_millis);
+                let signal = InboundSignal::Terminate { target: sched_key(terminate.target), grace };
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Throw(throw) => {
@@ -223,7 +226,7 @@ impl NodeCore {
             if let Undelivered::Payload(error) = &reason
                 && self.may_log("reply refused", format_args!("{node}"))
             {
-                tracing::warn!(%node, %reason, "a reply from a peer was refused (logged at most once an hour for each peer)");
+                tracing::warn!(%node, reason = %error, "a reply from a peer was refused (logged at most once an hour for each peer)");
                 let ends = (sched_key(answer.from), sched_key(answer.to));
                 send_refusal(&mut peer_session.session, node, ends, error);
             }
@@ -321,8 +324,12 @@ impl NodeCore {
             InboundSignal::Lagged { subscriber, channel, missed, ended } if is_exposed => {
                 self.deliver_lagged(subscriber, (channel, missed, ended), driver);
             }
-            InboundSignal::Terminate { target } if is_exposed && may_terminate => {
-                driver.loop_ref().terminate(ActorId::new(self.me, target));
+            InboundSignal::Terminate { target, grace } if is_exposed && may_terminate => {
+                let target = ActorId::new(self.me, target);
+                match grace {
+                    Some(grace) => driver.loop_ref().terminate_within(target, grace),
+                    None => driver.loop_ref().kill(target),
+                }
             }
             InboundSignal::Throw { target, value } if is_exposed && is_open => {
                 let is_taken = self.acquire_for_reply(node, bytes).is_ok_and(|permit| {

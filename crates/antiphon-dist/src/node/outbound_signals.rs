@@ -107,7 +107,7 @@ impl NodeCore {
                 }
                 self.dead_signal((Some(actor), watcher), "notify", reason);
             }
-            Signal::Terminate { from, target } => self.dead_signal((from, target), "terminate", reason),
+            Signal::Terminate { from, target, .. } => self.dead_signal((from, target), "terminate", reason),
             Signal::Throw { from, target, .. } => self.dead_signal((from, target), "throw", reason),
             Signal::Resume { from, target, .. } => self.dead_signal((from, target), "resume", reason),
             // The receivers of these have exited with their node, or the signals concern this node alone.
@@ -235,8 +235,10 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
             let by_target = id.origin == actor.node();
             send_down(session, watcher.key(), *actor, number(id, by_target), reason)
         }
-        Signal::Terminate { from, target } => {
-            session.send(&Terminate { from: sender(from), target: wire_key(target.key()) }.into())
+        Signal::Terminate { from, target, grace } => {
+            let grace =
+                grace.map(|grace| u64::try_from(grace.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
+            session.send(&Terminate { from: sender(from), target: wire_key(target.key()), grace }.into())
         }
         Signal::Throw { from, target, value } => with_value(session, value, |tag, body| {
             Throw { from: sender(from), target: wire_key(target.key()), tag, body }.into()

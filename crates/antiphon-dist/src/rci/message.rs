@@ -42,6 +42,8 @@ pub(super) enum SpawnOutcome<T> {
     OverQuota(u64),
     /// The function panicked, with this text.
     Panicked(String),
+    /// The node of the RCI is stopping.
+    Stopping,
 }
 
 impl<A: Wire, T: Wire> Wire for RciCall<A, T> {
@@ -94,6 +96,7 @@ impl<T: Wire> Wire for SpawnOutcome<T> {
                 encoding::begin(out, 2, 2)?;
                 text.encode(out)
             }
+            Self::Stopping => encoding::begin(out, 1, 3),
         }
     }
 
@@ -102,6 +105,7 @@ impl<T: Wire> Wire for SpawnOutcome<T> {
             (2, 0) => Self::At(Wire::decode(from)?),
             (2, 1) => Self::OverQuota(Wire::decode(from)?),
             (2, 2) => Self::Panicked(Wire::decode(from)?),
+            (1, 3) => Self::Stopping,
             other => return encoding::unknown("answer to a call", other),
         })
     }

@@ -51,7 +51,7 @@ pub(crate) fn open<A: Wire, T: Wire, W: Actor<T>>(
 ) -> Result<Rci<A, T>, RegisterError> {
     node_mut(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Rci, name)?;
     let tag = Rci::<A, T>::tag(loop_ref);
-    let service = loop_ref.spawn_actor(SpawnService::new(name, make));
+    let service = loop_ref.spawn_service(SpawnService::new(name, make));
     let access = node_mut(loop_ref).ok_or(RegisterError::NoNode)?.rci_access();
     if allow(loop_ref, service.id(), access).is_err() {
         // The policy was checked with the configuration, so the error means that the actor has exited.
@@ -93,7 +93,7 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
                 Err(answer) => return cx.push_self(answer(Err(CallError::TooManyOpen))),
             };
             let arguments = Some(arguments);
-            cx.spawn_actor(MonitorProxy {
+            cx.spawn_service(MonitorProxy {
                 rci: rci.0,
                 arguments,
                 timeout,
@@ -117,6 +117,7 @@ fn result_of<T>(result: CallResult<T>) -> Result<Addr<T>, CallError> {
             CallError::OverQuota { max: usize::try_from(max).unwrap_or(usize::MAX) }
         }
         Ok(SpawnOutcome::Panicked(text)) => CallError::Panicked(text),
+        Ok(SpawnOutcome::Stopping) => CallError::Stopping,
         Err(AskError::NoActor | AskError::Dropped) => CallError::NotRegistered,
         Err(AskError::Request(reason)) => CallError::Arguments(reason),
         Err(AskError::Reply(reason)) => CallError::Answer(reason),

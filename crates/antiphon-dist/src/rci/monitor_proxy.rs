@@ -51,7 +51,6 @@ pub(super) struct MonitorProxy<A, T> {
 
 impl<A: Wire, T: Wire> MonitorProxy<A, T> {
     fn call(&mut self, cx: &mut Cx<'_, ProxyMessage<T>>) {
-        cx.set_daemon(true);
         cx.set_name("monitor proxy of a call");
         let Some(arguments) = self.arguments.take() else { return };
         let watcher = Some(CallWatcher::Proxy(cx.addr()));
@@ -61,7 +60,9 @@ impl<A: Wire, T: Wire> MonitorProxy<A, T> {
     fn on_result(&mut self, cx: &mut Cx<'_, ProxyMessage<T>>, result: CallResult<T>) {
         self.spawned = match &result {
             Ok(SpawnOutcome::At(addr)) => Some(addr.id()),
-            Ok(SpawnOutcome::OverQuota(_) | SpawnOutcome::Panicked(_)) | Err(_) => None,
+            Ok(SpawnOutcome::OverQuota(_) | SpawnOutcome::Panicked(_) | SpawnOutcome::Stopping) | Err(_) => {
+                None
+            }
         };
         let result: Result<Addr<T>, CallError> = super::result_of(result);
         complete_if_open(cx.loop_ref(), self.request_id, result);

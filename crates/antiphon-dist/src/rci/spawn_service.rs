@@ -50,6 +50,10 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
         let FromNode { message: RciCall { arguments, watcher, reply }, from: peer, .. } = call;
         // The caller is not taken from the reply, which can name any node.
         let caller = peer.unwrap_or(cx.id().node());
+        if peer.is_some() && cx.loop_ref().is_stopping() {
+            log_panic(|| drop(arguments));
+            return cx.reply(reply, SpawnOutcome::Stopping);
+        }
         let max = node_mut(cx.loop_ref()).map_or(0, |core| core.rci_actors_max());
         if self.by_caller.of(&caller) >= max || self.alive.len() >= ALIVE_MAX {
             log_panic(|| drop(arguments));
@@ -121,7 +125,6 @@ impl<A: Wire, T: Wire> Actor<FromNode<RciCall<A, T>>> for SpawnService<A, T> {
     ) -> Step<FromNode<RciCall<A, T>>> {
         match event {
             Event::Start => {
-                cx.set_daemon(true);
                 cx.set_signal_policy(SignalPolicy::None);
                 cx.set_name(&format!("RCI {}", self.name));
             }

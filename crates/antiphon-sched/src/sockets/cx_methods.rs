@@ -181,7 +181,7 @@ impl<M: 'static> Cx<'_, M> {
 
     /// Kills a child process (SIGKILL). Its end arrives as [`ProcessEvent::Ended`].
     #[cfg(unix)]
-    pub fn kill(&mut self, child: Conn) {
+    pub fn kill_child(&mut self, child: Conn) {
         let (core, me) = self.parts();
         core.with_own_socket(SocketId(child.0), me, |_, kind| {
             if let SocketKind::Child(child) = kind {

@@ -49,7 +49,7 @@ fn child_killed_reports_signal() {
     assert_eq!(station.until_ended(dies), "ended: signal: 9 (SIGKILL)");
     let killed = station.shell("echo ready; exec sleep 60");
     station.until("the child", |station| station.log.has(killed, "ready"));
-    station.act(move |cx| cx.kill(killed));
+    station.act(move |cx| cx.kill_child(killed));
     assert_eq!(station.until_ended(killed), "ready ended: signal: 9 (SIGKILL)");
 }
 

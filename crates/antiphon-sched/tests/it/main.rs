@@ -28,6 +28,7 @@ mod spawning;
 mod station;
 mod stopping;
 mod swapping;
+mod termination;
 mod timers;
 #[cfg(feature = "serde")]
 mod transport;

@@ -174,7 +174,8 @@ fn receive_frame(loop_ref: &mut LoopRef<'_>, from: NodeId, frame: SentFrame) -> 
                 loop_ref.expect_down(watcher.key(), id, ActorId::new(from, actor));
             }
             Signal::Down { watcher, id, actor, reason } => loop_ref.down(watcher.key(), id, actor, reason),
-            Signal::Terminate { target, .. } => loop_ref.terminate(target),
+            Signal::Terminate { target, grace: Some(grace), .. } => loop_ref.terminate_within(target, grace),
+            Signal::Terminate { target, grace: None, .. } => loop_ref.kill(target),
             Signal::Throw { target, value, .. } => drop(loop_ref.throw_here(target.key(), value)),
             Signal::Resume { target, value, .. } => drop(loop_ref.resume_here(target.key(), value)),
             Signal::ReplyDropped { request_id, reason, .. } => loop_ref.fail_request(request_id, reason),
@@ -710,7 +711,7 @@ fn wire_panic_fails_only_its_value() {
         cx.send(far, PanickingWire(false)).unwrap();
     });
     assert!(matches!(&net.deliveries[..], [Delivery::Refused(PayloadError::Decode(error))]
-            if error.reason() == "its decoder panicked: the value refuses to decode"));
+            if error.reason() == "`test.rude/1`: its decoder panicked: the value refuses to decode"));
     let error = log.take();
     assert!(error.contains("its encoder panicked: the value refuses to encode"), "{error}");
     // The loop itself encodes the exit value for a remote watcher. That panic ends only the encoding.

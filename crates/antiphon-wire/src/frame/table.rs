@@ -283,12 +283,14 @@ frames! {
         /// The target's number for this monitor.
         id: u64,
     }
-    /// Terminates an actor, which receives a termination event first.
+    /// Terminates an actor.
     Terminate = 0x2a [from => target] {
         /// The actor that requests it.
         from: Key,
         /// The actor to terminate.
         target: Key,
+        /// The milliseconds that the actor has to end, after a termination event; without a time it ends at once.
+        grace: Option<u64>,
     }
     /// Throws a value into an actor.
     Throw<'a> = 0x2b [from => target] {

@@ -546,7 +546,7 @@ mod tests {
         let (mut list, mut urgent) = (FrameList::default(), FrameList::default());
         for number in 0..1000 {
             push(&mut list, &message(None, b"body"));
-            push(&mut list, &Terminate { from: Key(number), target: Key(2) }.into());
+            push(&mut list, &Terminate { from: Key(number), target: Key(2), grace: None }.into());
         }
         assert!(list.move_urgent(&mut urgent, &mut Vec::new()).is_none());
         assert!(!list.has_urgent());

@@ -196,7 +196,7 @@ fn urgent_signals_pass_pause_in_order() {
     for frame in [
         Frame::from(Throw { from, target, tag, body: &large }),
         Resume { from, target, tag, body: b"x" }.into(),
-        Terminate { from, target }.into(),
+        Terminate { from, target, grace: Some(5000) }.into(),
     ] {
         a.session().send(&frame).expect("the reserve has room");
         a.session().check();
@@ -216,7 +216,9 @@ fn pause_lets_waiting_urgent_signals_pass() {
     for number in 0..1000 {
         a.session().send(&message(1, 2, format!("{number:0>50}").as_bytes())).expect("the queue has room");
         if number % 100 == 0 {
-            a.session().send(&Terminate { from, target }.into()).expect("the reserve has room");
+            a.session()
+                .send(&Terminate { from, target, grace: Some(5000) }.into())
+                .expect("the reserve has room");
         }
     }
     assert!(a.session().queued_in_reserve() > 0, "some signals wait in the queue");
@@ -234,7 +236,9 @@ fn urgent_signal_without_pause_keeps_order() {
     a.session().intern("t").expect("a tag number is free");
     let large = vec![7; 100_000];
     a.session().send(&message(1, 2, &large)).expect("the queue has room");
-    a.session().send(&Terminate { from: Key(1), target: Key(2) }.into()).expect("the reserve has room");
+    a.session()
+        .send(&Terminate { from: Key(1), target: Key(2), grace: None }.into())
+        .expect("the reserve has room");
     assert_eq!(exchange(&mut a, &mut b), ["tag 0 = t", "2:100000", "Terminate"]);
 }
 

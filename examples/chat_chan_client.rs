@@ -77,7 +77,7 @@ fn main() -> Result<(), Failure> {
             to(Subscribing(server, id?), receive())
         }
         (Subscribing(server, id), Event::Message(Client::Channel(channel))) => {
-            let (channel, adapter) = (channel?, cx.adapter(Client::Received));
+            let (channel, adapter) = (channel?, cx.adapter(Client::Received)?);
             cx.subscribe_within(channel, adapter, secs(5), Client::Subscribed);
             to(Chatting(server, id, channel), receive())
         }

@@ -87,7 +87,7 @@ fn main() -> Result<(), Failure> {
             if let FileCommand::Send { file, dir, overwrite } = args.command.clone() {
                 let options = FileOptions { dir, overwrite, ..FileOptions::default() };
                 let transfer = cx.send_file(at, file, options, timeout, move |done| Sender::Sent(at, done));
-                cx.progress(transfer, millis(100), Sender::Progress);
+                cx.progress(transfer, millis(100), Sender::Progress)?;
             }
             receive()
         }
@@ -99,7 +99,7 @@ fn main() -> Result<(), Failure> {
         }
         // The receiver has not noticed yet that an earlier sender of this file has ended.
         Event::Message(Sender::Sent(at, Err(FileError::Refused(FileRefused::Busy)))) => {
-            cx.after(millis(200), Sender::SendAgain(at));
+            cx.after(millis(200), Sender::SendAgain(at))?;
             receive()
         }
         Event::Message(Sender::Sent(_, done)) => {

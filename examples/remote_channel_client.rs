@@ -56,7 +56,7 @@ fn main() -> Result<(), Failure> {
             receive()
         }
         Event::Message(Client::Found(channel)) => {
-            let (channel, adapter) = (channel?, cx.adapter(Client::Received));
+            let (channel, adapter) = (channel?, cx.adapter(Client::Received)?);
             cx.subscribe_within(channel, adapter, secs(5), move |done| Client::Subscribed(channel, done));
             receive()
         }

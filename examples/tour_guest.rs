@@ -81,7 +81,7 @@ fn main() -> Result<(), Failure> {
         match event {
             Event::Start => cx.locate("news", secs(20), Listener::Found),
             Event::Message(Listener::Found(channel)) => {
-                let adapter = cx.adapter(Listener::News);
+                let adapter = cx.adapter(Listener::News)?;
                 cx.subscribe(channel?, adapter);
             }
             Event::Message(Listener::News(text)) => println!("news: {text}"),

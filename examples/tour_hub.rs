@@ -69,7 +69,7 @@ fn main() -> Result<(), Failure> {
     let tour = node.spawn(move |cx, event| {
         match event {
             Event::Start => {
-                cx.peer_status(Tour::Peer);
+                cx.peer_status(Tour::Peer)?;
                 cx.locate("desk_of_ada", secs(60), Tour::Ada);
             }
             Event::Message(Tour::Peer(peer)) => println!("peer {} is {:?}", peer.name, peer.status),

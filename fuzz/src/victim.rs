@@ -359,7 +359,7 @@ fn echo(sched: &mut Loop) -> u64 {
                 if kept.len() > 8 {
                     kept.clear();
                 }
-                cx.after(secs(5), Ask::Forget);
+                cx.after(secs(5), Ask::Forget).unwrap();
             }
             Event::Message(Ask::Forget) => kept.clear(),
             _ => {}
@@ -393,8 +393,8 @@ fn spawn_client(sched: &mut Loop) -> Addr<Client> {
     sched.spawn(|cx: &mut Cx<Client>, event| {
         match event {
             Event::Start => {
-                cx.peer_status(|_| Client::Ignored);
-                cx.every(secs(1), || Client::Tick);
+                cx.peer_status(|_| Client::Ignored).unwrap();
+                cx.every(secs(1), || Client::Tick).unwrap();
             }
             Event::Message(Client::Tick) => {
                 cx.locate("far", secs(2), Client::Actor);
@@ -407,7 +407,7 @@ fn spawn_client(sched: &mut Loop) -> Addr<Client> {
                 cx.deliver(far, Ask::Tell(Addr::of(far.id())), secs(3), |_| Client::Ignored);
             }
             Event::Message(Client::Channel(Ok(far))) => {
-                let adapter = cx.adapter(|_: String| Client::Ignored);
+                let adapter = cx.adapter(|_: String| Client::Ignored).unwrap();
                 cx.subscribe(far, adapter);
                 cx.deliver_all(far, "to all".to_owned(), 1, millis(500), |_| Client::Ignored);
             }

@@ -144,7 +144,7 @@ pub enum LocateError {
         /// The type that the name is registered for.
         found: String,
     },
-    /// The actor has 65,535 open requests already, or the node 65,536 open lookups.
+    /// The actor has as many open requests as `requests_max` allows, or the node 65,536 open lookups.
     #[error("too many open requests; wait for replies first")]
     TooManyOpen,
     /// Another node keeps no more lookups of this node. The nodes that accepted the lookup do not have the name.
@@ -219,7 +219,7 @@ pub enum DeliverError {
     /// The session with the node ended before the receipt came; the message may have been delivered.
     #[error("the actor's node was lost before the receipt came; the message may have been delivered")]
     Unknown,
-    /// The actor has 65,535 open requests already; nothing was sent.
+    /// The actor has as many open requests as `requests_max` allows; nothing was sent.
     #[error("too many open requests; wait for replies first")]
     TooManyOpen,
     /// A channel did not have the requested number of subscribers in time; nothing was delivered.
@@ -281,7 +281,7 @@ pub enum SubscribeError {
     /// The channel carries messages of another type.
     #[error("the channel carries messages of another type; check the types on both sides")]
     WrongType,
-    /// The actor has 65,535 open requests already.
+    /// The actor has as many open requests as `requests_max` allows.
     #[error("too many open requests; wait for replies first")]
     TooManyOpen,
     /// This actor is not part of a node.
@@ -329,7 +329,7 @@ pub enum CallError {
          the function there"
     )]
     NodeLost,
-    /// The actor has 65,535 open requests already.
+    /// The actor has as many open requests as `requests_max` allows.
     #[error("too many open requests; wait for replies first")]
     TooManyOpen,
 }
@@ -355,7 +355,7 @@ pub enum PeerError {
     /// This process is confined to loopback.
     #[error(transparent)]
     Egress(#[from] antiphon_sched::egress::EgressError),
-    /// The actor has 65,535 open requests already.
+    /// The actor has as many open requests as `requests_max` allows.
     #[error("too many open requests; wait for replies first")]
     TooManyOpen,
     /// This actor is not part of a node.
@@ -389,7 +389,7 @@ pub enum CloseError {
     /// The peer did not acknowledge in time all that was sent to it. The session has ended nevertheless.
     #[error("the peer is closed, but did not acknowledge in time all that was sent to it before")]
     TimedOut,
-    /// The actor has 65,535 open requests already; nothing was closed.
+    /// The actor has as many open requests as `requests_max` allows; nothing was closed.
     #[error("too many open requests; wait for replies first")]
     TooManyOpen,
     /// This actor is not part of a node.

@@ -173,7 +173,7 @@ fn adapter_follows_access_policy_of_its_actor() {
     test.server.spawn(move |cx: &mut Cx<u64>, event| {
         match event {
             Event::Start => {
-                let adapter: Addr<String> = cx.adapter(|text: String| text.len() as u64);
+                let adapter: Addr<String> = cx.adapter(|text: String| text.len() as u64).unwrap();
                 cx.allow(adapter, guests_only.clone())?;
                 let me = cx.addr();
                 cx.register("number")?;

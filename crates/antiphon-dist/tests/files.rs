@@ -366,7 +366,7 @@ fn send_watched(
     nodes.sender.spawn(move |cx, event| match event {
         Event::Start => {
             let started = cx.send_file(to, &file, into(""), PATIENCE, TransferEvent::Done);
-            cx.progress(started, millis(10), TransferEvent::Progress);
+            cx.progress(started, millis(10), TransferEvent::Progress).unwrap();
             transfer = Some(started);
             receive()
         }
@@ -421,7 +421,7 @@ fn progress_of_ended_transfer_closes_adapter() {
             cx.progress(transfer, millis(10), move |progress| {
                 assert!(held.is_some(), "the sender of the channel lives as long as this closure");
                 TransferEvent::Progress(progress)
-            });
+            }).unwrap();
         }
         // The actor continues, so its end does not close the adapter.
         receive()
@@ -493,7 +493,7 @@ fn source_resized_during_transfer_is_not_stored() {
         nodes.sender.spawn(move |cx, event| match event {
             Event::Start => {
                 let started = cx.send_file(to, &changing, overwrite(""), PATIENCE, TransferEvent::Done);
-                cx.progress(started, millis(10), TransferEvent::Progress);
+                cx.progress(started, millis(10), TransferEvent::Progress).unwrap();
                 receive()
             }
             Event::Message(TransferEvent::Progress(progress)) => {
@@ -541,7 +541,7 @@ fn transfer_ends_with_its_caller() {
     nodes.sender.spawn(move |cx: &mut Cx<TransferEvent>, event| match event {
         Event::Start => {
             let started = cx.send_file(to, &file, into(""), PATIENCE, TransferEvent::Done);
-            cx.progress(started, millis(10), TransferEvent::Progress);
+            cx.progress(started, millis(10), TransferEvent::Progress).unwrap();
             receive()
         }
         Event::Message(TransferEvent::Progress(progress)) if progress.done > 0 => stop(),
@@ -561,7 +561,7 @@ fn loop_without_node_refuses_to_send() {
         Event::Start => {
             let location = "127.0.0.1:9".parse().expect("the location is valid");
             let none = cx.send_file(location, "f", into(""), secs(1), TransferEvent::Done);
-            cx.progress(none, secs(1), TransferEvent::Progress);
+            cx.progress(none, secs(1), TransferEvent::Progress).unwrap();
             cx.cancel_transfer(none);
             receive()
         }

@@ -72,7 +72,7 @@ fn run_sender(config: Config) {
             });
             cx.progress(transfer, millis(10), |progress| {
                 process::send_line(format_args!("{} {}", progress.done, progress.resumed));
-            });
+            }).unwrap();
         }
         receive()
     });
@@ -127,7 +127,7 @@ fn send_into(
     here.spawn(move |cx, event| match event {
         Event::Start => {
             let transfer = cx.send_file(to, &file, options.clone(), PATIENCE, Ok);
-            cx.progress(transfer, millis(10), Err);
+            cx.progress(transfer, millis(10), Err).unwrap();
             receive()
         }
         Event::Message(Err(progress)) => {

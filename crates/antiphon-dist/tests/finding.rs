@@ -253,7 +253,7 @@ fn peer_watch_reports_statuses_until_unwatched() {
     let watcher = here.spawn(move |cx: &mut Cx<Option<PeerStatus>>, event| {
         match event {
             Event::Start => {
-                let watch = cx.peer_status(Some);
+                let watch = cx.peer_status(Some).unwrap();
                 report(&sender, Err(watch));
             }
             Event::Message(status) => report(&sender, Ok(status.map(|status| (status.name, status.status)))),
@@ -279,7 +279,7 @@ fn peer_watches_of_exited_actors_are_removed() {
     let node = Net::new().static_node("alone", &[]);
     for _ in 0..200 {
         node.step(|cx| {
-            cx.peer_status(|_| ());
+            cx.peer_status(|_| ()).unwrap();
         });
     }
     let watchers = node.counts().watchers;

@@ -443,7 +443,7 @@ fn notify_flood_leaves_actor_its_own_requests() {
             Event::Start => cx.register("victim")?,
             // An actor without a free request would fail here.
             Event::Message(text) => {
-                cx.after(secs(600), String::new());
+                cx.after(secs(600), String::new()).unwrap();
                 report(&sender, text);
             }
             _ => {}
@@ -545,7 +545,7 @@ fn offer(
             Event::Start => {
                 let stat = FileStat { size, seconds: 1, nanos: 0, permissions: 0o644 };
                 let offer =
-                    TestOffer { path: vec![name.clone()], stat, overwrite: false, sender: cx.adapter(Err) };
+                    TestOffer { path: vec![name.clone()], stat, overwrite: false, sender: cx.adapter(Err).unwrap() };
                 cx.ask(
                     file_service,
                     PATIENCE,

@@ -222,7 +222,7 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("watch and unwatch peers", |fixture| {
         run(fixture, |cx| {
-            let watch = cx.peer_status(|_| ());
+            let watch = cx.peer_status(|_| ()).unwrap();
             cx.unwatch(watch);
         })
     }),

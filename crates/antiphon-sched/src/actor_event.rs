@@ -95,8 +95,9 @@ pub enum ExitReason {
     NoActor,
     /// The monitor was refused: a limit was reached. The actor may still run; its exit will not be reported.
     ///
-    /// For a monitor: the watcher's node has set too many monitors on the actor's node. For a `notify`: too many
-    /// actors have already reserved a `Down` at the watcher.
+    /// For a monitor: this actor has as many open requests as [`requests_max`](crate::LoopConfig::requests_max) allows, or
+    /// its node has set too many monitors on the actor's node. For a `notify`: too many actors have already reserved a
+    /// `Down` at the watcher.
     Refused,
     /// The subscription has ended, as it was made to, because the subscriber missed messages of the channel.
     Lagged,

@@ -13,7 +13,6 @@ use crate::core::Core;
 use crate::dead_letter::DeadLetter;
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key, NodeId};
-use crate::mailbox::OPEN_MAX;
 use crate::sockets::SocketId;
 use crate::transport::{MonitorId, Signal};
 use crate::value::Value;
@@ -28,7 +27,7 @@ pub(crate) struct ActorExtras {
     pub(crate) sockets: BTreeSet<SocketId>,
     pub(crate) signal_policy: SignalPolicy,
     /// How many entries of `watching` were set by `notify`: by actors of this loop, and by actors of other nodes.
-    notified: [u16; 2],
+    notified: [u32; 2],
     /// The addresses for which this actor awaits `Writable`. For actors of this loop with its ticket.
     pub(crate) awaited_room: BTreeMap<ActorId, u64>,
     named: bool,
@@ -75,9 +74,9 @@ pub enum SignalPolicy {
     None,
 }
 
-/// How many `Down` events other actors may reserve at one actor by `notify`: actors of this loop, and actors of
-/// other nodes. Each group has its own limit. The rest of the request limit is left to the actor itself.
-const NOTIFY_MAX: [u16; 2] = [OPEN_MAX / 4, OPEN_MAX / 2];
+/// The share of an actor's open requests that other actors may use by `notify`: actors of this loop, and actors of other
+/// nodes. The rest is left to the actor itself.
+const NOTIFY_SHARE: [usize; 2] = [4, 2];
 /// The bit in a monitor's number that marks a monitor set by `notify`, where both actors are in this loop.
 const NOTIFY: u64 = 1 << 62;
 
@@ -176,12 +175,13 @@ impl Core {
     /// Adds a monitor: the local actor `watcher` receives a `Down` when `target` exits, on any node.
     pub(crate) fn monitor(&mut self, watcher: Key, target: ActorId) -> MonitorId {
         let id = self.next_monitor();
+        let max = self.requests_max;
         let Some(mailbox) = self.any_mailbox(watcher) else { return id };
-        if *mailbox.open_slots() == OPEN_MAX {
-            self.end_over_limit(watcher);
+        if !mailbox.open_one(max) {
+            let refused = SystemEvent::Down(Down { actor: target, reason: ExitReason::Refused });
+            self.push_system(watcher, refused);
             return id;
         }
-        *mailbox.open_slots() += 1;
         if let Some(extras) = self.extras(watcher) {
             extras.watching.insert(id, target);
         }
@@ -279,7 +279,7 @@ impl Core {
             extras.notified[by] -= 1;
         }
         if let Some(mailbox) = self.any_mailbox(watcher) {
-            *mailbox.open_slots() -= 1;
+            mailbox.close_one();
         }
         self.drop_idle_extras(watcher);
         Some(target)
@@ -306,21 +306,23 @@ impl Core {
             return false;
         };
         let notified_by = notified_by(id, self.node_id);
-        let is_at_limit = self.any_mailbox(watcher).is_none_or(|mailbox| *mailbox.open_slots() == OPEN_MAX);
-        let extras = if is_at_limit { None } else { self.extras(watcher) };
-        let has_room =
-            |extras: &&mut ActorExtras| notified_by.is_none_or(|by| extras.notified[by] < NOTIFY_MAX[by]);
-        let Some(extras) = extras.filter(has_room) else {
-            self.refuse_notify(watcher, actor);
-            return false;
-        };
+        let max = self.requests_max;
+        let Some(extras) = self.extras(watcher) else { return false };
         // A `notify` that arrives twice is one monitor.
-        if extras.watching.insert(id, actor).is_none() {
+        if extras.watching.contains_key(&id) {
+            return true;
+        }
+        let has_share =
+            notified_by.is_none_or(|by| (extras.notified[by] as usize) < max / NOTIFY_SHARE[by]);
+        if !has_share || !self.any_mailbox(watcher).is_some_and(|mailbox| mailbox.open_one(max)) {
+            self.refuse_notify(watcher, actor);
+            self.drop_idle_extras(watcher);
+            return false;
+        }
+        if let Some(extras) = self.extras(watcher) {
+            extras.watching.insert(id, actor);
             if let Some(by) = notified_by {
                 extras.notified[by] += 1;
-            }
-            if let Some(mailbox) = self.any_mailbox(watcher) {
-                *mailbox.open_slots() += 1;
             }
         }
         true
@@ -424,10 +426,4 @@ impl Core {
         }
     }
 
-    /// Ends an actor that needs more timers or monitors than it may have open.
-    pub(crate) fn end_over_limit(&mut self, key: Key) {
-        let text =
-            format!("more than {OPEN_MAX} open requests; cancel timers and monitors that are not needed");
-        self.end_actor(key, ExitReason::Failed(text));
-    }
 }

@@ -16,7 +16,7 @@ use crate::actor_event::ExitReason;
 use crate::actor_extras::AddressExtras;
 use crate::addr::SendMode;
 use crate::core::Core;
-use crate::error::SendError;
+use crate::error::{SendError, TooManyAdapters};
 use crate::id::Key;
 use crate::mailbox::AnyMailbox;
 use crate::panic_guard;
@@ -124,30 +124,28 @@ impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> 
 }
 
 impl Core {
-    /// Adds an adapter to the actor `owner`, and returns its key. Ends the actor if it has used all adapter numbers. The
-    /// key refers to no adapter if the actor has ended.
+    /// Adds an adapter to the actor `owner`, and returns its key. The key refers to no adapter if the actor has ended.
     pub(crate) fn open_adapter<T: 'static, M: 'static>(
         &mut self,
         owner: Key,
         convert: impl FnMut(T) -> M + 'static,
-    ) -> Key {
+    ) -> Result<Key, TooManyAdapters> {
         self.insert_adapter(owner, Conversion { convert, owner_type: std::marker::PhantomData })
     }
 
-    fn insert_adapter<T: 'static>(&mut self, owner: Key, convert: impl Convert<T> + 'static) -> Key {
+    fn insert_adapter<T: 'static>(
+        &mut self,
+        owner: Key,
+        convert: impl Convert<T> + 'static,
+    ) -> Result<Key, TooManyAdapters> {
         let slot = AdapterSlot::new(convert);
         // The actor may have been ended during this step.
-        let Some(extras) = self.extras(owner) else { return owner.with_adapter_number(Key::ADAPTER_MAX) };
-        let Some(number) = extras.adapters.insert(slot) else {
-            let text = format!(
-                "more than {} adapters; make them in `Event::Start`, and close those that are not needed",
-                Key::ADAPTER_MAX
-            );
-            self.end_actor(owner, ExitReason::Failed(text));
-            return owner.with_adapter_number(Key::ADAPTER_MAX);
+        let Some(extras) = self.extras(owner) else {
+            return Ok(owner.with_adapter_number(Key::ADAPTER_MAX));
         };
+        let number = extras.adapters.insert(slot).ok_or(TooManyAdapters { max: Key::ADAPTER_MAX })?;
         self.adapters_open += 1;
-        owner.with_adapter_number(number)
+        Ok(owner.with_adapter_number(number))
     }
 
     /// The adapter of a key; `None` if it is closed, or the key is not of an adapter.

@@ -244,6 +244,11 @@ fn apply_next<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<Aft
         Then::Within(span) => core.await_until::<M>(me, Wait::Within, span),
         Then::Sleep(span) => core.await_until::<M>(me, Wait::Sleep, span),
         Then::If(admit) => core.mailbox::<M>(me)?.await_admitted(admit),
+        Then::IfWithin(span, admit) => {
+            core.await_until::<M>(me, Wait::IfWithin, span);
+            core.mailbox::<M>(me)?.await_admitted(admit);
+        }
+        Then::Again => core.await_again::<M>(me),
         Then::Finish(span) => core.finish_within(me, span),
         Then::Suspend => core.mailbox::<M>(me).map(Mailbox::await_resume)?,
         Then::Swap(next) => return Some(AfterBatch::Swapped(Box::new(next))),

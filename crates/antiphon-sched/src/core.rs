@@ -46,6 +46,8 @@ pub(crate) struct Core {
     /// The time at which the current round should end.
     pub(crate) round_end: Time,
     pub(crate) mailbox_max: usize,
+    /// The most open requests, timers and monitors of one actor.
+    pub(crate) requests_max: usize,
     pub(crate) wheel: TimerWheel,
     pub(crate) requests: PendingRequests,
     pub(crate) extras: FxHashMap<u32, Box<ActorExtras>>,
@@ -93,7 +95,7 @@ impl Core {
         node_id: NodeId,
         seed: u64,
         clock: Option<Instant>,
-        mailbox_max: usize,
+        (mailbox_max, requests_max): (usize, usize),
         shared: Arc<Shared>,
         readiness: Readiness,
         blocking_pool: BlockingPool,
@@ -106,6 +108,7 @@ impl Core {
             clock,
             round_end: Time::MAX,
             mailbox_max,
+            requests_max,
             wheel: TimerWheel::new(),
             requests: PendingRequests::new(rng.u64(..)),
             extras: FxHashMap::default(),
@@ -340,6 +343,19 @@ impl Core {
         let timer = self.wheel.insert(until, DueTimer::Wait(me));
         if let Some(mailbox) = self.mailbox::<M>(me) {
             mailbox.set_wait_timer(timer);
+        }
+    }
+
+    /// Goes on with a scan of the actor's mailbox. Its timer may have fired while the actor did not wait.
+    pub(crate) fn await_again<M: 'static>(&mut self, me: Key) {
+        let Some(mailbox) = self.mailbox::<M>(me) else { return };
+        let Some(until) = mailbox.await_again() else { return };
+        let has_timer = mailbox.await_deadline(Wait::IfWithin, until).is_some();
+        if !has_timer {
+            let timer = self.wheel.insert(until, DueTimer::Wait(me));
+            if let Some(mailbox) = self.mailbox::<M>(me) {
+                mailbox.set_wait_timer(timer);
+            }
         }
     }
 

@@ -12,11 +12,11 @@ use crate::actor_table::Flag;
 use crate::addr::{Addr, SendMode, Target};
 use crate::core::Core;
 use crate::dead_letter::DeadLetter;
-use crate::error::{AskError, JobError, SendError, Undelivered};
+use crate::error::{AskError, JobError, SendError, TooManyAdapters, TooManyOpen, Undelivered};
 use crate::handle::Handle;
 use crate::id::{ActorId, Key};
 use crate::loop_ref::LoopRef;
-use crate::mailbox::{OPEN_MAX, PendingTimer};
+use crate::mailbox::PendingTimer;
 use crate::readiness::{Source, SourceOwner};
 use crate::requests::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::step::{Fold, Step};
@@ -74,10 +74,8 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// a message of this actor.
     ///
     /// Each call makes a new address, which stays valid until this actor exits, or until
-    /// [`LoopRef::close_adapter`]. Make one in `Event::Start` and keep it; do not make one per message. An actor
-    /// has at most 262,143 adapters, and it fails when it makes one more. Closed adapters do not count, except those
-    /// whose address was sent to another node. Bind it to a variable first, since it borrows the `Cx` that the next call
-    /// needs:
+    /// [`LoopRef::close_adapter`]. Make one in `Event::Start` and keep it; do not make one per message. Bind it to a variable
+    /// first, since it borrows the `Cx` that the next call needs:
     ///
     /// ```
     /// # use antiphon_sched::{Addr, Cx, Event, Loop, LoopConfig, receive};
@@ -86,18 +84,24 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// # let station = events.spawn(|_: &mut Cx<Addr<u32>>, _| receive());
     /// events.spawn(move |cx, event| {
     ///     if let Event::Start = event {
-    ///         let adapter = cx.adapter(Client::Report);
+    ///         let adapter = cx.adapter(Client::Report)?;
     ///         cx.send(station, adapter)?;
     ///     }
     ///     receive()
     /// });
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn adapter<T: 'static>(&mut self, convert: impl FnMut(T) -> M + 'static) -> Addr<T> {
+    ///
+    /// # Errors
+    /// This actor has 262,143 adapters. Closed ones do not count, except those whose address was sent to another node.
+    pub fn adapter<T: 'static>(
+        &mut self,
+        convert: impl FnMut(T) -> M + 'static,
+    ) -> Result<Addr<T>, TooManyAdapters> {
         let me = self.me;
         let core = self.core();
-        let key = core.open_adapter(me, convert);
-        Addr::local(core.id(key))
+        let key = core.open_adapter(me, convert)?;
+        Ok(Addr::local(core.id(key)))
     }
 
     /// The time at which this round began; it does not change while the actor runs.
@@ -206,7 +210,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     ) {
         let me = self.me;
         let core = &mut *self.loop_ref.core;
-        if core.mailbox::<M>(me).is_none_or(|mailbox| mailbox.open == OPEN_MAX) {
+        if !core.may_open_request::<M>(me) {
             return core.push_reply(me, || answer(Err(AskError::TooManyOpen)));
         }
         let handler = AskHandler { answer, types: PhantomData::<fn(R) -> M> };
@@ -256,7 +260,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     {
         let me = self.me;
         let core = self.core();
-        if core.mailbox::<M>(me).is_none_or(|mailbox| mailbox.open == OPEN_MAX) {
+        if !core.may_open_request::<M>(me) {
             return Err(answer);
         }
         let handler = RequestHandler { answer, types: PhantomData::<fn(R) -> M> };
@@ -290,7 +294,10 @@ impl<'a, M: 'static> Cx<'a, M> {
     }
 
     /// Sends `message` to this actor after `span`.
-    pub fn after(&mut self, span: Duration, message: M) -> Timer {
+    ///
+    /// # Errors
+    /// This actor has as many open requests, timers and monitors as it may; the message is dropped.
+    pub fn after(&mut self, span: Duration, message: M) -> Result<Timer, TooManyOpen> {
         self.add_timer(span, |key| PendingTimer::Once(key, message))
     }
 
@@ -299,32 +306,43 @@ impl<'a, M: 'static> Cx<'a, M> {
     ///
     /// The timer drifts: each period begins when the loop handles the end of the one before, which a busy loop does
     /// late. Code that needs exact times reads [`Cx::now`].
-    pub fn every(&mut self, period: Duration, make: impl FnMut() -> M + 'static) -> Timer {
+    ///
+    /// # Errors
+    /// This actor has as many open requests, timers and monitors as it may.
+    pub fn every(
+        &mut self,
+        period: Duration,
+        make: impl FnMut() -> M + 'static,
+    ) -> Result<Timer, TooManyOpen> {
         let make = Some(Box::new(make) as crate::mailbox::Make<M>);
         // A period of zero would fire endlessly within one round.
         let period = period.max(Duration::from_millis(1));
         self.add_timer(period, |key| PendingTimer::Every { first_key: key, key, period, make, queued: false })
     }
 
-    fn add_timer(&mut self, span: Duration, pending: impl FnOnce(TimerKey) -> PendingTimer<M>) -> Timer {
+    fn add_timer(
+        &mut self,
+        span: Duration,
+        pending: impl FnOnce(TimerKey) -> PendingTimer<M>,
+    ) -> Result<Timer, TooManyOpen> {
         let me = self.me;
         let core = &mut *self.loop_ref.core;
-        let until = core.now + span;
-        let token = match core.mailbox::<M>(me) {
-            Some(mailbox) if mailbox.open < OPEN_MAX => mailbox.next_timer(),
-            Some(_) | None => {
-                core.end_over_limit(me);
-                let spent = core.wheel.insert(until, DueTimer::Wait(me));
-                core.wheel.cancel(spent);
-                return Timer { token: u32::MAX, key: spent };
-            }
+        let (until, max) = (core.now + span, core.requests_max);
+        let Some(mailbox) = core.mailbox::<M>(me) else {
+            // The actor was ended during this step. It gets a timer that has fired.
+            let spent = core.wheel.insert(until, DueTimer::Wait(me));
+            core.wheel.cancel(spent);
+            return Ok(Timer { token: u32::MAX, key: spent });
         };
+        if !mailbox.open_one(max) {
+            return Err(TooManyOpen { max });
+        }
+        let token = mailbox.next_timer();
         let key = core.wheel.insert(until, DueTimer::Message(me, token));
         if let Some(mailbox) = core.mailbox::<M>(me) {
-            mailbox.open += 1;
             mailbox.add_timer(pending(key));
         }
-        Timer { token, key }
+        Ok(Timer { token, key })
     }
 
     /// Moves a timer: it fires `span` from now. Moving it to a later time is cheap enough for an idle timeout that
@@ -354,7 +372,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     }
 
     /// Monitors `actor`: this actor receives one [`Event::Down`] when `actor` exits or its node is lost, or at once if
-    /// it has exited already.
+    /// it has exited already, or if the monitor is refused ([`ExitReason::Refused`](crate::ExitReason::Refused)).
     pub fn monitor(&mut self, actor: impl Into<ActorId>) -> Monitor {
         let me = self.me;
         Monitor(self.core().monitor(me, actor.into()))

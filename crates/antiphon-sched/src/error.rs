@@ -223,7 +223,7 @@ pub enum AskError {
         "the actor's node cannot be reached, or was lost before it replied; wait until it is Online again"
     )]
     NodeLost,
-    /// The requesting actor has 65,535 open requests.
+    /// The requesting actor has as many open requests as [`requests_max`](crate::LoopConfig::requests_max) allows.
     #[error("too many open requests; wait for replies before sending more")]
     TooManyOpen,
     /// The loop has ended, or a blocking call was made on the loop's own thread.
@@ -255,6 +255,25 @@ impl From<Undelivered> for AskError {
             Undelivered::Dropped => Self::Dropped,
         }
     }
+}
+
+/// An actor has as many open requests, timers and monitors as it may. Nothing was done.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "this actor has {max} open requests, timers and monitors, as many as it may; cancel what is not needed, or raise \
+     `requests_max`"
+)]
+pub struct TooManyOpen {
+    /// The limit: [`LoopConfig::requests_max`](crate::LoopConfig::requests_max).
+    pub max: usize,
+}
+
+/// An actor has as many adapters as it may. Nothing was done.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
+#[error("this actor has {max} adapters, as many as it may; make them in `Event::Start`, and close those that are not needed")]
+pub struct TooManyAdapters {
+    /// The limit.
+    pub max: u32,
 }
 
 /// Why a thread that waited for an actor to exit got no exit value.

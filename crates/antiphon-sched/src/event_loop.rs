@@ -74,6 +74,8 @@ pub struct LoopConfig {
     pub seed: Option<u64>,
     /// The most messages in one mailbox: 65,536.
     pub mailbox_max: usize,
+    /// The most open requests of one actor: 1,000,000. Its timers and monitors count too.
+    pub requests_max: usize,
     /// The most messages and requests of handles in the inbox: 65,536. Those that wait for room at their targets take up
     /// places in addition: both together are at most twice this, and the inbox takes at most half of the places that
     /// are left. So one target that takes nothing does not block the others. It is also the most jobs (`spawn`, `join`)
@@ -98,6 +100,7 @@ impl Default for LoopConfig {
             node_id: None,
             seed: None,
             mailbox_max: 65_536,
+            requests_max: 1_000_000,
             inbox_max: 65_536,
             blocking_threads_max: 4,
             blocking_queue_max: 1024,
@@ -218,7 +221,7 @@ impl Loop {
             node_id,
             seed,
             clock,
-            config.mailbox_max,
+            (config.mailbox_max, config.requests_max),
             shared,
             Readiness::new(registry),
             blocking_pool,
@@ -329,7 +332,7 @@ impl Loop {
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
             sources: self.core.readiness.len(),
             sockets: self.core.sockets.len(),
-            inbox: self.core.shared.inbox_state.len(),
+            inbox: self.queues.inbox.len() + self.core.shared.inbox_state.waiting(),
             extras: self.core.extras.len(),
             steps: self.core.steps,
             slow_steps: self.core.shared.step_clock.slow(),

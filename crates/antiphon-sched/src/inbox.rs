@@ -90,9 +90,9 @@ impl InboxState {
         self.accepted.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The number of messages that were accepted, and are neither delivered nor ended.
-    pub(crate) fn len(&self) -> usize {
-        self.accepted.load(Ordering::Relaxed)
+    /// The number of messages that wait in the queues of their targets.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Counts a message that enters the queue of its target.

@@ -76,7 +76,8 @@ pub mod egress;
 
 mod error;
 pub use error::{
-    AskError, DecodeError, EncodeError, JobError, JoinError, PayloadError, SendError, Undelivered, ValueError,
+    AskError, DecodeError, EncodeError, JobError, JoinError, PayloadError, SendError, TooManyAdapters,
+    TooManyOpen, Undelivered, ValueError,
 };
 
 mod event_loop;
@@ -125,8 +126,8 @@ pub use sockets::{
 
 mod step;
 pub use step::{
-    Ends, Failure, Fold, In, Next, Step, exit, exit_local, fail, finishing, receive, receive_if,
-    receive_within, sleep, stop, suspend, swap, swap_actor, to,
+    Ends, Failure, Fold, In, Next, Step, exit, exit_local, fail, finishing, receive, receive_again,
+    receive_if, receive_if_within, receive_within, sleep, stop, suspend, swap, swap_actor, to,
 };
 
 pub mod testing;

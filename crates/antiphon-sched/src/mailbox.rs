@@ -1,7 +1,8 @@
 //! The mailbox of an actor: its messages and events in order of arrival, and the kind of event it waits for.
 //!
-//! Invariant: `first` is older than all of `rest`. `rest` is empty while `first` is free, unless `first` was just
-//! taken. Messages and events share one order, so a `Down` never overtakes the last message.
+//! Invariant: `first` is older than all of `rest.queue`. Messages and events share one order, so a `Down` never overtakes
+//! the last message. Only while the actor scans for a message that a predicate admits, `rest.skipped` holds the messages
+//! that it has refused, which are older than `first`. So the next message is always at the front.
 
 use std::collections::VecDeque;
 
@@ -14,9 +15,6 @@ use crate::step::Admit;
 use crate::time::Time;
 use crate::timers::TimerKey;
 
-/// The most open requests of one actor; timers and monitors count too.
-pub(crate) const OPEN_MAX: u16 = u16::MAX;
-
 /// A mailbox is trimmed once it is empty, if the capacity of `rest` is over this number.
 const TRIM_OVER: usize = 256;
 
@@ -25,28 +23,43 @@ pub(crate) const NO_REQUEST: u32 = u32::MAX;
 
 pub(crate) struct Mailbox<M> {
     first: Option<Item<M>>,
-    #[expect(clippy::box_collection, reason = "8 bytes instead of 32 in each idle actor")]
-    rest: Option<Box<VecDeque<Item<M>>>>,
+    rest: Option<Box<Rest<M>>>,
     extras: Option<Box<MailboxExtras<M>>>,
     /// The newest open request of this actor: the head of a list in [`PendingRequests`](crate::requests::PendingRequests).
     pub(crate) newest_request: u32,
-    /// Open requests, timers and monitors. Each reserves room in the mailbox for its message or event.
-    pub(crate) open: u16,
+    /// Open requests, timers and monitors, up to 65,535; those beyond are in `MailboxExtras::open_beyond`.
+    open: u16,
     wait: Wait,
     #[cfg_attr(feature = "safe", expect(dead_code, reason = "only the unsafe cell uses it"))]
     pub(crate) state: RunState,
 }
 
+/// All but the first of the waiting messages and events. It is boxed, for 8 bytes in each idle actor.
+struct Rest<M> {
+    queue: VecDeque<Item<M>>,
+    /// The messages that the predicate of the present scan has refused.
+    skipped: VecDeque<Item<M>>,
+}
+
+impl<M> Rest<M> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.queue.len() + self.skipped.len()
+    }
+}
+
 /// State that few actors need: predicates, deadlines, timers with messages.
 struct MailboxExtras<M> {
     admit: Option<Admit<M>>,
-    /// The number of messages that the predicate has already refused.
-    refused: usize,
     /// When the present wait ends; `Time::MAX` without a deadline.
     until: Time,
     timer: Option<TimerKey>,
     timeout_due: bool,
     timers: Slab<PendingTimer<M>>,
+    /// The number of timer slots that were emptied when the actor had exited.
+    emptied: usize,
+    /// Open requests, timers and monitors, in addition to 65,535.
+    open_beyond: usize,
 }
 
 /// A timer with a message.
@@ -95,6 +108,13 @@ pub(crate) enum Wait {
     Within,
     /// A message that `MailboxExtras::admit` admits, or any event.
     If,
+    /// As `If`, until `MailboxExtras::until`.
+    IfWithin,
+    /// Anything. The actor has received an event in the middle of a scan, and may go on with the scan.
+    Scanned {
+        /// The scan has a deadline.
+        is_timed: bool,
+    },
     /// The time `MailboxExtras::until`, or an event that wakes the actor.
     Sleep,
     /// An event that wakes the actor.
@@ -161,14 +181,15 @@ impl<M> Mailbox<M> {
     /// Whether a burst enlarged the mailbox.
     #[inline]
     pub(crate) fn needs_trim(&self) -> bool {
-        self.rest.as_ref().is_some_and(|rest| rest.capacity() > TRIM_OVER)
+        let over = |rest: &Rest<M>| rest.queue.capacity().max(rest.skipped.capacity()) > TRIM_OVER;
+        self.rest.as_deref().is_some_and(over)
     }
 
     /// Pushes a message. It is constructed in its place: a moved item is written in words and read in vectors, which
     /// stalls.
     #[inline]
     pub(crate) fn push(&mut self, message: M) {
-        if self.first.is_none() && self.rest.as_ref().is_none_or(|rest| rest.is_empty()) {
+        if self.first.is_none() && self.rest.as_ref().is_none_or(|rest| rest.queue.is_empty()) {
             self.first = Some(Item::Message(message));
         } else {
             self.push_behind(Item::Message(message));
@@ -199,7 +220,7 @@ impl<M> Mailbox<M> {
     #[inline]
     fn push_behind(&mut self, item: Item<M>) {
         match &mut self.rest {
-            Some(rest) => rest.push_back(item),
+            Some(rest) => rest.queue.push_back(item),
             None => self.push_second(item),
         }
     }
@@ -207,16 +228,21 @@ impl<M> Mailbox<M> {
     #[cold]
     #[inline(never)]
     fn push_second(&mut self, item: Item<M>) {
-        let mut rest = Box::new(VecDeque::with_capacity(Self::REST_MIN));
-        rest.push_back(item);
-        self.rest = Some(rest);
+        self.rest().queue.push_back(item);
+    }
+
+    fn rest(&mut self) -> &mut Rest<M> {
+        self.rest.get_or_insert_with(|| {
+            let queue = VecDeque::with_capacity(Self::REST_MIN);
+            Box::new(Rest { queue, skipped: VecDeque::new() })
+        })
     }
 
     #[inline]
     fn pop_item(&mut self) -> Option<Item<M>> {
         match self.first.take() {
             Some(item) => Some(item),
-            None => self.rest.as_mut()?.pop_front(),
+            None => self.rest.as_mut()?.queue.pop_front(),
         }
     }
 
@@ -234,7 +260,7 @@ impl<M> Mailbox<M> {
             }
             None => {}
         }
-        match self.rest.as_mut()?.pop_front()? {
+        match self.rest.as_mut()?.queue.pop_front()? {
             Item::Message(message) => Some(message),
             other => {
                 // `first` is free, and the item is older than all of `rest`.
@@ -277,8 +303,11 @@ impl<M> Mailbox<M> {
 
     /// Takes the next event for the actor. After that the actor waits for anything, unless its step returns otherwise.
     pub(crate) fn take(&mut self) -> Taken<M> {
+        if matches!(self.wait, Wait::Scanned { .. }) {
+            self.end_scan();
+        }
         let taken = match self.wait {
-            Wait::Any | Wait::Start | Wait::Within => {
+            Wait::Any | Wait::Start | Wait::Within | Wait::Scanned { .. } => {
                 let item = self.pop_item();
                 match self.take_live(item) {
                     Taken::Nothing => self.take_timeout(),
@@ -286,6 +315,10 @@ impl<M> Mailbox<M> {
                 }
             }
             Wait::If => self.take_admitted(),
+            Wait::IfWithin => match self.take_admitted() {
+                Taken::Nothing => self.take_timeout(),
+                taken => taken,
+            },
             Wait::Sleep | Wait::Suspend => match self.take_waking() {
                 Some(system) => Taken::SystemEvent(system),
                 None => self.take_timeout(),
@@ -309,32 +342,67 @@ impl<M> Mailbox<M> {
 
     fn take_timeout(&mut self) -> Taken<M> {
         match &mut self.extras {
-            Some(extras) if extras.timeout_due => Taken::Timeout,
+            Some(extras) if extras.timeout_due => {
+                extras.until = Time::MAX;
+                Taken::Timeout
+            }
             Some(_) | None => Taken::Nothing,
         }
     }
 
-    /// Takes the first event, or the first message that the predicate admits.
+    /// Takes the first event, or the first message that the predicate admits. The messages that it refuses are set aside.
     fn take_admitted(&mut self) -> Taken<M> {
         loop {
             let Some(extras) = &mut self.extras else { return Taken::Nothing };
             let Some(admit) = &mut extras.admit else { return Taken::Nothing };
-            let item = match (extras.refused, &mut self.first, &mut self.rest) {
-                (0, Some(first), _) => Some(first),
-                (at, first, Some(rest)) => rest.get_mut(at - usize::from(first.is_some())),
-                (_, _, None) => None,
+            let item = match &mut self.first {
+                Some(first) => first,
+                None => match self.rest.as_mut().and_then(|rest| rest.queue.front_mut()) {
+                    Some(item) => item,
+                    None => return Taken::Nothing,
+                },
             };
-            let Some(item) = item else { return Taken::Nothing };
-            if check_admission(admit, &mut extras.timers, item) == Verdict::Refused {
-                extras.refused += 1;
+            let verdict = check_admission(admit, &mut extras.timers, item);
+            let item = self.pop_item();
+            if verdict == Verdict::Refused {
+                self.rest().skipped.extend(item);
                 continue;
             }
-            let at = extras.refused;
-            let item = self.remove_item(at);
             let admitted = self.take_one(item);
             if !matches!(admitted, Taken::Nothing) {
                 return admitted;
             }
+        }
+    }
+
+    /// Ends a scan: the messages that its predicate has refused are back in their places.
+    fn end_scan(&mut self) {
+        self.wait = Wait::Any;
+        self.rejoin();
+        if let Some(extras) = &mut self.extras {
+            // Last, since its drop may panic.
+            extras.admit = None;
+        }
+    }
+
+    /// Puts the messages that were set aside before all others.
+    fn rejoin(&mut self) {
+        let Some(Rest { queue, skipped }) = self.rest.as_deref_mut() else { return };
+        if skipped.is_empty() {
+            return;
+        }
+        let first = self.first.take();
+        if skipped.len() < queue.len() {
+            if let Some(first) = first {
+                queue.push_front(first);
+            }
+            while let Some(item) = skipped.pop_back() {
+                queue.push_front(item);
+            }
+        } else {
+            skipped.extend(first);
+            skipped.append(queue);
+            std::mem::swap(queue, skipped);
         }
     }
 
@@ -354,13 +422,6 @@ impl<M> Mailbox<M> {
             },
             Some(Item::Message(message)) => Taken::Message(message),
             None => Taken::Nothing,
-        }
-    }
-
-    fn remove_item(&mut self, at: usize) -> Option<Item<M>> {
-        match at.checked_sub(usize::from(self.first.is_some())) {
-            None => self.first.take(),
-            Some(at) => self.rest.as_mut()?.remove(at),
         }
     }
 
@@ -405,32 +466,69 @@ impl<M> Mailbox<M> {
         if matches!(&self.first, Some(Item::SystemEvent(system)) if wakes(system)) {
             return self.pop_item().and_then(Item::system);
         }
-        let rest = self.rest.as_mut()?;
-        let at = rest.iter().position(|item| matches!(item, Item::SystemEvent(system) if wakes(system)))?;
-        rest.remove(at).and_then(Item::system)
+        let queue = &mut self.rest.as_mut()?.queue;
+        let at = queue.iter().position(|item| matches!(item, Item::SystemEvent(system) if wakes(system)))?;
+        queue.remove(at).and_then(Item::system)
     }
 
+    /// The actor has received an event, and waits for anything. After an event of a scan it may go on with the scan.
     pub(crate) fn await_any(&mut self) {
-        self.wait = Wait::Any;
+        self.wait = match self.wait {
+            Wait::If => Wait::Scanned { is_timed: false },
+            Wait::IfWithin => Wait::Scanned { is_timed: true },
+            Wait::Any | Wait::Start | Wait::Within | Wait::Scanned { .. } | Wait::Sleep | Wait::Suspend => {
+                Wait::Any
+            }
+        };
         if let Some(extras) = &mut self.extras {
             extras.timeout_due = false;
-            extras.refused = 0;
-            // Last, since its drop may panic.
-            extras.admit = None;
         }
     }
 
+    /// Waits for a message that `admit` admits: under the deadline that [`Mailbox::await_until`] has set, if it was called
+    /// for `IfWithin` before.
     pub(crate) fn await_admitted(&mut self, admit: Admit<M>) {
+        if self.wait != Wait::IfWithin {
+            self.end_scan();
+            self.wait = Wait::If;
+        }
         self.extras().admit = Some(admit);
-        self.wait = Wait::If;
+    }
+
+    /// Goes on with a scan. Returns its deadline, if it has one; without a scan the actor waits for anything.
+    pub(crate) fn await_again(&mut self) -> Option<Time> {
+        match self.wait {
+            Wait::Scanned { is_timed: true } if self.extras().until < Time::MAX => {
+                self.wait = Wait::IfWithin;
+                Some(self.extras().until)
+            }
+            Wait::Scanned { .. } => {
+                self.wait = Wait::If;
+                None
+            }
+            Wait::Any
+            | Wait::Start
+            | Wait::Within
+            | Wait::If
+            | Wait::IfWithin
+            | Wait::Sleep
+            | Wait::Suspend => None,
+        }
     }
 
     pub(crate) fn await_resume(&mut self) {
+        self.end_scan();
         self.wait = Wait::Suspend;
     }
 
     /// Waits until `until`; returns the timer that is already running, if any.
     pub(crate) fn await_until(&mut self, wait: Wait, until: Time) -> Option<TimerKey> {
+        self.end_scan();
+        self.await_deadline(wait, until)
+    }
+
+    /// As [`Mailbox::await_until`], in the present scan.
+    pub(crate) fn await_deadline(&mut self, wait: Wait, until: Time) -> Option<TimerKey> {
         self.wait = wait;
         let extras = self.extras();
         extras.until = until;
@@ -445,18 +543,19 @@ impl<M> Mailbox<M> {
         self.extras.get_or_insert_with(|| {
             Box::new(MailboxExtras {
                 admit: None,
-                refused: 0,
                 until: Time::MAX,
                 timer: None,
                 timeout_due: false,
                 timers: Slab::new(),
+                emptied: 0,
+                open_beyond: 0,
             })
         })
     }
 
     /// The slot of the next timer of this mailbox.
     pub(crate) fn next_timer(&mut self) -> u32 {
-        u32::try_from(self.extras().timers.vacant_key()).expect("at most OPEN_MAX timers are open")
+        u32::try_from(self.extras().timers.vacant_key()).expect("fewer timers than 2^32 are open")
     }
 
     pub(crate) fn add_timer(&mut self, pending: PendingTimer<M>) {
@@ -484,8 +583,45 @@ impl<M> Mailbox<M> {
             0 => self.remove_timer(token),
             left => Some(std::mem::replace(pending, PendingTimer::Cancelled(left))),
         };
-        self.open -= 1;
+        self.close_one();
         taken
+    }
+
+    /// The number of open requests, timers and monitors.
+    #[inline]
+    pub(crate) fn open_len(&self) -> usize {
+        let beyond = self.extras.as_ref().filter(|_| self.open == u16::MAX);
+        usize::from(self.open) + beyond.map_or(0, |extras| extras.open_beyond)
+    }
+
+    /// Counts one more open request, timer or monitor; false if the actor has `max` of them.
+    #[inline]
+    pub(crate) fn open_one(&mut self, max: usize) -> bool {
+        if usize::from(self.open) >= max {
+            return false;
+        }
+        if self.open < u16::MAX {
+            self.open += 1;
+            return true;
+        }
+        self.open_one_beyond(max)
+    }
+
+    #[cold]
+    fn open_one_beyond(&mut self, max: usize) -> bool {
+        let extras = self.extras();
+        let has_room = extras.open_beyond < max - usize::from(u16::MAX);
+        extras.open_beyond += usize::from(has_room);
+        has_room
+    }
+
+    /// Counts one less open request, timer or monitor.
+    #[inline]
+    pub(crate) fn close_one(&mut self) {
+        match &mut self.extras {
+            Some(extras) if self.open == u16::MAX && extras.open_beyond > 0 => extras.open_beyond -= 1,
+            Some(_) | None => self.open -= 1,
+        }
     }
 
     pub(crate) fn pending_mut(&mut self, token: u32) -> Option<&mut PendingTimer<M>> {
@@ -589,7 +725,10 @@ pub(crate) trait AnyMailbox {
     fn is_vacant(&self) -> bool;
     /// Removes one value and drops it; false when none is left. The drop may panic.
     fn drop_one(&mut self) -> bool;
-    fn open_slots(&mut self) -> &mut u16;
+    /// Counts one more open request, timer or monitor; false if the actor has `max` of them.
+    fn open_one(&mut self, max: usize) -> bool;
+    /// Counts one less open request, timer or monitor.
+    fn close_one(&mut self);
     fn newest_request(&mut self) -> &mut u32;
     /// Frees the memory of a burst if the mailbox is empty.
     fn trim(&mut self);
@@ -601,14 +740,11 @@ impl<M> AnyMailbox for Mailbox<M> {
     }
 
     fn push_system_first(&mut self, system: SystemEvent) {
-        if let Some(first) = self.first.replace(Item::SystemEvent(Box::new(system))) {
-            match &mut self.rest {
-                Some(rest) => rest.push_front(first),
-                None => self.push_second(first),
-            }
+        if !matches!(self.wait, Wait::If | Wait::IfWithin) {
+            self.rejoin();
         }
-        if let Some(extras) = &mut self.extras {
-            extras.refused = 0;
+        if let Some(first) = self.first.replace(Item::SystemEvent(Box::new(system))) {
+            self.rest().queue.push_front(first);
         }
     }
 
@@ -626,7 +762,7 @@ impl<M> AnyMailbox for Mailbox<M> {
             Item::Attached(attached) => matches!(attached.0, Attachment::Permit(_)),
             Item::SystemEvent(_) => false,
         };
-        let rest = self.rest.iter().flat_map(|rest| rest.iter());
+        let rest = self.rest.iter().flat_map(|rest| rest.queue.iter().chain(&rest.skipped));
         self.first.iter().chain(rest).filter(is_message).count()
     }
 
@@ -639,7 +775,7 @@ impl<M> AnyMailbox for Mailbox<M> {
     }
 
     fn fire_wait(&mut self, now: Time) -> Fired {
-        let waits = matches!(self.wait, Wait::Within | Wait::Sleep);
+        let waits = matches!(self.wait, Wait::Within | Wait::Sleep | Wait::IfWithin);
         let extras = self.extras();
         if !waits {
             extras.timer = None;
@@ -662,7 +798,7 @@ impl<M> AnyMailbox for Mailbox<M> {
             }
             Some(PendingTimer::Once(..)) => {
                 if let Some(PendingTimer::Once(_, message)) = self.remove_timer(token) {
-                    self.open -= 1;
+                    self.close_one();
                     self.push_own(message);
                 }
                 Fired::Queued
@@ -707,20 +843,19 @@ impl<M> AnyMailbox for Mailbox<M> {
     }
 
     fn drop_one(&mut self) -> bool {
+        self.rejoin();
         if let Some(item) = self.pop_item() {
             drop(item);
             return true;
         }
         let Some(extras) = &mut self.extras else { return false };
         if let Some(admit) = extras.admit.take() {
-            extras.refused = 0;
             drop(admit);
             return true;
         }
-        // The actor has exited: `refused` now counts the timer slots that were emptied.
-        while extras.refused < extras.timers.capacity() {
-            let pending = extras.timers.try_remove(extras.refused);
-            extras.refused += 1;
+        while extras.emptied < extras.timers.capacity() {
+            let pending = extras.timers.try_remove(extras.emptied);
+            extras.emptied += 1;
             if pending.is_some() {
                 return true;
             }
@@ -728,8 +863,12 @@ impl<M> AnyMailbox for Mailbox<M> {
         false
     }
 
-    fn open_slots(&mut self) -> &mut u16 {
-        &mut self.open
+    fn open_one(&mut self, max: usize) -> bool {
+        self.open_one(max)
+    }
+
+    fn close_one(&mut self) {
+        self.close_one();
     }
 
     fn newest_request(&mut self) -> &mut u32 {
@@ -737,7 +876,7 @@ impl<M> AnyMailbox for Mailbox<M> {
     }
 
     fn trim(&mut self) {
-        if self.first.is_none() && self.rest.as_ref().is_some_and(|rest| rest.is_empty()) {
+        if self.first.is_none() && self.rest.as_ref().is_some_and(|rest| rest.len() == 0) {
             self.rest = None;
         }
     }

@@ -22,7 +22,6 @@ use crate::actor_table::Flag;
 use crate::addr::SendMode;
 use crate::core::Core;
 use crate::id::{ActorId, Key, NodeId};
-use crate::mailbox::OPEN_MAX;
 
 /// The waiters for room in the mailboxes of one loop.
 #[derive(Default)]
@@ -248,14 +247,13 @@ impl Core {
     }
 
     /// Registers the current actor for a `Writable` of an actor of any node, whose address has refused its message. Does
-    /// nothing if it awaits one already, or if it has the maximum of open requests.
+    /// nothing if it awaits one already. The limit of open requests does not apply: the actor would wait for ever.
     fn await_writable(&mut self, address: ActorId) {
         let Some(sender) = self.current else { return };
-        let is_at_limit = self.any_mailbox(sender).is_none_or(|mailbox| *mailbox.open_slots() == OPEN_MAX);
         let is_awaited = |core: &mut Self| {
             core.extras(sender).is_none_or(|extras| extras.awaited_room.contains_key(&address))
         };
-        if is_at_limit || is_awaited(self) {
+        if is_awaited(self) {
             return;
         }
         let is_local = address.node() == self.node_id;
@@ -269,7 +267,7 @@ impl Core {
             extras.address.is_known_to_transport |= !is_local;
         }
         if let Some(mailbox) = self.any_mailbox(sender) {
-            *mailbox.open_slots() += 1;
+            mailbox.open_one(usize::MAX);
         }
     }
 
@@ -311,7 +309,7 @@ impl Core {
             return false;
         }
         if let Some(mailbox) = self.any_mailbox(sender) {
-            *mailbox.open_slots() -= 1;
+            mailbox.close_one();
         }
         self.drop_idle_extras(sender);
         self.push_system(sender, SystemEvent::Writable(address))
@@ -325,7 +323,7 @@ impl Core {
         };
         let Some(ticket) = extras.awaited_room.remove(&address) else { return };
         if let Some(mailbox) = self.any_mailbox(sender) {
-            *mailbox.open_slots() -= 1;
+            mailbox.close_one();
         }
         self.drop_idle_extras(sender);
         self.remove_waiter(address, ticket);

@@ -254,17 +254,23 @@ impl Core {
         Ok(Value::encoded_with_nodes(&type_name, &body, &refs.nodes))
     }
 
+    /// Whether an actor may open one more request.
+    pub(crate) fn may_open_request<M: 'static>(&mut self, owner: Key) -> bool {
+        let max = self.requests_max;
+        self.mailbox::<M>(owner).is_some_and(|mailbox| mailbox.open_len() < max)
+    }
+
     /// Opens a request of `owner`; `None` when it has the maximum of open requests.
     pub(crate) fn open_request<M: 'static>(
         &mut self,
         owner: Key,
         handler: Box<dyn ReplyHandler>,
     ) -> Option<RequestId> {
+        let max = self.requests_max;
         let mailbox = self.actors.cell_mut(owner)?.mailbox::<M>()?;
-        if mailbox.open == crate::mailbox::OPEN_MAX {
+        if !mailbox.open_one(max) {
             return None;
         }
-        mailbox.open += 1;
         let request_id = self.requests.open(Some(owner), handler, mailbox.newest_request);
         mailbox.newest_request = request_id.to_bits() as u32;
         Some(request_id)
@@ -297,7 +303,7 @@ impl Core {
         self.after_request_closed(request_id, closed.timer, closed.is_remote);
         if let Some(owner) = closed.owner {
             let mailbox = self.any_mailbox(owner)?;
-            *mailbox.open_slots() -= 1;
+            mailbox.close_one();
             if let Some(head) = head {
                 *mailbox.newest_request() = head;
             }

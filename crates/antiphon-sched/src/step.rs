@@ -26,6 +26,8 @@ pub(crate) enum Then<M> {
     Receive,
     Within(Duration),
     If(Admit<M>),
+    IfWithin(Duration, Admit<M>),
+    Again,
     Sleep(Duration),
     Suspend,
     Finish(Duration),
@@ -85,6 +87,21 @@ pub fn receive_if<M>(admit: impl FnMut(&M) -> bool + 'static) -> Step<M> {
     Ok(Next(Then::If(Box::new(admit))))
 }
 
+/// As [`receive_if`]; after `span` the actor receives [`Event::Timeout`].
+pub fn receive_if_within<M>(span: Duration, admit: impl FnMut(&M) -> bool + 'static) -> Step<M> {
+    Ok(Next(Then::IfWithin(span, Box::new(admit))))
+}
+
+/// Goes on with the last [`receive_if`] or [`receive_if_within`], with its predicate and its deadline, behind the message
+/// or event that the actor has just received. Messages that the predicate has refused are not tested again: so many
+/// messages can be picked from a long mailbox in a time that grows with its length alone.
+///
+/// It is the same as [`receive`] if the actor has waited in another way since. After [`Event::Timeout`] it waits without a
+/// deadline.
+pub fn receive_again<M>() -> Step<M> {
+    Ok(Next(Then::Again))
+}
+
 /// Waits for `span`, until [`Event::Timeout`]; messages wait meanwhile. A resume, throw or termination ends the wait
 /// early.
 pub fn sleep<M>(span: Duration) -> Step<M> {
@@ -108,7 +125,7 @@ pub fn suspend<M>() -> Step<M> {
 /// let mut is_ending = false;
 /// events.spawn(move |cx: &mut Cx<&str>, event| match event {
 ///     Event::Start => {
-///         (0..open_jobs).for_each(|_| drop(cx.after(secs(1), "job done")));
+///         (0..open_jobs).for_each(|_| drop(cx.after(secs(1), "job done")?));
 ///         receive()
 ///     }
 ///     Event::Message(_) => {

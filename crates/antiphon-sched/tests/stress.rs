@@ -116,7 +116,7 @@ impl Actor<StressMessage> for StressActor {
                 let adapter = cx.adapter(move |n: u64| {
                     assert!(n % 97 != 5, "an adapter panics");
                     StressMessage::new(&for_message, n)
-                });
+                }).unwrap();
                 let mut adapters = state.adapters.borrow_mut();
                 if adapters.len() > 64 {
                     adapters.swap_remove((random % 64) as usize);
@@ -181,7 +181,7 @@ impl StressActor {
             11 => cx.terminate(actor),
             12 => {
                 // The actor ends by a panic of its own adapter, in the middle of a step.
-                let adapter = cx.adapter(|_: ()| panic!("an adapter ends its actor"));
+                let adapter = cx.adapter(|_: ()| panic!("an adapter ends its actor")).unwrap();
                 drop(cx.send(adapter, ()));
             }
             13 => {
@@ -203,7 +203,7 @@ impl StressActor {
                 cx.notify(actor);
             }
             16 => {
-                let timer = cx.after(millis(random % 30), StressMessage::new(state, random));
+                let timer = cx.after(millis(random % 30), StressMessage::new(state, random)).unwrap();
                 if random.is_multiple_of(3) {
                     cx.cancel(timer);
                 }
@@ -213,7 +213,7 @@ impl StressActor {
                 let timer = cx.every(millis(1 + random % 30), move || {
                     assert!(!random.is_multiple_of(13), "the constructor of a tick panics");
                     StressMessage::new(&for_message, random)
-                });
+                }).unwrap();
                 if random.is_multiple_of(3) {
                     cx.cancel(timer);
                 }
@@ -228,7 +228,7 @@ impl StressActor {
                         replies.push(reply);
                     }
                     StressMessage::new(&keep, 2)
-                });
+                }).unwrap();
                 cx.ask(
                     to,
                     millis(random % 50),

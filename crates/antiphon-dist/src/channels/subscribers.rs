@@ -24,7 +24,7 @@ use crate::node::complete_if_open;
 use crate::panic_guard::{catch_panic, log_panic};
 use crate::quota_usage::QuotaUsage;
 
-/// The entries of one topic. Each costs a monitor; an actor can have 65,535 monitors and requests together.
+/// The entries of one topic. Each costs a monitor.
 pub(super) const ENTRIES_MAX: usize = 32_768;
 /// The entries that all other nodes together may add. Each costs an answer of a delivery, so the limit leaves answers
 /// for the deliveries of the channel's own node.

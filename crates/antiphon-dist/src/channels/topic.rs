@@ -308,7 +308,10 @@ impl<T: Wire + Clone> Topic<T> {
             return log_panic(|| drop(request.message));
         }
         let number = self.deliveries.next_number();
-        let timer = cx.after(left, self_message(SelfMessage::Due(number)));
+        let Ok(timer) = cx.after(left, self_message(SelfMessage::Due(number))) else {
+            cx.reply(request.reply, DeliveryResult::TooMany);
+            return log_panic(|| drop(request.message));
+        };
         self.deliveries.add_waiting(number, request, timer);
     }
 
@@ -323,15 +326,21 @@ impl<T: Wire + Clone> Topic<T> {
         let delivery = self.deliveries.next_number();
         let left = request.until.since(cx.now());
         let within = left * TIME_FOR_SUBSCRIBERS.0 / TIME_FOR_SUBSCRIBERS.1;
+        let Ok(timer) = cx.after(within, self_message(SelfMessage::Overdue(delivery))) else {
+            cx.reply(request.reply, DeliveryResult::TooMany);
+            return log_panic(|| drop(message));
+        };
         let channel = self.channel_id(cx.id());
         let SentDelivery { received, open, has_ended } =
             self.subscribers.deliver(cx, channel, message, (delivery, request.hops + 1, within));
         let end = DeliveryEnd::Answer(Some(request.reply));
         let count = open.len();
-        let answers = (count > 0).then(|| OpenAnswers {
-            requests: open,
-            timer: cx.after(within, self_message(SelfMessage::Overdue(delivery))),
-        });
+        let answers = if count > 0 {
+            Some(OpenAnswers { requests: open, timer })
+        } else {
+            cx.cancel(timer);
+            None
+        };
         self.begin_delivery(cx, request.peer, (delivery, count, received), answers, end);
         if has_ended {
             self.on_count_fallen(cx);
@@ -634,7 +643,11 @@ impl<T: Wire + Clone> Topic<T> {
         if self.deliveries.has_room(None, self.subscribers.topics().count()) {
             self.update_downstream(cx, None, None);
         } else if !std::mem::replace(&mut self.is_update_queued, true) {
-            cx.after(UPDATE_DOWNSTREAM_AGAIN_AFTER, self_message(SelfMessage::UpdateDownstream));
+            let again = self_message(SelfMessage::UpdateDownstream);
+            if cx.after(UPDATE_DOWNSTREAM_AGAIN_AFTER, again).is_err() {
+                self.is_update_queued = false;
+                self.update_downstream(cx, None, None);
+            }
         }
     }
 
@@ -789,7 +802,10 @@ impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Topic<T> {
             Event::Down(down) => self.on_down(cx, &down),
             Event::Writable { target } => self.on_writable(cx, target),
             Event::Lagged { channel, missed } => self.on_lagged(cx, channel, missed),
-            Event::Terminate => self.close(cx, &ExitReason::Terminated),
+            Event::Terminate => {
+                self.close(cx, &ExitReason::Terminated);
+                return receive();
+            }
             // Takes and drops the thrown value, so that it does not fail the topic actor.
             Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),
             _ => {}

@@ -6,7 +6,7 @@ mod verbs;
 use std::path::Path;
 use std::time::Duration;
 
-use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, LoopRef, NodeId, Step, Wire};
+use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, LoopRef, NodeId, Step, TooManyAdapters, Wire};
 
 use crate::access::{AccessError, AccessPolicy};
 use crate::channels::{Channel, Subscriber};
@@ -229,7 +229,15 @@ pub trait NetCx<M: 'static> {
 
     /// Sends the progress of a transfer of this node to this actor, each time `every` has passed (at least 10 ms), and at
     /// the end of the transfer.
-    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static);
+    ///
+    /// # Errors
+    /// This actor has as many adapters as it may.
+    fn progress(
+        &mut self,
+        transfer: Transfer,
+        every: Duration,
+        each: impl FnMut(Progress) -> M + 'static,
+    ) -> Result<(), TooManyAdapters>;
 
     /// Ends a transfer of this node. Its answer is [`FileError::Cancelled`], unless it was answered already.
     fn cancel_transfer(&mut self, transfer: Transfer);
@@ -343,7 +351,13 @@ pub trait NetCx<M: 'static> {
     fn ignore_peers(&mut self, ignored: impl Into<Ignored>);
 
     /// Sends each change of a peer's status to this actor, beginning with the status of each reachable peer.
-    fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch;
+    ///
+    /// # Errors
+    /// This actor has as many adapters as it may.
+    fn peer_status(
+        &mut self,
+        each: impl FnMut(PeerStatus) -> M + 'static,
+    ) -> Result<Watch, TooManyAdapters>;
 
     /// Ends a subscription to the statuses of peers.
     fn unwatch(&mut self, watch: Watch);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, Key, NodeId, RequestId, SendMode, Step, Target, Wire};
+use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, Key, NodeId, RequestId, SendMode, Step, Target, TooManyAdapters, Wire};
 
 use super::node_ref::{allow, node_mut, register};
 use super::{Named, NetCx, Watch};
@@ -183,8 +183,13 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         files::send_file(self, to, file.as_ref(), &options, timeout, answer)
     }
 
-    fn progress(&mut self, transfer: Transfer, every: Duration, each: impl FnMut(Progress) -> M + 'static) {
-        files::progress(self, transfer, every, each);
+    fn progress(
+        &mut self,
+        transfer: Transfer,
+        every: Duration,
+        each: impl FnMut(Progress) -> M + 'static,
+    ) -> Result<(), TooManyAdapters> {
+        files::progress(self, transfer, every, each)
     }
 
     fn cancel_transfer(&mut self, transfer: Transfer) {
@@ -295,14 +300,17 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         }
     }
 
-    fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Watch {
-        let adapter = self.adapter(each);
+    fn peer_status(
+        &mut self,
+        each: impl FnMut(PeerStatus) -> M + 'static,
+    ) -> Result<Watch, TooManyAdapters> {
+        let adapter = self.adapter(each)?;
         remove_exited_watchers(self);
         let known = node(self).map(|core| core.watch_peers(adapter)).unwrap_or_default();
         for status in known {
             self.tell(adapter, status);
         }
-        Watch(adapter)
+        Ok(Watch(adapter))
     }
 
     fn unwatch(&mut self, watch: Watch) {

@@ -57,7 +57,7 @@ impl Actor<DeleterMessage> for Deleter {
         match event {
             Event::Start => {
                 cx.set_name("file deleter");
-                cx.after(self.timeout, DeleterMessage::TimedOut);
+                cx.after(self.timeout, DeleterMessage::TimedOut)?;
                 cx.monitor(self.caller);
             }
             Event::Message(DeleterMessage::Begin(answer)) => {

@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{Addr, AskError, Cx, Loop, LoopRef, NodeId};
+use antiphon_sched::{Addr, AskError, Cx, Loop, LoopRef, NodeId, TooManyAdapters};
 
 use crate::config::Config;
 use crate::cx::node_mut;
@@ -190,15 +190,16 @@ pub(crate) fn progress<M: 'static>(
     transfer: Transfer,
     every: Duration,
     each: impl FnMut(Progress) -> M + 'static,
-) {
-    let Some(sender) = transfer.0 else { return };
-    let watcher = cx.adapter(each);
+) -> Result<(), TooManyAdapters> {
+    let Some(sender) = transfer.0 else { return Ok(()) };
+    let watcher = cx.adapter(each)?;
     if cx.send(sender, SenderMessage::Watch(watcher, every)).is_err() {
         // The sender has ended.
         cx.loop_ref().close_adapter(watcher);
     } else if let Some(core) = node_mut(cx.loop_ref()) {
         core.send_slots().pending_watchers.push((sender, watcher));
     }
+    Ok(())
 }
 
 /// Implements `NetCx::cancel_transfer`.

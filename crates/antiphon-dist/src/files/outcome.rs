@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use antiphon_sched::{Addr, AskError, Undelivered};
+use antiphon_sched::{Addr, AskError, TooManyAdapters, TooManyOpen, Undelivered};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -120,7 +120,7 @@ pub enum FileError {
         /// The limit.
         max: usize,
     },
-    /// The actor has 65,535 open requests already, or the other node accepts no more requests from this one.
+    /// The actor has as many open requests as `requests_max` allows, or the other node accepts no more requests from this one.
     #[error(
         "too many open requests here, or of this node there; wait for replies before you send more files"
     )]
@@ -155,7 +155,7 @@ pub enum DeleteError {
     /// The node was lost. It may have deleted the file.
     #[error("the node was lost; the file may have been deleted")]
     NodeLost,
-    /// The actor has 65,535 open requests already, or the other node accepts no more requests from this one.
+    /// The actor has as many open requests as `requests_max` allows, or the other node accepts no more requests from this one.
     #[error(
         "too many open requests here, or of this node there; wait for replies before you delete more files"
     )]
@@ -273,6 +273,30 @@ impl From<AskError> for FileError {
             AskError::Full | AskError::Busy => Self::Refused(FileRefused::Busy),
             _ => Self::NodeLost,
         }
+    }
+}
+
+impl From<TooManyOpen> for FileError {
+    fn from(_: TooManyOpen) -> Self {
+        Self::TooManyOpen
+    }
+}
+
+impl From<TooManyAdapters> for FileError {
+    fn from(_: TooManyAdapters) -> Self {
+        Self::TooManyOpen
+    }
+}
+
+impl From<TooManyOpen> for FileRefused {
+    fn from(TooManyOpen { max }: TooManyOpen) -> Self {
+        Self::TooManyTransfers { max: max as u64 }
+    }
+}
+
+impl From<TooManyAdapters> for FileRefused {
+    fn from(TooManyAdapters { max }: TooManyAdapters) -> Self {
+        Self::TooManyTransfers { max: max.into() }
     }
 }
 

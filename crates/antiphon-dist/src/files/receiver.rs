@@ -139,9 +139,9 @@ impl FileReceiver {
         cx.set_name("file receiver");
         cx.set_signal_policy(SignalPolicy::None);
         cx.monitor(self.sender);
-        cx.every(CHECK_INTERVAL, || ReceiverMessage::Check);
+        cx.every(CHECK_INTERVAL, || ReceiverMessage::Check)?;
         if let Some(within) = self.within {
-            cx.after(within.saturating_add(GRACE), ReceiverMessage::TimedOut);
+            cx.after(within.saturating_add(GRACE), ReceiverMessage::TimedOut)?;
         }
         let (dest, path, stat, overwrite) = (self.dest.clone(), self.path.clone(), self.stat, self.overwrite);
         let account = self.account.clone();
@@ -235,7 +235,7 @@ impl FileReceiver {
         if !is_complete || self.aborted.is_some() {
             return self.hash(cx, partial);
         }
-        let receiver = cx.adapter(ReceiverMessage::Peer);
+        let receiver = cx.adapter(ReceiverMessage::Peer)?;
         let (have, hash) = (partial.have(), partial.hash().to_vec().into());
         self.answer(cx, OfferAnswer::Send { receiver, have, hash, window: WINDOW_BYTES });
         self.state = ReceiverState::Ready(partial);

@@ -151,7 +151,7 @@ impl FileSender {
     fn start(&mut self, cx: &mut Cx<'_, SenderMessage>) -> Result<Option<Stored>, FileError> {
         cx.set_name("file sender");
         cx.set_signal_policy(SignalPolicy::None);
-        cx.after(self.order.timeout, SenderMessage::TimedOut);
+        cx.after(self.order.timeout, SenderMessage::TimedOut)?;
         cx.monitor(self.order.caller);
         Ok(None)
     }
@@ -219,7 +219,7 @@ impl FileSender {
             path: self.order.target.clone().into_names(),
             stat: source.stat,
             overwrite: self.order.overwrite,
-            sender: cx.adapter(SenderMessage::Peer),
+            sender: cx.adapter(SenderMessage::Peer)?,
             within: Some(u64::try_from(self.order.timeout.as_millis()).unwrap_or(u64::MAX)),
         };
         self.receiver_node = Some(service.node());
@@ -390,7 +390,12 @@ impl FileSender {
             return cx.loop_ref().close_adapter(watcher);
         }
         self.watchers.push(watcher);
-        cx.every(every.max(PROGRESS_INTERVAL_MIN), move || SenderMessage::Report(watcher));
+        let report = move || SenderMessage::Report(watcher);
+        if let Err(reason) = cx.every(every.max(PROGRESS_INTERVAL_MIN), report) {
+            tracing::warn!(%reason, "the progress of a transfer is not reported");
+            self.watchers.pop();
+            cx.loop_ref().close_adapter(watcher);
+        }
     }
 
     fn report(&self, cx: &mut Cx<'_, SenderMessage>, watcher: Addr<Progress>) {

@@ -75,11 +75,11 @@ impl FileService {
                 cx.set_signal_policy(SignalPolicy::None);
                 let own = cx.id();
                 allow(cx.loop_ref(), own, self.access.clone())?;
-                let addr = cx.adapter(ServiceMessage::Peer);
+                let addr = cx.adapter(ServiceMessage::Peer)?;
                 let tag = cx.loop_ref().type_name_of::<FromNode<ToFileService>>();
                 register(cx.loop_ref(), (Space::Service, FILE_SERVICE), addr, tag, None)?;
                 self.sweep(cx);
-                cx.every(SWEEP_EVERY, || ServiceMessage::Sweep);
+                cx.every(SWEEP_EVERY, || ServiceMessage::Sweep)?;
             }
             Event::Message(ServiceMessage::Peer(FromNode {
                 message: ToFileService::Offer(offer, reply),

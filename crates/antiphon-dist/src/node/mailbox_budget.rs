@@ -324,7 +324,7 @@ mod tests {
         let adapter_key = adapter.clone();
         test.driver.sched.spawn(move |cx: &mut Cx<()>, event| {
             if matches!(event, Event::Start) {
-                let adapter: Addr<Bytes> = cx.adapter(|_| ());
+                let adapter: Addr<Bytes> = cx.adapter(|_| ())?;
                 assert!(cx.loop_ref().expose(adapter));
                 adapter_key.set(Some(adapter.id().key()));
             }

@@ -15,7 +15,7 @@ use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
 use crate::quota_usage::QuotaUsage;
 
-/// The running actors of one RCI, for all callers. Each costs a monitor, and an actor can have 65,535.
+/// The running actors of one RCI, for all callers. Each costs a monitor.
 const ALIVE_MAX: usize = 60_000;
 
 type SpawnServiceCx<'c, A, T> = Cx<'c, FromNode<RciCall<A, T>>>;

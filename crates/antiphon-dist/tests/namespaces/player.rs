@@ -139,7 +139,7 @@ pub(crate) fn run() -> ExitCode {
     });
     let player = node.spawn(move |cx, event| match event {
         Event::Start => {
-            cx.peer_status(Input::Status);
+            cx.peer_status(Input::Status).unwrap();
             receive()
         }
         Event::Message(Input::Line(line)) => run_command(cx, &line),

@@ -53,7 +53,7 @@ fn mailbox_full_admits_replies_timers_and_downs() {
         match event {
             Event::Start => {
                 cx.monitor(dead);
-                cx.after(millis(1), 10);
+                cx.after(millis(1), 10).unwrap();
                 cx.ask(cx.addr(), millis(1), |_: ReplyTo<()>| 11, |_| 12);
                 sleep(millis(50))
             }
@@ -81,8 +81,8 @@ fn adapters_keep_order_of_one_sender() {
     let actor = events.spawn(move |cx, event: Event<String>| {
         match event {
             Event::Start => {
-                let number = cx.adapter(|n: u32| format!("n{n}"));
-                let flag = cx.adapter(|b: bool| format!("b{b}"));
+                let number = cx.adapter(|n: u32| format!("n{n}")).unwrap();
+                let flag = cx.adapter(|b: bool| format!("b{b}")).unwrap();
                 slot.set(Some((number, flag)));
             }
             event => note_event(&seen, &event),
@@ -108,7 +108,7 @@ fn with_adapter(events: &mut Loop, log: &Log) -> (Addr<String>, Addr<u32>) {
     let actor = events.spawn(move |cx, event: Event<String>| {
         note_event(&seen, &event);
         if let Event::Start = event {
-            slot.set(Some(cx.adapter(|n: u32| format!("n{n}"))));
+            slot.set(Some(cx.adapter(|n: u32| format!("n{n}")).unwrap()));
         }
         receive()
     });
@@ -154,7 +154,7 @@ fn adapter_down_has_owner_reason_and_adapter_id() {
     let slot = adapter.clone();
     let actor = events.spawn(move |cx, event: Event<String>| match event {
         Event::Start => {
-            slot.set(Some(cx.adapter(|n: u32| format!("n{n}"))));
+            slot.set(Some(cx.adapter(|n: u32| format!("n{n}")).unwrap()));
             receive()
         }
         _ => fail("enough"),
@@ -334,7 +334,7 @@ fn closed_adapter_leaves_actor_and_other_adapters() {
     let actor = events.spawn(move |cx, event: Event<u32>| {
         note_event(&seen, &event);
         if matches!(event, Event::Start) {
-            slot.set(Some((cx.adapter(|text: String| text.len() as u32), cx.adapter(|_: char| 7))));
+            slot.set(Some((cx.adapter(|text: String| text.len() as u32).unwrap(), cx.adapter(|_: char| 7).unwrap())));
         }
         receive()
     });
@@ -363,7 +363,7 @@ fn closed_adapter_address_stays_closed() {
     let made = adapters.clone();
     let actor = events.spawn(move |cx, event: Event<u32>| {
         if let Event::Start | Event::Message(_) = event {
-            made.borrow_mut().push(cx.adapter(|n: u32| n));
+            made.borrow_mut().push(cx.adapter(|n: u32| n).unwrap());
         }
         receive()
     });
@@ -417,7 +417,7 @@ fn adapter_over_limit_ends_actor() {
     let made = adapters.clone();
     let actor = events.spawn(move |cx, event: Event<u32>| {
         let count = if let Event::Start = event { ADAPTERS_MAX } else { 1 };
-        made.borrow_mut().extend((0..count).map(|_| cx.adapter(|n: u32| n)));
+        made.borrow_mut().extend((0..count).map(|_| cx.adapter(|n: u32| n).unwrap()));
         receive()
     });
     settle(&mut events);

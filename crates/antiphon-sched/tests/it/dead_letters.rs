@@ -59,7 +59,7 @@ fn notify_refused_is_down_or_dead_letter() {
     let busy = events.spawn(move |cx: &mut Cx<u32>, event| {
         match event {
             Event::Start => (0..65_535).for_each(|_| {
-                cx.after(secs(1_000), 0);
+                cx.after(secs(1_000), 0).unwrap();
             }),
             Event::Down(down) => downs.note(format!("{:?}", down.reason)),
             _ => {}

@@ -38,7 +38,7 @@ fn self_sender_starves_no_actor_inbox_or_timer() {
     let neighbour = events.spawn(move |cx: &mut Cx<u32>, event| {
         note_event(&seen, &event);
         if let Event::Start = event {
-            cx.after(millis(5), 50);
+            cx.after(millis(5), 50).unwrap();
         }
         receive()
     });

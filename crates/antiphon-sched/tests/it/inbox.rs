@@ -170,7 +170,7 @@ fn adapter_messages_wait_with_their_actor() {
     let (seen, made) = (log.clone(), adapter.clone());
     let sink = events.spawn(move |cx: &mut Cx<u32>, event| {
         match event {
-            Event::Start => made.set(Some(cx.adapter(|n: u64| n as u32))),
+            Event::Start => made.set(Some(cx.adapter(|n: u64| n as u32).unwrap())),
             Event::Message(n) => seen.note(n),
             _ => {}
         }

@@ -290,7 +290,7 @@ fn awaited_room_counts_as_open_request() {
         events.spawn(move |cx: &mut Cx<u32>, event| {
             match event {
                 Event::Start => {
-                    (0..timers).for_each(|_| _ = cx.after(secs(1_000), 0));
+                    (0..timers).for_each(|_| _ = cx.after(secs(1_000), 0).unwrap());
                     assert!(matches!(cx.send(full, 2), Err(SendError::Full(2))));
                     cx.ask(
                         full,
@@ -374,7 +374,7 @@ fn adapter_address_is_awaited_as_itself() {
     let (slot, seen) = (made.clone(), log.clone());
     let owner = events.spawn(move |cx: &mut Cx<u32>, event| match event {
         Event::Start => {
-            slot.set(Some(cx.adapter(|n: u64| n as u32)));
+            slot.set(Some(cx.adapter(|n: u64| n as u32).unwrap()));
             suspend()
         }
         Event::Message(n) => {
@@ -411,7 +411,7 @@ fn closed_adapter_releases_its_waiters() {
     let shared = adapter.clone();
     let owner = events.spawn(move |cx: &mut Cx<u32>, event| {
         match event {
-            Event::Start => shared.set(Some(cx.adapter(|n: u8| u32::from(n)))),
+            Event::Start => shared.set(Some(cx.adapter(|n: u8| u32::from(n)).unwrap())),
             Event::Resumed(_) => cx.loop_ref().close_adapter(shared.get().unwrap()),
             _ => {}
         }

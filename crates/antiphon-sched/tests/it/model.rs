@@ -88,7 +88,7 @@ fn scripted(
 ) -> impl Actor<u32> {
     actor(move |cx: &mut Cx<u32>, event: Event<u32>| {
         if let Event::Start = event {
-            adapter.set(Some(cx.adapter(u32::from)));
+            adapter.set(Some(cx.adapter(u32::from).unwrap()));
         } else if let Event::Down(_) = event {
             log.note("down");
         } else {

@@ -53,7 +53,7 @@ fn assert_empty(events: &Loop) {
 fn step_panic_ends_only_its_actor() {
     let entries = run_beside_bystander(|events, log| {
         let bad = events.spawn(|cx: &mut Cx<u32>, event| {
-            cx.after(secs(100), 1);
+            cx.after(secs(100), 1).unwrap();
             match event {
                 Event::Message(_) => panic!("in {}", "a step"),
                 _ => receive(),
@@ -102,7 +102,7 @@ fn reply_handler_panic_ends_only_asking_actor() {
             let bad = events.spawn(move |cx: &mut Cx<()>, event| {
                 if let Event::Message(()) = event {
                     cx.ask(target, secs(1), |reply| reply, |_| panic!("in a reply handler"));
-                    cx.after(secs(100), ());
+                    cx.after(secs(100), ()).unwrap();
                 }
                 receive()
             });
@@ -123,7 +123,7 @@ fn adapter_panic_ends_owner_not_sender() {
         let returned = place.clone();
         let owner = events.spawn(move |cx: &mut Cx<u32>, event| {
             if let Event::Start = event {
-                returned.set(Some(cx.adapter(|_: &str| panic!("in an adapter"))));
+                returned.set(Some(cx.adapter(|_: &str| panic!("in an adapter")).unwrap()));
             }
             receive()
         });
@@ -146,7 +146,7 @@ fn repeated_timer_panic_ends_only_its_actor() {
         for waits in [false, true] {
             let bad = events.spawn(move |cx: &mut Cx<u32>, event| {
                 if let Event::Start = event {
-                    cx.every(millis(10), || panic!("in a timer"));
+                    cx.every(millis(10), || panic!("in a timer")).unwrap();
                 }
                 if waits { receive_if(|_| false) } else { receive() }
             });
@@ -188,19 +188,19 @@ fn actor_state_drop_panics_are_each_contained() {
         let bad = events.spawn(move |cx: &mut Cx<CountedBomb>, event| {
             let _ = &bombs;
             if let Event::Start = event {
-                cx.after(secs(9), new_bomb());
+                cx.after(secs(9), new_bomb()).unwrap();
                 let (held, next) = (new_bomb(), new_bomb.clone());
                 cx.every(secs(9), move || {
                     let _ = &held;
                     next()
-                });
+                }).unwrap();
                 let held = new_bomb();
                 cx.ask(sink, secs(9), |reply| reply, move |_| held);
                 let (held, next) = (new_bomb(), new_bomb.clone());
                 cx.adapter(move |_: u8| {
                     let _ = &held;
                     next()
-                });
+                }).unwrap();
             }
             let held = new_bomb();
             receive_if(move |_| {
@@ -239,7 +239,7 @@ fn behaviour_drop_panic_at_swap_is_contained() {
         settle(events);
         let mut offered = Some(bomb());
         events.spawn(move |cx: &mut Cx<u32>, _| {
-            let adapter = cx.adapter(|_: u8| panic!("in an adapter"));
+            let adapter = cx.adapter(|_: u8| panic!("in an adapter")).unwrap();
             cx.send(adapter, 1)?;
             let held = offered.take();
             swap(move |_, _| {
@@ -336,7 +336,7 @@ fn loop_drop_contains_panic_of_each_value() {
                 let held = new_bomb();
                 cx.ask(sink, secs(9), |reply| reply, move |_| held);
             }
-            cx.after(secs(9), new_bomb());
+            cx.after(secs(9), new_bomb()).unwrap();
         }
         suspend()
     });
@@ -357,11 +357,11 @@ fn terminated_actor_finishing_its_step_is_harmless() {
     let entries = run_beside_bystander(|events, log| {
         let log = log.clone();
         events.spawn(move |cx: &mut Cx<u32>, _| {
-            let adapter = cx.adapter(|_: u8| panic!("in an adapter"));
+            let adapter = cx.adapter(|_: u8| panic!("in an adapter")).unwrap();
             cx.send(adapter, 1)?;
             // The panic has terminated this actor; its step goes on.
             let me = cx.addr();
-            let timer = cx.after(secs(1), 1);
+            let timer = cx.after(secs(1), 1).unwrap();
             assert!(!cx.cancel(timer), "a terminated actor has no timers");
             let monitor = cx.monitor(me);
             cx.demonitor(monitor);
@@ -370,8 +370,8 @@ fn terminated_actor_finishing_its_step_is_harmless() {
             cx.set_name("terminated");
             cx.ask(me, secs(1), |_: ReplyTo<u32>| 1, |_| 2);
             cx.blocking(|| 3, |_| 4);
-            cx.every(secs(1), || 5);
-            cx.adapter(|_: u16| 6);
+            cx.every(secs(1), || 5).unwrap();
+            cx.adapter(|_: u16| 6).unwrap();
             cx.push_self(7);
             assert!(matches!(cx.send(me, 8), Err(SendError::NoActor(8))), "its address is stale");
             log.note("end of the step");

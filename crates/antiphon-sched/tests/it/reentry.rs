@@ -113,12 +113,12 @@ fn adapter_and_timer_using_handle_do_not_block() {
             let adapter = cx.adapter(move |n| {
                 use_handle(&first, sink, "adapter");
                 n
-            });
+            }).unwrap();
             cx.send(adapter, 1)?;
             cx.every(millis(10), move || {
                 use_handle(&second, sink, "tick");
                 2
-            });
+            }).unwrap();
         }
         receive()
     });
@@ -155,7 +155,7 @@ fn actor_state_drop_using_handle_does_not_block() {
         let _ = &captured;
         let handle_user = |from| HandleUser { handle: captured.handle.clone(), sink: captured.sink, from };
         if let Event::Start = event {
-            cx.after(secs(1), handle_user("timer"));
+            cx.after(secs(1), handle_user("timer")).unwrap();
             let held = handle_user("request");
             cx.ask(sink, secs(1), |reply| reply, move |_| held);
         }

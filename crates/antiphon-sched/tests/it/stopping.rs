@@ -74,7 +74,7 @@ fn stop_from_thread_terminates_every_actor() {
             match event {
                 Event::Start => {
                     cx.set_daemon(n == 0);
-                    adapter.set(Some(cx.adapter(|n: u8| u32::from(n))));
+                    adapter.set(Some(cx.adapter(|n: u8| u32::from(n)).unwrap()));
                     report.send(())?;
                 }
                 Event::Terminate => {

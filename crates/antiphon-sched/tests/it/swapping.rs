@@ -16,8 +16,8 @@ fn swap_keeps_mailbox_address_timers_monitors_and_requests() {
         match event {
             Event::Start => {
                 cx.monitor(monitored);
-                cx.after(millis(10), 100);
-                cx.every(millis(30), || 200);
+                cx.after(millis(10), 100).unwrap();
+                cx.every(millis(30), || 200).unwrap();
                 cx.ask(sink, millis(20), |reply| reply, |answer| if answer.is_err() { 300 } else { 0 });
                 receive()
             }
@@ -134,7 +134,7 @@ fn swap_by_terminated_actor_is_ignored() {
     let log = Log::default();
     for _ in 0..3 {
         events.spawn(|cx: &mut Cx<u32>, _| {
-            let adapter = cx.adapter(|_: u8| panic!("in an adapter"));
+            let adapter = cx.adapter(|_: u8| panic!("in an adapter")).unwrap();
             cx.send(adapter, 1)?;
             swap(|_, _| panic!("a terminated actor ran"))
         });
@@ -158,7 +158,7 @@ fn actor_terminated_in_last_batch_step_stays_terminated() {
     let log = Log::default();
     let actor = events.spawn(|cx: &mut Cx<u32>, event| {
         if let Event::Message(62) = event {
-            let adapter = cx.adapter(|_: u8| panic!("in an adapter"));
+            let adapter = cx.adapter(|_: u8| panic!("in an adapter")).unwrap();
             cx.send(adapter, 1)?;
         }
         receive()

@@ -272,7 +272,7 @@ fn terminate_of_adapter_terminates_its_actor() {
     let (sender, adapters) = std::sync::mpsc::channel();
     events.spawn(move |cx: &mut Cx<u32>, event| {
         if let Event::Start = event {
-            sender.send(cx.adapter(|n: u8| n.into()))?;
+            sender.send(cx.adapter(|n: u8| n.into()).unwrap())?;
         }
         note_event(&seen, &event);
         receive()

@@ -43,7 +43,7 @@ fn timers_fire_by_deadline_then_creation_order() {
         &log,
         |cx| {
             for (span, n) in [(500, 5), (20, 2), (500, 6), (10, 1), (100_000, 7), (20, 3)] {
-                cx.after(millis(span), n);
+                cx.after(millis(span), n).unwrap();
             }
         },
         |_, _| {},
@@ -67,7 +67,7 @@ fn timer_fires_within_two_milliseconds_of_deadline() {
         timed(
             &mut events,
             &Log::default(),
-            move |cx| _ = cx.after(millis(span), 0),
+            move |cx| _ = cx.after(millis(span), 0).unwrap(),
             move |cx, _| place.set(cx.now()),
         );
         pass(&mut events, millis(span + 3));
@@ -86,7 +86,7 @@ fn cancelled_timer_is_freed_with_its_message() {
         match event {
             Event::Start => {
                 let drops = results.clone();
-                let timer = cx.after(millis(10), Some(OnDrop(Box::new(move || drops.note("dropped")) as _)));
+                let timer = cx.after(millis(10), Some(OnDrop(Box::new(move || drops.note("dropped")) as _))).unwrap();
                 results.note(cx.cancel(timer));
                 results.note(cx.cancel(timer));
                 results.note(cx.reset_timer(timer, secs(1)));
@@ -110,7 +110,7 @@ fn fired_timer_cannot_be_cancelled_or_pushed_back() {
     timed(
         &mut events,
         &log,
-        move |cx| place.set(Some(cx.after(millis(1), 1))),
+        move |cx| place.set(Some(cx.after(millis(1), 1).unwrap())),
         move |cx, _| {
             let timer = timer.get().unwrap();
             seen.note(format!("{} {}", cx.cancel(timer), cx.reset_timer(timer, secs(1))));
@@ -128,8 +128,8 @@ fn timer_pushed_back_fires_at_new_deadline() {
         &mut events,
         &log,
         |cx| {
-            let early = cx.after(millis(10), 1);
-            let late = cx.after(secs(1000), 2);
+            let early = cx.after(millis(10), 1).unwrap();
+            let late = cx.after(secs(1000), 2).unwrap();
             assert!(cx.reset_timer(early, millis(100)), "the timer is active");
             assert!(cx.reset_timer(late, millis(20)), "the timer is active");
         },
@@ -155,7 +155,7 @@ fn repeated_timer_fires_until_cancelled() {
             place.set(Some(cx.every(millis(10), move || {
                 n += 1;
                 n
-            })));
+            }).unwrap()));
         },
         move |cx, n| {
             if n == 3 {
@@ -177,7 +177,7 @@ fn repeated_timer_can_be_pushed_back_after_tick() {
     timed(
         &mut events,
         &log,
-        move |cx| place.set(Some(cx.every(millis(10), || 7))),
+        move |cx| place.set(Some(cx.every(millis(10), || 7).unwrap())),
         move |cx, _| seen.note(cx.reset_timer(timer.get().unwrap(), millis(50))),
     );
     pass(&mut events, millis(12));
@@ -204,7 +204,7 @@ fn waiting_ticks_are_not_duplicated() {
                     cx.every(millis(10), move || {
                         count.set(count.get() + 1);
                         count.get()
-                    });
+                    }).unwrap();
                     sleep(millis(105))
                 }
                 _ => receive(),
@@ -228,13 +228,13 @@ fn tick_of_cancelled_timer_is_not_its_successors() {
         note_event(&seen, &event);
         match event {
             Event::Start => {
-                timer = Some(cx.every(millis(10), || 1));
+                timer = Some(cx.every(millis(10), || 1).unwrap());
                 suspend()
             }
             Event::Resumed(_) => {
                 assert!(cx.cancel(timer.take().unwrap()), "the timer is active, and its tick waits");
-                cx.every(secs(1), || 2);
-                cx.after(secs(2), 3);
+                cx.every(secs(1), || 2).unwrap();
+                cx.after(secs(2), 3).unwrap();
                 receive()
             }
             _ => receive(),
@@ -257,15 +257,15 @@ fn timer_of_another_actor_cannot_be_changed() {
     timed(
         &mut events,
         &log,
-        move |cx| place.set(Some((cx.after(millis(10), 1), cx.every(millis(10), || 2)))),
+        move |cx| place.set(Some((cx.after(millis(10), 1).unwrap(), cx.every(millis(10), || 2).unwrap()))),
         |_, _| {},
     );
     timed(
         &mut events,
         &log,
         move |cx| {
-            cx.after(secs(5), 9);
-            cx.every(secs(5), || 9);
+            cx.after(secs(5), 9).unwrap();
+            cx.every(secs(5), || 9).unwrap();
             let (once, repeated) = timer.get().unwrap();
             results.note(format!("{} {}", cx.cancel(once), cx.reset_timer(once, secs(1))));
             results.note(format!("{} {}", cx.cancel(repeated), cx.reset_timer(repeated, secs(1))));
@@ -286,7 +286,7 @@ fn timers_end_with_their_actor_dropping_messages() {
         if let Event::Start = event {
             for _ in 0..3 {
                 let seen = seen.clone();
-                cx.after(secs(1), OnDrop(Box::new(move || seen.note("x")) as _));
+                cx.after(secs(1), OnDrop(Box::new(move || seen.note("x")) as _)).unwrap();
             }
             let held = OnDrop({
                 let seen = seen.clone();
@@ -295,7 +295,7 @@ fn timers_end_with_their_actor_dropping_messages() {
             cx.every(secs(1), move || {
                 let _ = &held;
                 OnDrop(Box::new(|| {}) as _)
-            });
+            }).unwrap();
         }
         receive_within(secs(3))
     });
@@ -319,14 +319,14 @@ fn due_timer_not_yet_fired_can_be_cancelled() {
     events.spawn(move |cx, event: Event<u32>| {
         match event {
             Event::Start => {
-                cx.after(millis(1), 0);
-                timers.extend((1..10_000).map(|n| cx.after(millis(10), n)));
+                cx.after(millis(1), 0).unwrap();
+                timers.extend((1..10_000).map(|n| cx.after(millis(10), n).unwrap()));
             }
             Event::Message(1) => {
                 let cancelled = timers.drain(9_000..).filter(|timer| cx.cancel(*timer)).count();
                 assert_eq!(cancelled, 999);
-                cx.after(secs(5), 100_000);
-                cx.after(secs(5), 100_000);
+                cx.after(secs(5), 100_000).unwrap();
+                cx.after(secs(5), 100_000).unwrap();
             }
             Event::Message(0) => {}
             Event::Message(100_000) => panic!("a new timer fired at the deadline of a cancelled one"),
@@ -370,7 +370,7 @@ fn too_many_timers_fail_actor_without_leak() {
     let actor = events.spawn(|cx: &mut Cx<u32>, event| {
         if let Event::Message(_) = event {
             for n in 0..70_000 {
-                cx.after(secs(1), n);
+                cx.after(secs(1), n).unwrap();
             }
         }
         receive()

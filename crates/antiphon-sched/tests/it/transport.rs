@@ -486,7 +486,7 @@ fn adapter_address_in_message_becomes_reachable() {
     net.nodes[0].spawn(move |cx, event: Event<(u8, String)>| {
         match event {
             Event::Start => {
-                let adapter = cx.adapter(|text: String| (7, text));
+                let adapter = cx.adapter(|text: String| (7, text)).unwrap();
                 cx.send(server, ServerRequest::SendTo(adapter, "hello".into()))?;
             }
             Event::Message((n, text)) => seen.note(format!("{n}{text}")),
@@ -508,7 +508,7 @@ fn exposed_adapter_is_unreachable_after_close() {
     let slot = adapters.clone();
     let owner = net.nodes[0].spawn(move |cx, event: Event<String>| {
         match event {
-            Event::Start => slot.set(Some([(); 2].map(|()| cx.adapter(|text: String| format!("+{text}"))))),
+            Event::Start => slot.set(Some([(); 2].map(|()| cx.adapter(|text: String| format!("+{text}")).unwrap()))),
             Event::Message(text) => seen.note(text),
             _ => {}
         }
@@ -664,7 +664,7 @@ fn adapter_of_full_actor_keeps_reply_open() {
     let slot = adapter.clone();
     let owner = net.nodes[1].spawn(move |cx: &mut Cx<u32>, event| {
         if let Event::Start = event {
-            slot.set(Some(cx.adapter(|_: ServerRequest| 1)));
+            slot.set(Some(cx.adapter(|_: ServerRequest| 1).unwrap()));
         }
         suspend()
     });

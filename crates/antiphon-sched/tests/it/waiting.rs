@@ -171,7 +171,7 @@ fn predicate_tests_messages_of_repeated_timer() {
         note_event(&seen, &event);
         match event {
             Event::Start => {
-                cx.every(millis(10), || 7);
+                cx.every(millis(10), || 7).unwrap();
                 receive_if(|n| *n == 1)
             }
             Event::Message(1) => stop(),
@@ -194,7 +194,7 @@ fn refused_tick_keeps_its_place_without_duplicates() {
         note_event(&seen, &event);
         match event {
             Event::Start => {
-                cx.every(millis(10), || 7);
+                cx.every(millis(10), || 7).unwrap();
                 receive_if(|n| *n == 1)
             }
             _ => receive(),
@@ -218,7 +218,7 @@ fn cancelled_waiting_tick_leaves_predicate_in_place() {
         note_event(&seen, &event);
         match event {
             Event::Start => {
-                tick = Some(cx.every(millis(10), || 7));
+                tick = Some(cx.every(millis(10), || 7).unwrap());
                 suspend()
             }
             Event::Resumed(_) => {
@@ -251,7 +251,7 @@ fn cancelled_waiting_tick_leaves_timeout_in_place() {
         note_event(&seen, &event);
         match event {
             Event::Start => {
-                tick = Some(cx.every(millis(10), || 7));
+                tick = Some(cx.every(millis(10), || 7).unwrap());
                 suspend()
             }
             Event::Resumed(_) => {
@@ -333,7 +333,7 @@ fn suspended_actor_handles_only_resume_throw_terminate() {
         match event {
             Event::Start => {
                 cx.monitor(monitored);
-                cx.after(millis(5), 50);
+                cx.after(millis(5), 50).unwrap();
                 suspend()
             }
             Event::Thrown(thrown) => {

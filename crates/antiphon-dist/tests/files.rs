@@ -421,7 +421,8 @@ fn progress_of_ended_transfer_closes_adapter() {
             cx.progress(transfer, millis(10), move |progress| {
                 assert!(held.is_some(), "the sender of the channel lives as long as this closure");
                 TransferEvent::Progress(progress)
-            }).unwrap();
+            })
+            .unwrap();
         }
         // The actor continues, so its end does not close the adapter.
         receive()

@@ -72,7 +72,8 @@ fn run_sender(config: Config) {
             });
             cx.progress(transfer, millis(10), |progress| {
                 process::send_line(format_args!("{} {}", progress.done, progress.resumed));
-            }).unwrap();
+            })
+            .unwrap();
         }
         receive()
     });

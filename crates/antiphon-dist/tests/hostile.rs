@@ -544,8 +544,12 @@ fn offer(
         match event {
             Event::Start => {
                 let stat = FileStat { size, seconds: 1, nanos: 0, permissions: 0o644 };
-                let offer =
-                    TestOffer { path: vec![name.clone()], stat, overwrite: false, sender: cx.adapter(Err).unwrap() };
+                let offer = TestOffer {
+                    path: vec![name.clone()],
+                    stat,
+                    overwrite: false,
+                    sender: cx.adapter(Err).unwrap(),
+                };
                 cx.ask(
                     file_service,
                     PATIENCE,

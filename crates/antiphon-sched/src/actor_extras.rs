@@ -77,6 +77,8 @@ pub enum SignalPolicy {
 /// The share of an actor's open requests that other actors may use by `notify`: actors of this loop, and actors of other
 /// nodes. The rest is left to the actor itself.
 const NOTIFY_SHARE: [usize; 2] = [4, 2];
+/// How many `Down` events each of the two groups may reserve at most.
+const NOTIFY_MAX: [usize; 2] = [16_383, 32_767];
 /// The bit in a monitor's number that marks a monitor set by `notify`, where both actors are in this loop.
 const NOTIFY: u64 = 1 << 62;
 
@@ -312,8 +314,8 @@ impl Core {
         if extras.watching.contains_key(&id) {
             return true;
         }
-        let has_share =
-            notified_by.is_none_or(|by| (extras.notified[by] as usize) < max / NOTIFY_SHARE[by]);
+        let has_share = notified_by
+            .is_none_or(|by| (extras.notified[by] as usize) < NOTIFY_MAX[by].min(max / NOTIFY_SHARE[by]));
         if !has_share || !self.any_mailbox(watcher).is_some_and(|mailbox| mailbox.open_one(max)) {
             self.refuse_notify(watcher, actor);
             self.drop_idle_extras(watcher);
@@ -425,5 +427,4 @@ impl Core {
             tracing::warn!(actor = %self.describe(key), %reason, "unmonitored actor failed");
         }
     }
-
 }

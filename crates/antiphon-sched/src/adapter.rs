@@ -339,7 +339,7 @@ mod tests {
         let core = events.loop_ref().core;
         let alive = Rc::new(());
         let hook = |core: &mut Core, owner: Key| core.close_adapter(owner.with_adapter_number(1));
-        let key = core.insert_adapter(owner, Hooked(hook, alive.clone()));
+        let key = core.insert_adapter(owner, Hooked(hook, alive.clone())).unwrap();
         assert_eq!((key, core.adapters_open), (owner.with_adapter_number(1), 1));
         assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         assert_eq!((Rc::strong_count(&alive), core.adapters_open), (1, 0));
@@ -354,11 +354,11 @@ mod tests {
         let alive = Rc::new(());
         let hook = |core: &mut Core, owner: Key| {
             core.close_adapter(owner.with_adapter_number(MAX));
-            let next = core.open_adapter(owner, |n: u8| n);
+            let next = core.open_adapter(owner, |n: u8| n).unwrap();
             assert_eq!(next, owner.with_adapter_number(MAX));
         };
         core.extras(owner).expect("the actor is alive").adapters.last = MAX - 1;
-        let key = core.insert_adapter(owner, Hooked(hook, alive.clone()));
+        let key = core.insert_adapter(owner, Hooked(hook, alive.clone())).unwrap();
         assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         assert_eq!((Rc::strong_count(&alive), core.adapters_open), (1, 1));
         assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
@@ -377,7 +377,7 @@ mod tests {
             assert!(core.adapter(key).is_some_and(|slot| slot.takes::<u8>() && !slot.takes::<u16>()));
             result.set(core.push_to_adapter(key, 8_u8, SendMode::Once).err());
         };
-        let key = core.insert_adapter(owner, Hooked(hook, Rc::new(())));
+        let key = core.insert_adapter(owner, Hooked(hook, Rc::new(()))).unwrap();
         assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         assert!(matches!(inner.take(), Some(SendError::NoActor(8))));
         assert!(matches!(

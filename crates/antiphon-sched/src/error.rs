@@ -270,7 +270,9 @@ pub struct TooManyOpen {
 
 /// An actor has as many adapters as it may. Nothing was done.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
-#[error("this actor has {max} adapters, as many as it may; make them in `Event::Start`, and close those that are not needed")]
+#[error(
+    "this actor has {max} adapters, as many as it may; make them in `Event::Start`, and close those that are not needed"
+)]
 pub struct TooManyAdapters {
     /// The limit.
     pub max: u32,

@@ -497,10 +497,11 @@ impl<M> Mailbox<M> {
 
     /// Goes on with a scan. Returns its deadline, if it has one; without a scan the actor waits for anything.
     pub(crate) fn await_again(&mut self) -> Option<Time> {
+        let until = self.extras.as_ref().map_or(Time::MAX, |extras| extras.until);
         match self.wait {
-            Wait::Scanned { is_timed: true } if self.extras().until < Time::MAX => {
+            Wait::Scanned { is_timed: true } if until < Time::MAX => {
                 self.wait = Wait::IfWithin;
-                Some(self.extras().until)
+                Some(until)
             }
             Wait::Scanned { .. } => {
                 self.wait = Wait::If;

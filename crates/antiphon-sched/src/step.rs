@@ -125,7 +125,9 @@ pub fn suspend<M>() -> Step<M> {
 /// let mut is_ending = false;
 /// events.spawn(move |cx: &mut Cx<&str>, event| match event {
 ///     Event::Start => {
-///         (0..open_jobs).for_each(|_| drop(cx.after(secs(1), "job done")?));
+///         for _ in 0..open_jobs {
+///             cx.after(secs(1), "job done")?;
+///         }
 ///         receive()
 ///     }
 ///     Event::Message(_) => {

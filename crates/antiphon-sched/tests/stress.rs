@@ -113,10 +113,12 @@ impl Actor<StressMessage> for StressActor {
         match event {
             Event::Start => {
                 let for_message = state.clone();
-                let adapter = cx.adapter(move |n: u64| {
-                    assert!(n % 97 != 5, "an adapter panics");
-                    StressMessage::new(&for_message, n)
-                }).unwrap();
+                let adapter = cx
+                    .adapter(move |n: u64| {
+                        assert!(n % 97 != 5, "an adapter panics");
+                        StressMessage::new(&for_message, n)
+                    })
+                    .unwrap();
                 let mut adapters = state.adapters.borrow_mut();
                 if adapters.len() > 64 {
                     adapters.swap_remove((random % 64) as usize);
@@ -210,10 +212,12 @@ impl StressActor {
             }
             17 => {
                 let for_message = state.clone();
-                let timer = cx.every(millis(1 + random % 30), move || {
-                    assert!(!random.is_multiple_of(13), "the constructor of a tick panics");
-                    StressMessage::new(&for_message, random)
-                }).unwrap();
+                let timer = cx
+                    .every(millis(1 + random % 30), move || {
+                        assert!(!random.is_multiple_of(13), "the constructor of a tick panics");
+                        StressMessage::new(&for_message, random)
+                    })
+                    .unwrap();
                 if random.is_multiple_of(3) {
                     cx.cancel(timer);
                 }
@@ -222,13 +226,15 @@ impl StressActor {
                 // A request with a reply that comes later or never, from any actor.
                 let for_message = state.clone();
                 let keep = state.clone();
-                let to = cx.adapter(move |reply: ReplyTo<StressMessage>| {
-                    let mut replies = keep.replies.borrow_mut();
-                    if replies.len() < 50 {
-                        replies.push(reply);
-                    }
-                    StressMessage::new(&keep, 2)
-                }).unwrap();
+                let to = cx
+                    .adapter(move |reply: ReplyTo<StressMessage>| {
+                        let mut replies = keep.replies.borrow_mut();
+                        if replies.len() < 50 {
+                            replies.push(reply);
+                        }
+                        StressMessage::new(&keep, 2)
+                    })
+                    .unwrap();
                 cx.ask(
                     to,
                     millis(random % 50),

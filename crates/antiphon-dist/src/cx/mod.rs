@@ -354,10 +354,7 @@ pub trait NetCx<M: 'static> {
     ///
     /// # Errors
     /// This actor has as many adapters as it may.
-    fn peer_status(
-        &mut self,
-        each: impl FnMut(PeerStatus) -> M + 'static,
-    ) -> Result<Watch, TooManyAdapters>;
+    fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Result<Watch, TooManyAdapters>;
 
     /// Ends a subscription to the statuses of peers.
     fn unwatch(&mut self, watch: Watch);

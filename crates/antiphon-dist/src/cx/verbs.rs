@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, Key, NodeId, RequestId, SendMode, Step, Target, TooManyAdapters, Wire};
+use antiphon_sched::{
+    Actor, ActorId, Addr, Cx, Event, Key, NodeId, RequestId, SendMode, Step, Target, TooManyAdapters, Wire,
+};
 
 use super::node_ref::{allow, node_mut, register};
 use super::{Named, NetCx, Watch};
@@ -300,10 +302,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         }
     }
 
-    fn peer_status(
-        &mut self,
-        each: impl FnMut(PeerStatus) -> M + 'static,
-    ) -> Result<Watch, TooManyAdapters> {
+    fn peer_status(&mut self, each: impl FnMut(PeerStatus) -> M + 'static) -> Result<Watch, TooManyAdapters> {
         let adapter = self.adapter(each)?;
         remove_exited_watchers(self);
         let known = node(self).map(|core| core.watch_peers(adapter)).unwrap_or_default();

@@ -173,7 +173,7 @@ fn request_undeliverable_fails_with_reason() {
 
 #[test]
 fn request_over_limit_is_refused_until_one_closes() {
-    let mut events = virtual_loop();
+    let mut events = Loop::new(LoopConfig { requests_max: 65_535, ..virtual_config() }).unwrap();
     let log = Log::default();
     let seen = log.clone();
     let replies = Rc::new(std::cell::RefCell::new(Vec::new()));

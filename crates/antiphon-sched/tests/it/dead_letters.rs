@@ -51,7 +51,7 @@ fn dead_letter_flood_is_counted_and_reported_partly() {
 
 #[test]
 fn notify_refused_is_down_or_dead_letter() {
-    let config = LoopConfig { mailbox_max: 2, ..virtual_config() };
+    let config = LoopConfig { mailbox_max: 2, requests_max: 65_535, ..virtual_config() };
     let mut events = Loop::new(config).expect("a virtual loop needs nothing of the system");
     let log = Log::default();
     let (seen, downs) = (log.clone(), log.clone());

@@ -16,6 +16,7 @@ mod fairness;
 mod handles;
 mod inbox;
 mod layers;
+mod limits;
 mod mailbox_room;
 mod model;
 mod monitors;

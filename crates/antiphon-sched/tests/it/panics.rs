@@ -193,14 +193,16 @@ fn actor_state_drop_panics_are_each_contained() {
                 cx.every(secs(9), move || {
                     let _ = &held;
                     next()
-                }).unwrap();
+                })
+                .unwrap();
                 let held = new_bomb();
                 cx.ask(sink, secs(9), |reply| reply, move |_| held);
                 let (held, next) = (new_bomb(), new_bomb.clone());
                 cx.adapter(move |_: u8| {
                     let _ = &held;
                     next()
-                }).unwrap();
+                })
+                .unwrap();
             }
             let held = new_bomb();
             receive_if(move |_| {
@@ -222,7 +224,7 @@ fn actor_state_drop_panics_are_each_contained() {
         });
         assert_empty(events);
     });
-    assert_eq!((entries.as_str(), drops.load(Relaxed)), ("[panicked: panic on drop]", 10));
+    assert_eq!((entries.as_str(), drops.load(Relaxed)), ("[terminated]", 11));
 }
 
 #[test]

@@ -110,15 +110,18 @@ fn adapter_and_timer_using_handle_do_not_block() {
     events.spawn(move |cx: &mut Cx<u32>, event| {
         if let Event::Start = event {
             let (first, second) = (cx.handle(), cx.handle());
-            let adapter = cx.adapter(move |n| {
-                use_handle(&first, sink, "adapter");
-                n
-            }).unwrap();
+            let adapter = cx
+                .adapter(move |n| {
+                    use_handle(&first, sink, "adapter");
+                    n
+                })
+                .unwrap();
             cx.send(adapter, 1)?;
             cx.every(millis(10), move || {
                 use_handle(&second, sink, "tick");
                 2
-            }).unwrap();
+            })
+            .unwrap();
         }
         receive()
     });

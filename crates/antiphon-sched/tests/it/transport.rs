@@ -508,7 +508,9 @@ fn exposed_adapter_is_unreachable_after_close() {
     let slot = adapters.clone();
     let owner = net.nodes[0].spawn(move |cx, event: Event<String>| {
         match event {
-            Event::Start => slot.set(Some([(); 2].map(|()| cx.adapter(|text: String| format!("+{text}")).unwrap()))),
+            Event::Start => {
+                slot.set(Some([(); 2].map(|()| cx.adapter(|text: String| format!("+{text}")).unwrap())))
+            }
             Event::Message(text) => seen.note(text),
             _ => {}
         }

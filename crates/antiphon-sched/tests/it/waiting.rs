@@ -367,3 +367,136 @@ fn messages_during_suspension_follow_in_order() {
     with_cx(&mut events, move |cx| cx.resume(actor, ()));
     assert_eq!(log.take(), "start resumed 0 1 2 3 4");
 }
+
+#[test]
+fn receive_again_goes_on_behind_admitted_message() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let asked = log.clone();
+    let seen = log.clone();
+    let actor = events.spawn(move |_, event: Event<u32>| {
+        let asked = asked.clone();
+        match event {
+            Event::Start => receive_if(move |n: &u32| {
+                asked.note(format!("?{n}"));
+                n % 2 == 0
+            }),
+            Event::Message(n) => {
+                seen.note(n);
+                if n == 6 { receive() } else { receive_again() }
+            }
+            _ => receive(),
+        }
+    });
+    send_all(&mut events, actor, [1, 2, 3, 4]);
+    assert_eq!(log.take(), "?1 ?2 2 ?3 ?4 4");
+    send_all(&mut events, actor, [5, 6, 7]);
+    assert_eq!(log.take(), "?5 ?6 6 1 3 5 7", "the refused ones keep their order");
+}
+
+#[test]
+fn receive_again_after_event_goes_on() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let monitored = spawn_logger::<u32>(&mut events, &Log::default());
+    let seen = log.clone();
+    let actor = events.spawn(move |cx, event: Event<u32>| {
+        note_event(&seen, &event);
+        match event {
+            Event::Start => {
+                cx.monitor(monitored);
+                receive_if(|n| *n == 9)
+            }
+            Event::Message(_) => receive(),
+            _ => receive_again(),
+        }
+    });
+    send_all(&mut events, actor, [1, 2]);
+    with_cx(&mut events, move |cx| cx.terminate(monitored));
+    send_all(&mut events, actor, [3, 9]);
+    assert_eq!(log.take(), "start down:terminated 9 1 2 3");
+}
+
+#[test]
+fn receive_again_without_scan_receives() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let actor = waiter(&mut events, &log, |_| receive_again());
+    send_all(&mut events, actor, [1, 2]);
+    assert_eq!(log.take(), "start 1 2");
+}
+
+#[test]
+fn receive_again_tests_each_message_once() {
+    let mut events = Loop::new(LoopConfig { mailbox_max: 500_000, ..virtual_config() }).unwrap();
+    let tests = std::rc::Rc::new(std::cell::Cell::new(0_u32));
+    let received = std::rc::Rc::new(std::cell::Cell::new(0_u32));
+    let (count, seen) = (tests.clone(), received.clone());
+    let actor = events.spawn(move |_, event: Event<u32>| match event {
+        Event::Start => {
+            let count = count.clone();
+            receive_if(move |n: &u32| {
+                count.set(count.get() + 1);
+                *n >= 200_000
+            })
+        }
+        Event::Message(_) => {
+            seen.set(seen.get() + 1);
+            receive_again()
+        }
+        _ => receive(),
+    });
+    send_all(&mut events, actor, 0..400_000);
+    assert_eq!((received.get(), tests.get()), (200_000, 400_000));
+}
+
+#[test]
+fn receive_if_within_times_out_and_keeps_messages() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let actor = waiter(&mut events, &log, |event| match event {
+        Event::Start => receive_if_within(millis(100), |n| *n == 9),
+        _ => receive(),
+    });
+    pass(&mut events, millis(90));
+    send_all(&mut events, actor, [1, 2]);
+    assert_eq!(log.take(), "start");
+    pass(&mut events, millis(20));
+    assert_eq!(log.take(), "timeout 1 2");
+    assert_eq!(events.stats().timers, 0);
+}
+
+#[test]
+fn receive_again_keeps_deadline_until_timeout() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let actor = waiter(&mut events, &log, |event| match event {
+        Event::Start => receive_if_within(millis(100), |n| *n > 9),
+        _ => receive_again(),
+    });
+    for n in [10, 11] {
+        pass(&mut events, millis(40));
+        send_all(&mut events, actor, [1, n]);
+    }
+    assert_eq!(log.take(), "start 10 11");
+    pass(&mut events, millis(40));
+    assert_eq!(log.take(), "timeout");
+    pass(&mut events, secs(10));
+    send_all(&mut events, actor, [2, 12]);
+    assert_eq!(log.take(), "12", "after the timeout it has no deadline");
+}
+
+#[test]
+fn sleep_after_scan_keeps_order_of_messages() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let actor = waiter(&mut events, &log, |event| match event {
+        Event::Start => receive_if(|n| *n == 9),
+        Event::Message(9) => sleep(millis(10)),
+        _ => receive(),
+    });
+    send_all(&mut events, actor, [1, 2, 9, 3]);
+    assert_eq!(log.take(), "start 9");
+    pass(&mut events, millis(20));
+    assert_eq!(log.take(), "timeout 1 2 3");
+}

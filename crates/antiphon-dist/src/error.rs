@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use antiphon_sched::{LoopError, PayloadError};
+use antiphon_sched::{LoopError, PayloadError, SettingError};
 use thiserror::Error;
 
 use crate::location::{Location, PeerAt};
@@ -16,6 +16,9 @@ pub enum NodeError {
     /// The scheduler could not start, or failed.
     #[error(transparent)]
     Loop(#[from] LoopError),
+    /// A setting is outside of its range.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// The TCP port could not be opened.
     #[error("cannot listen on {at} ({source}); is another node running there? Port 0 picks a free port")]
     Listen {
@@ -129,6 +132,21 @@ pub enum SuitesFault {
     PlainWithSecret,
 }
 
+/// Why the node at a location was not reached.
+#[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum DialError {
+    /// The port refused all attempts: no program listens there.
+    #[error("no program listens at that location; start the node, or check the address and the port")]
+    ConnectionRefused,
+    /// One of the two nodes refuses the other.
+    #[error("the peer refused: {0}")]
+    Refused(antiphon_wire::Refusal),
+    /// The program at the location does not speak the protocol.
+    #[error("the program at that location is not an Antiphon node, or is faulty: {0}")]
+    NotAntiphon(antiphon_wire::HandshakeFault),
+}
+
 /// Why a lookup found nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -136,6 +154,9 @@ pub enum LocateError {
     /// The name was not registered in time.
     #[error("the name was not registered in time; is its node running, with the same secret and UDP port?")]
     TimedOut,
+    /// The node at the location of [`NetCx::locate_at`](crate::NetCx::locate_at) was not reached.
+    #[error(transparent)]
+    Unreachable(DialError),
     /// The name is registered for another type.
     #[error("the name is registered for type {found}, not {expected}; check the types on both sides")]
     WrongType {
@@ -341,6 +362,9 @@ pub enum PeerError {
     /// The peer refused the connection.
     #[error("the peer refused: {0}")]
     Refused(antiphon_wire::Refusal),
+    /// The node was not reached, for another reason than a refusal.
+    #[error(transparent)]
+    Unreachable(DialError),
     /// No node answered in time. The node stops trying.
     #[error("no node answered in time; is a node running there?")]
     NoAnswer,

@@ -29,7 +29,7 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    CallError, CloseError, DeliverError, LocateError, NodeError, PeerError, PeerStatus, RegisterError,
+    CallError, CloseError, DeliverError, DialError, LocateError, NodeError, PeerError, PeerStatus, RegisterError,
     Status, SubscribeError, SuitesFault, UnknownNode, UnknownPeer,
 };
 
@@ -66,6 +66,6 @@ pub use runtime::Node;
 mod from_node;
 mod quota_usage;
 
-pub use antiphon_wire::{EnvironmentFault, FileFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};
+pub use antiphon_wire::{EnvironmentFault, FileFault, HandshakeFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};
 
 pub mod testing;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, SystemTime};
 
 use antiphon_dist::{
-    Config, DeleteError, FileError, FileOptions, FileRefused, Limits, Location, NetCx, PathError, Progress,
+    Config, DeleteError, DialError, FileError, FileOptions, FileRefused, Limits, Location, NetCx, PathError, Progress,
     SourceError, Stored, Transfer,
 };
 use antiphon_sched::{Cx, Event, millis, receive, secs, stop};
@@ -351,7 +351,7 @@ fn send_without_node_at_location_fails() {
     let file = nodes.file("f", 10, 1);
     let location = "127.0.0.1:9".parse().expect("the location is valid");
     let results = send(&nodes.sender, location, &file, &into(""), millis(300));
-    assert_eq!(recv(&results), Err(FileError::NoAnswer));
+    assert_eq!(recv(&results), Err(FileError::Unreachable(DialError::ConnectionRefused)));
 }
 
 /// Sends a file and watches its progress. `act` is called at each report, and may cancel the transfer.

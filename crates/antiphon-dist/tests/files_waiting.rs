@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use antiphon_dist::{Config, DeleteError, FileError, FileOptions, Location, NetCx, Stored};
+use antiphon_dist::{Config, DeleteError, DialError, FileError, FileOptions, Location, NetCx, Stored};
 use antiphon_sched::{Cx, Event, LoopConfig, millis, receive, stop};
 use common::{Net, PATIENCE, TestNode, recv, report, wait_for};
 use tempfile::TempDir;
@@ -107,7 +107,7 @@ fn delete(from: &TestNode, at: Location, timeout: Duration) -> Receiver<Result<(
 fn deletion_without_node_at_location_fails() {
     let node = Net::new().static_node("sender", &[]);
     let location = "127.0.0.1:9".parse().expect("the location is valid");
-    assert_eq!(recv(&delete(&node, location, millis(300))), Err(DeleteError::NoAnswer));
+    assert_eq!(recv(&delete(&node, location, millis(300))), Err(DeleteError::Unreachable(DialError::ConnectionRefused)));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
-use antiphon_dist::{Config, Location, NetCx, PeerAt, PeerError, Refusal, Status};
+use antiphon_dist::{Config, DialError, Location, NetCx, PeerAt, PeerError, Refusal, Status};
 use antiphon_sched::{Cx, Event, receive, secs, stop};
 use common::{Net, TestNode, recv, recv_until, report};
 
@@ -102,7 +102,7 @@ fn connect_request_reports_peer_refusal_or_silence() {
     assert_eq!(refused, Err(PeerError::Refused(Refusal::WrongSecret)));
     let absent = there.location;
     there.stop();
-    assert_eq!(connect(&here, absent.into()), Err(PeerError::NoAnswer));
+    assert_eq!(connect(&here, absent.into()), Err(PeerError::Unreachable(DialError::ConnectionRefused)));
 }
 
 static SERVER_PORT: AtomicU16 = AtomicU16::new(0);

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use antiphon_dist::{
-    CloseError, Config, DeleteError, DeliverError, FileError, FileOptions, FileRefused, Limits, LocateError,
+    CloseError, Config, DeleteError, DeliverError, DialError, FileError, FileOptions, FileRefused, Limits, LocateError,
     Location, NetCx, PeerAt, PeerError, RegisterError, Stored, UnknownNode, UnknownPeer,
 };
 use antiphon_sched::{
@@ -65,7 +65,7 @@ const OPERATIONS: &[Operation] = &[
         let results = ask(&fixture.here, move |cx| {
             cx.locate_at::<Addr<String>>("text", at, millis(50), |found| found);
         });
-        expect(results, |found| *found == Err(LocateError::TimedOut))
+        expect(results, |found| *found == Err(LocateError::Unreachable(DialError::ConnectionRefused)))
     }),
     ("locate all of a name that is not registered", |fixture| {
         let results =
@@ -90,7 +90,7 @@ const OPERATIONS: &[Operation] = &[
     ("send a file to a location without a node", |fixture| {
         expect(
             send_file(fixture, fixture.closed, env!("CARGO_MANIFEST_DIR").to_owned() + "/Cargo.toml"),
-            |stored| *stored == Err(FileError::NoAnswer),
+            |stored| *stored == Err(FileError::Unreachable(DialError::ConnectionRefused)),
         )
     }),
     ("delete a file at a node that accepts none", |fixture| {
@@ -200,7 +200,7 @@ const OPERATIONS: &[Operation] = &[
     ("connect to a port that is closed", |fixture| {
         let at = fixture.closed;
         let results = ask(&fixture.here, move |cx| cx.peer(at, millis(50), |found| found));
-        expect(results, |result| *result == Err(PeerError::NoAnswer))
+        expect(results, |result| *result == Err(PeerError::Unreachable(DialError::ConnectionRefused)))
     }),
     ("connect to a host that does not exist", |fixture| {
         let at = PeerAt::Host("nowhere.invalid".into(), 1);

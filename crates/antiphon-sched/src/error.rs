@@ -1,6 +1,7 @@
 //! The error types, one enum per boundary. A message that could not be sent comes back inside the error.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use thiserror::Error;
 
@@ -254,6 +255,38 @@ impl From<Undelivered> for AskError {
             Undelivered::NoNode => Self::NodeLost,
             Undelivered::Dropped => Self::Dropped,
         }
+    }
+}
+
+/// A setting of a configuration is outside of its range.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the setting `{name}` is {value}; it must be at least {least} and at most {most}")]
+pub struct SettingError {
+    /// The name of the setting.
+    pub name: &'static str,
+    /// Its value.
+    pub value: String,
+    /// Its least value.
+    pub least: String,
+    /// Its greatest value.
+    pub most: String,
+}
+
+impl SettingError {
+    /// Checks that a setting is within its range.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check<T: PartialOrd + fmt::Debug>(
+        name: &'static str,
+        value: T,
+        range: RangeInclusive<T>,
+    ) -> Result<(), Self> {
+        if range.contains(&value) {
+            return Ok(());
+        }
+        let text = |value: &T| format!("{value:?}");
+        Err(Self { name, value: text(&value), least: text(range.start()), most: text(range.end()) })
     }
 }
 

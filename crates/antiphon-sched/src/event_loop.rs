@@ -22,7 +22,7 @@ use crate::core::{Core, TransportSlot};
 use crate::cx::Cx;
 use crate::dead_letter::{DeadLetter, DeadLetterCounts};
 use crate::dropped_replies::{self, DroppedReply};
-use crate::error::SendError;
+use crate::error::{SendError, SettingError};
 use crate::handle::{Handle, LoopJob, LoopQueues, Shared};
 use crate::id::ActorId;
 use crate::id::NodeId;
@@ -31,7 +31,7 @@ use crate::loop_ref::LoopRef;
 use crate::panic_guard;
 use crate::readiness::{EXTERNAL_TOKENS, Readiness, SIGNALS, WAKER};
 use crate::step::{Fold, Step};
-use crate::time::Time;
+use crate::time::{Time, millis, secs};
 use crate::timers::DueTimer;
 use crate::transport::Transport;
 use crate::watchdog;
@@ -72,7 +72,7 @@ pub struct LoopConfig {
     pub node_id: Option<NodeId>,
     /// The seed of the loop's random numbers; `None`, the default, chooses it at random.
     pub seed: Option<u64>,
-    /// The most messages in one mailbox: 65,536.
+    /// The most messages in one mailbox: 65,536. At least 1.
     pub mailbox_max: usize,
     /// The most open requests of one actor: 1,000,000. Its timers and monitors count too.
     pub requests_max: usize,
@@ -110,6 +110,23 @@ impl Default for LoopConfig {
     }
 }
 
+impl LoopConfig {
+    /// Checks that all settings are within their ranges.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check(&self) -> Result<(), SettingError> {
+        let (milli, hour, day) = (millis(1), secs(3600), secs(24 * 3600));
+        SettingError::check("mailbox_max", self.mailbox_max, 1..=1 << 24)?;
+        SettingError::check("requests_max", self.requests_max, 1..=1 << 30)?;
+        SettingError::check("inbox_max", self.inbox_max, 1..=1 << 24)?;
+        SettingError::check("blocking_threads_max", self.blocking_threads_max, 1..=4096)?;
+        SettingError::check("blocking_queue_max", self.blocking_queue_max, 1..=1 << 20)?;
+        SettingError::check("stop_within", self.stop_within, milli..=day)?;
+        self.watchdog.map_or(Ok(()), |limit| SettingError::check("watchdog", limit, milli..=hour))
+    }
+}
+
 /// Why a loop could not be built, or could not continue.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -120,6 +137,9 @@ pub enum LoopError {
     /// The system returned no random numbers.
     #[error("the system returned no random numbers; set `node_id` and `seed` in the configuration")]
     Random,
+    /// A setting is outside of its range.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
     /// The loop could not register for SIGINT and SIGTERM.
     #[error("cannot register for SIGINT and SIGTERM: {0}")]
     Signals(#[source] io::Error),
@@ -189,8 +209,9 @@ impl Loop {
     /// Builds a loop without actors.
     ///
     /// # Errors
-    /// The system refused an event queue, or returned no random numbers.
+    /// A setting is outside of its range; or the system refused an event queue, or returned no random numbers.
     pub fn new(config: LoopConfig) -> Result<Self, LoopError> {
+        config.check()?;
         let node_id = config.node_id.map_or_else(|| random_bits().map(NodeId::from_bits), Ok)?;
         let seed = config.seed.map_or_else(random_bits, Ok)?;
         let poll = match config.platform {

@@ -76,8 +76,8 @@ pub mod egress;
 
 mod error;
 pub use error::{
-    AskError, DecodeError, EncodeError, JobError, JoinError, PayloadError, SendError, TooManyAdapters,
-    TooManyOpen, Undelivered, ValueError,
+    AskError, DecodeError, EncodeError, JobError, JoinError, PayloadError, SendError, SettingError,
+    TooManyAdapters, TooManyOpen, Undelivered, ValueError,
 };
 
 mod event_loop;

@@ -28,12 +28,14 @@ pub(super) struct Deleter {
     /// The actor that called `del_file`; the deleter stops with it.
     caller: ActorId,
     is_locating: bool,
+    /// The timeout has passed while the service was located.
+    is_overdue: bool,
     answer: Option<ReplyTo<Result<(), DeleteError>>>,
 }
 
 impl Deleter {
     pub(super) fn new(at: Location, path: TargetPath, timeout: Duration, caller: ActorId) -> Self {
-        Self { at, path, timeout, caller, is_locating: true, answer: None }
+        Self { at, path, timeout, caller, is_locating: true, is_overdue: false, answer: None }
     }
 
     fn end(
@@ -64,6 +66,9 @@ impl Actor<DeleterMessage> for Deleter {
                 self.answer = Some(answer);
                 cx.locate_at(FILE_SERVICE, self.at, self.timeout, DeleterMessage::Located);
             }
+            Event::Message(DeleterMessage::Located(Ok(_))) if self.is_overdue => {
+                return self.end(cx, Err(DeleteError::TimedOut));
+            }
             Event::Message(DeleterMessage::Located(Ok(FileServiceAddr(service)))) => {
                 let path = self.path.clone().into_names();
                 self.is_locating = false;
@@ -86,10 +91,9 @@ impl Actor<DeleterMessage> for Deleter {
                 };
                 return self.end(cx, result);
             }
-            Event::Message(DeleterMessage::TimedOut) => {
-                let reason = if self.is_locating { DeleteError::NoAnswer } else { DeleteError::TimedOut };
-                return self.end(cx, Err(reason));
-            }
+            // The lookup times out too, and knows the reason.
+            Event::Message(DeleterMessage::TimedOut) if self.is_locating => self.is_overdue = true,
+            Event::Message(DeleterMessage::TimedOut) => return self.end(cx, Err(DeleteError::TimedOut)),
             Event::Down(down) if down.actor == self.caller => return stop(),
             _ => {}
         }
@@ -100,6 +104,7 @@ impl Actor<DeleterMessage> for Deleter {
 fn from_locate_error(reason: &LocateError) -> DeleteError {
     match reason {
         LocateError::TimedOut => DeleteError::NoAnswer,
+        LocateError::Unreachable(error) => DeleteError::Unreachable(*error),
         LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => DeleteError::Version,
         LocateError::TooManyOpen | LocateError::Refused => DeleteError::TooManyOpen,
         LocateError::BadName | LocateError::NoNode => DeleteError::NoNode,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::path::PathError;
+use crate::error::DialError;
 use super::sender::SenderMessage;
 
 /// The options of a file transfer.
@@ -98,6 +99,9 @@ pub enum FileError {
     /// No node answered at the location before the timeout.
     #[error("no node answered at that location in time; check that it runs and has the same secret")]
     NoAnswer,
+    /// The node at the location was not reached.
+    #[error(transparent)]
+    Unreachable(DialError),
     /// The transfer timed out. The receiver keeps the bytes for a while: send the file again to resume.
     #[error("the transfer timed out; send the file again to resume it")]
     TimedOut,
@@ -149,6 +153,9 @@ pub enum DeleteError {
     /// No node answered at the location before the timeout.
     #[error("no node answered at that location in time; check that it runs and has the same secret")]
     NoAnswer,
+    /// The node at the location was not reached.
+    #[error(transparent)]
+    Unreachable(DialError),
     /// The request timed out. The node may have deleted the file, or may still delete it.
     #[error("the node did not answer in time; the file may have been deleted")]
     TimedOut,

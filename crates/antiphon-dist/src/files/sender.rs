@@ -74,6 +74,8 @@ pub(crate) struct FileSender {
     /// The receiving node, once its file service is located. Messages of other nodes are ignored.
     receiver_node: Option<NodeId>,
     state: SenderState,
+    /// The timeout has passed while the service was located.
+    is_overdue: bool,
     progress: SendProgress,
 }
 
@@ -121,6 +123,7 @@ impl FileSender {
             receiver: None,
             receiver_node: None,
             state: SenderState::Busy,
+            is_overdue: false,
             progress: SendProgress::default(),
         }
     }
@@ -187,17 +190,13 @@ impl FileSender {
             SenderMessage::Watch(watcher, every) => self.watch(cx, watcher, every),
             SenderMessage::Report(watcher) => self.report(cx, watcher),
             SenderMessage::Cancel => return Err(FileError::Cancelled),
-            SenderMessage::TimedOut => return Err(self.timeout_error()),
+            // The lookup times out too, and knows the reason.
+            SenderMessage::TimedOut if matches!(self.state, SenderState::Locating(_)) => {
+                self.is_overdue = true;
+            }
+            SenderMessage::TimedOut => return Err(FileError::TimedOut),
         }
         Ok(None)
-    }
-
-    /// Returns the error of a transfer that times out in the current state.
-    fn timeout_error(&self) -> FileError {
-        match self.state {
-            SenderState::Locating(_) => FileError::NoAnswer,
-            _ => FileError::TimedOut,
-        }
     }
 
     fn locate_service(&mut self, cx: &mut Cx<'_, SenderMessage>, source: SourceFile) {
@@ -215,6 +214,9 @@ impl FileSender {
             return Ok(());
         };
         let FileServiceAddr(service) = found.map_err(FileError::from_locate_error)?;
+        if self.is_overdue {
+            return Err(FileError::TimedOut);
+        }
         let offer = FileOffer {
             path: self.order.target.clone().into_names(),
             stat: source.stat,
@@ -441,6 +443,7 @@ impl FileError {
     fn from_locate_error(reason: LocateError) -> Self {
         match reason {
             LocateError::TimedOut => Self::NoAnswer,
+            LocateError::Unreachable(error) => Self::Unreachable(error),
             LocateError::WrongType { .. } | LocateError::TypeNameTooLong { .. } => Self::Version,
             LocateError::TooManyOpen | LocateError::Refused => Self::TooManyOpen,
             LocateError::BadName | LocateError::NoNode => Self::NoNode,

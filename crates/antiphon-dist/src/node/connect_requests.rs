@@ -15,7 +15,7 @@ use super::driver::Driver;
 use super::peers::Peer;
 use super::timers::NodeTimer;
 use super::{NodeCore, complete_if_open};
-use crate::error::PeerError;
+use crate::error::{DialError, PeerError};
 use crate::location::{Location, PeerAt, PeerOptions};
 
 /// How long a request waits for further nodes of a host after the last one was found.
@@ -42,16 +42,19 @@ struct ConnectRequest {
     due: Time,
     /// When a node was found last.
     last_found: Time,
-    refused: Option<Refusal>,
+    /// Why the last dial failed.
+    failure: Option<DialError>,
+    /// A further dial would fail in the same way.
+    is_failure_lasting: bool,
 }
 
 impl ConnectRequest {
     /// Whether the request waits for further nodes, when `connected` of its nodes are connected.
     fn waits(&self, connected: usize, now: Time) -> bool {
-        let wait = match (connected, self.refused) {
-            (0, None) => return true,
+        let wait = match connected {
+            0 if !self.is_failure_lasting => return true,
             _ if self.hosts.is_empty() => return false,
-            _ if connected < self.locations.len() && self.refused.is_none() => COLLECT_UNCONNECTED_FOR,
+            _ if connected < self.locations.len() && !self.is_failure_lasting => COLLECT_UNCONNECTED_FOR,
             _ => COLLECT_FOR,
         };
         now.since(self.last_found) < wait
@@ -75,7 +78,8 @@ impl NodeCore {
             until,
             due: until,
             last_found: now,
-            refused: None,
+            failure: None,
+            is_failure_lasting: false,
         };
         if let PeerAt::Location(location) = at
             && let Some(result) = self.known_connect_result(location.addr(), options)
@@ -184,18 +188,21 @@ impl NodeCore {
         self.timers.add(request.due, NodeTimer::ConnectRequest(request_id));
     }
 
-    /// A dial of a location was refused for a reason that lasts.
-    pub(super) fn refuse_connect_requests(&mut self, at: SocketAddr, reason: Refusal) {
+    /// A dial of a location has failed. The requests that wait for it complete with this reason: at once if it lasts.
+    pub(super) fn note_dial_error(&mut self, at: SocketAddr, error: DialError, is_lasting: bool) {
         let requests = self.connect_requests.open.values_mut();
         for request in requests.filter(|request| request.locations.contains(&at)) {
-            request.refused = Some(reason);
+            if !request.is_failure_lasting {
+                (request.failure, request.is_failure_lasting) = (Some(error), is_lasting);
+            }
         }
+        self.fail_lookups_at(at, error, is_lasting);
     }
 
     /// Completes the requests for a location in the same tick, if it is connected or has refused.
     pub(super) fn recheck_connect_requests(&mut self, at: SocketAddr) {
         let has_session = self.has_session_at(at);
-        let is_decided = |request: &ConnectRequest| request.refused.is_some() || has_session;
+        let is_decided = |request: &ConnectRequest| request.is_failure_lasting || has_session;
         let requests = self.connect_requests.open.iter();
         let decided = requests.filter(|(_, request)| request.locations.contains(&at) && is_decided(request));
         let due: Vec<RequestId> = decided.map(|(request_id, _)| *request_id).collect();
@@ -223,9 +230,10 @@ impl NodeCore {
             let again = if request.locations.is_empty() { request.until } else { now + COLLECT_FOR };
             return self.arm_connect_request(request_id, again);
         }
-        let result = match request.refused {
+        let result = match request.failure {
             _ if !connected.is_empty() => Ok(connected),
-            Some(refusal) => Err(PeerError::Refused(refusal)),
+            Some(DialError::Refused(refusal)) => Err(PeerError::Refused(refusal)),
+            Some(error) => Err(PeerError::Unreachable(error)),
             None => Err(PeerError::NoAnswer),
         };
         self.complete_connect_request(request_id, result, driver);

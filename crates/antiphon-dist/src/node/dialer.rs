@@ -8,14 +8,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, RequestId, Time, egress};
-use antiphon_wire::{HandshakeError, Refusal};
+use antiphon_wire::{HandshakeError, HandshakeFault, Refusal};
 
 use super::NodeCore;
 use super::driver::{ConnId, Driver, Output};
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
-use crate::error::PeerError;
+use crate::error::{DialError, PeerError};
 use crate::location::PeerAt;
 
 /// The pauses between attempts at a location: they double from the first to the last.
@@ -307,6 +307,9 @@ impl NodeCore {
     pub(super) fn on_dial_failed(&mut self, conn: ConnId, refused: bool, driver: &mut impl Driver) {
         let Some(gone) = self.remove_conn(conn) else { return };
         let Some(at) = gone.dialled else { return };
+        if refused {
+            self.note_dial_error(at, DialError::ConnectionRefused, false);
+        }
         let node = self.dialer.node_at(at);
         self.retry_dial(at, conn);
         if let Some(node) = node.filter(|_| refused) {
@@ -344,7 +347,7 @@ impl NodeCore {
         let harmless =
             matches!(reason, Refusal::Duplicate | Refusal::Superseded | Refusal::Busy | Refusal::Session);
         if !harmless {
-            self.refuse_connect_requests(at, reason);
+            self.note_dial_error(at, DialError::Refused(reason), true);
         }
         self.recheck_connect_requests(at);
         if reason == Refusal::SelfConnection && by_us {
@@ -353,6 +356,15 @@ impl NodeCore {
             && !harmless
             && !dial.is_configured
         {
+            dial.until = self.now;
+        }
+    }
+
+    /// The program at a dialled location does not speak the protocol.
+    pub(super) fn on_dialled_stranger(&mut self, at: SocketAddr, fault: HandshakeFault) {
+        self.note_dial_error(at, DialError::NotAntiphon(fault), true);
+        self.recheck_connect_requests(at);
+        if let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| !dial.is_configured) {
             dial.until = self.now;
         }
     }

@@ -7,6 +7,7 @@
 //! Invariant: a lookup of this node completes once; a name belongs to a running actor.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{ActorId, Key, NodeId, RequestId, TYPE_NAME_MAX, Time};
@@ -16,7 +17,7 @@ use super::driver::Driver;
 use super::peer_session::PeerSession;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, complete_if_open, sched_key, wire_key};
-use crate::error::{LocateError, RegisterError};
+use crate::error::{DialError, LocateError, RegisterError};
 use crate::location::Location;
 
 /// Names of one node; also the limit of its own open lookups.
@@ -112,6 +113,8 @@ struct OpenLookup {
     peers: BTreeSet<NodeId>,
     /// A peer has refused the lookup, because it keeps too many of this node's.
     refused: bool,
+    /// Why the last dial of `at` failed, since there was a session.
+    unreachable: Option<DialError>,
 }
 
 #[derive(Debug)]
@@ -384,7 +387,7 @@ impl NodeCore {
             self.dial_until(at.addr(), until);
         }
         let peers = BTreeSet::new();
-        let lookup = OpenLookup { space, name, tag, at, kind, until, peers, refused: false };
+        let lookup = OpenLookup { space, name, tag, at, kind, until, peers, refused: false, unreachable: None };
         self.names.lookups.insert(lookup_number, lookup);
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {
@@ -404,6 +407,7 @@ impl NodeCore {
         match peer_session.session.send(&frame.into()) {
             Ok(()) => {
                 lookup.peers.insert(node);
+                lookup.unreachable = None;
             }
             Err(reason) => {
                 tracing::debug!(%node, %reason, "a lookup was not sent; it is sent again in the next session with the peer");
@@ -529,6 +533,21 @@ impl NodeCore {
         }
     }
 
+    /// A dial of a location has failed: the lookups there fail with this reason, at once if it lasts.
+    pub(super) fn fail_lookups_at(&mut self, at: SocketAddr, error: DialError, is_lasting: bool) {
+        let lookups = self.names.lookups.iter_mut();
+        for (number, lookup) in lookups.filter(|(_, lookup)| lookup.at.is_some_and(|own| own.addr() == at)) {
+            if lookup.peers.is_empty() {
+                lookup.unreachable = Some(error);
+                if is_lasting {
+                    self.timers.remove(lookup.until, NodeTimer::Lookup(*number));
+                    lookup.until = self.now;
+                    self.timers.add(lookup.until, NodeTimer::Lookup(*number));
+                }
+            }
+        }
+    }
+
     /// Removes a lookup, and cancels it at the peers that keep it.
     fn cancel_lookup(&mut self, lookup_number: u64) {
         let Some(lookup) = self.names.lookups.remove(&lookup_number) else { return };
@@ -554,13 +573,14 @@ impl NodeCore {
             LookupKind::One(request_id) => (*request_id, None),
             LookupKind::All(request_id, found) => (*request_id, Some(std::mem::take(found))),
         });
-        let is_refused = self.names.lookups.get(&lookup_number).is_some_and(|lookup| lookup.refused);
+        let reason = match self.names.lookups.get(&lookup_number) {
+            Some(OpenLookup { refused: true, .. }) => LocateError::Refused,
+            Some(OpenLookup { unreachable: Some(error), .. }) => LocateError::Unreachable(*error),
+            Some(_) | None => LocateError::TimedOut,
+        };
         self.cancel_lookup(lookup_number);
         match open {
-            Some((request_id, None)) if is_refused => {
-                complete_lookup(driver, request_id, Err(LocateError::Refused));
-            }
-            Some((request_id, None)) => complete_lookup(driver, request_id, Err(LocateError::TimedOut)),
+            Some((request_id, None)) => complete_lookup(driver, request_id, Err(reason)),
             Some((request_id, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);
                 complete_if_open(&mut driver.loop_ref(), request_id, all);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use antiphon_sched::{SettingError, millis, secs};
 use antiphon_wire::{CLOSES_WHEN_IDLE, DatagramKey, Limits, Profile, Suite, UNDISCOVERED};
 
 use crate::access::{AccessError, AccessPolicy};
@@ -42,6 +43,7 @@ pub(crate) struct Settings {
 impl Settings {
     /// Checks a configuration before any socket is opened.
     pub(crate) fn check(config: &Config) -> Result<(), NodeError> {
+        check_ranges(config)?;
         let ip = config.ip;
         for ip in [Some(ip), config.ext_ip_addr].into_iter().flatten() {
             if !is_unicast(ip) {
@@ -162,6 +164,34 @@ impl Settings {
             && !self.ignores(at.ip())
             && self.dial_allow.iter().any(|(network, bits)| contains(*network, *bits, at.ip().to_canonical()))
     }
+}
+
+/// Checks that all sizes and durations are within their ranges.
+fn check_ranges(config: &Config) -> Result<(), SettingError> {
+    let (kib, gib) = (1 << 10, 1 << 30);
+    let limits = &config.limits;
+    let message_bytes_max = limits.message_bytes_max;
+    SettingError::check("peer_timeout", config.peer_timeout, secs(1)..=secs(24 * 3600))?;
+    SettingError::check("partial_files_keep", config.partial_files_keep, secs(0)..=secs(3650 * 24 * 3600))?;
+    SettingError::check("transfers_max", config.transfers_max, 0..=4096)?;
+    SettingError::check("rci_actors_max", config.rci_actors_max, 0..=60_000)?;
+    SettingError::check("limits.record_bytes_max", limits.record_bytes_max, 32 * kib..=64 * kib)?;
+    SettingError::check("limits.message_bytes_max", message_bytes_max, kib..=gib)?;
+    let reassembly = message_bytes_max..=u32::MAX;
+    SettingError::check("limits.reassembly_bytes_max", limits.reassembly_bytes_max, reassembly)?;
+    SettingError::check("limits.window_bytes", limits.window_bytes, 32 * kib..=gib)?;
+    let queue = u64::from(message_bytes_max / 2)..=1 << 40;
+    SettingError::check("limits.queue_bytes_cap", limits.queue_bytes_cap, queue)?;
+    SettingError::check("limits.queue_bytes_high", limits.queue_bytes_high, 1..=1 << 40)?;
+    SettingError::check("limits.queue_bytes_low", limits.queue_bytes_low, 1..=1 << 40)?;
+    SettingError::check("limits.tags_max", limits.tags_max, 256..=65_536)?;
+    SettingError::check("limits.paused_actors_max", limits.paused_actors_max, 65_536..=1 << 24)?;
+    SettingError::check("limits.connection_records_max", limits.connection_records_max, 1024..=1 << 32)?;
+    SettingError::check("limits.connection_bytes_max", limits.connection_bytes_max, 1 << 20..=1 << 38)?;
+    SettingError::check("limits.handshake_timeout", limits.handshake_timeout, millis(10)..=secs(60))?;
+    SettingError::check("limits.unproven_connections_max", limits.unproven_connections_max, 1..=65_536)?;
+    SettingError::check("limits.ack_bytes", limits.ack_bytes, 1..=u64::from(gib))?;
+    SettingError::check("limits.ack_delay", limits.ack_delay, secs(0)..=secs(1))
 }
 
 /// Whether an address can belong to one node.

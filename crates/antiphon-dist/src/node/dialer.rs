@@ -207,9 +207,17 @@ impl NodeCore {
         self.schedule_dial(at, until);
     }
 
-    /// Dials the location of a session again, at once.
+    /// Dials the location of a session again, at once. If another node is connected that states this location, it is dialled all
+    /// the same: the dial shows which of the two is there.
     pub(super) fn redial_now(&mut self, node: NodeId, at: SocketAddr) {
-        let until = self.now + self.settings.limits().lost_after;
+        if self.is_connected(at) {
+            return self.renew_dial(node, at);
+        }
+        self.dial_node_until(node, at, self.now + self.settings.limits().lost_after);
+    }
+
+    /// Dials the location of a node until it answers, and retries at most until `until`.
+    pub(super) fn dial_node_until(&mut self, node: NodeId, at: SocketAddr, until: Time) {
         self.schedule_dial(at, until);
         if let Some(dial) = self.dialer.by_location.get_mut(&at) {
             dial.node = Some(node);
@@ -221,7 +229,7 @@ impl NodeCore {
         if let Some(dial) = self.dialer.by_location.get_mut(&at) {
             dial.conn = None;
         }
-        self.redial_now(node, at);
+        self.dial_node_until(node, at, self.now + self.settings.limits().lost_after);
         if let Some(dial) = self.dialer.by_location.get_mut(&at) {
             dial.renews = true;
         }

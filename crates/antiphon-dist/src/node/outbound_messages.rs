@@ -42,6 +42,9 @@ impl Transport for NodeCore {
         if peer.replaced_by_restart {
             return Err(Undelivered::NoActor);
         }
+        if peer.has_left {
+            return Err(Undelivered::NoNode);
+        }
         let bytes_max = self.settings.profile.limits.message_bytes_max.into();
         if outbound.is_checked {
             check_size(outbound.body, bytes_max)?;
@@ -335,7 +338,7 @@ impl NodeCore {
         if first {
             peer.waiting.until = until;
             self.timers.add(until, NodeTimer::Unreached(node));
-            self.dial_until(at, until);
+            self.dial_node_until(node, at, until);
         }
         Ok(())
     }
@@ -347,7 +350,7 @@ impl NodeCore {
         let Some(at) = peer.locations.first().copied() else { return };
         peer.waiting.until = until;
         self.timers.add(until, NodeTimer::Unreached(node));
-        self.dial_until(at, until);
+        self.dial_node_until(node, at, until);
     }
 
     /// Sends all waiting messages and signals, in order, after a session has started.

@@ -32,6 +32,9 @@ impl NodeCore {
         if peer.replaced_by_restart {
             return self.fail_signal(signal, Undelivered::NoActor);
         }
+        if peer.has_left {
+            return self.fail_signal(signal, Undelivered::NoNode);
+        }
         let has_waiting = !peer.waiting.is_empty();
         let Some(mut peer_session) =
             peer.peer_session.take_if(|peer_session| peer_session.disconnect.is_none())

@@ -102,6 +102,7 @@ impl NodeCore {
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
         (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
             (name, shown_location, locations, false);
+        peer.has_left = false;
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
         let is_new = peer.peer_session.is_none();
@@ -265,6 +266,8 @@ impl NodeCore {
     fn on_goodbye(&mut self, node: NodeId, reason: GoodbyeReason, driver: &mut impl Driver) {
         if reason != GoodbyeReason::Leaving {
             self.stop_auto_dial(node);
+        } else if let Some(peer) = self.peers.get_mut(&node) {
+            peer.has_left = true;
         }
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
@@ -330,10 +333,16 @@ impl NodeCore {
         }
     }
 
-    /// Counts a refused dial to a peer without a connection. After [`REFUSALS_MAX`] the session ends.
+    /// Counts a refused dial to a peer without a connection. After [`REFUSALS_MAX`] the session ends. If it has ended before,
+    /// what waits for another one fails: a process that has ended never returns as the same node.
     pub(super) fn on_location_refused(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.now;
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer_session) = peer.peer_session.as_mut() else {
+            if peer.status == Some(Status::Offline) && peer.waiting.note_refused_dial() >= REFUSALS_MAX {
+                self.drop_waiting(node, Undelivered::NoNode);
+                self.run_loop_actions(driver);
+            }
             return;
         };
         if !peer_session.needs_connection() {

@@ -52,6 +52,8 @@ pub(super) struct Peer {
     pub(super) waiting: WaitingOutbound,
     /// Another incarnation runs at its location, so this one never returns.
     pub(super) replaced_by_restart: bool,
+    /// It has sent a goodbye because its process ends, so it never returns.
+    pub(super) has_left: bool,
     /// Whether its connection stays open when nothing needs it. `None` means the setting of this node.
     pub(super) keep_open: Option<bool>,
     /// One of the two nodes has ended their session, and neither has connected again since.
@@ -78,6 +80,7 @@ impl Peer {
             peer_session: None,
             waiting: WaitingOutbound::default(),
             replaced_by_restart: false,
+            has_left: false,
             keep_open: None,
             no_auto_dial: false,
             monitors: PeerMonitors::new(node),

@@ -40,6 +40,8 @@ pub(super) struct WaitingOutbound {
     /// The bytes of replies and urgent signals.
     reserved_bytes: u64,
     bytes: u64,
+    /// The number of dials that the node's location has refused while entries waited.
+    refused_dials: u32,
     /// The time at which all entries fail.
     pub(super) until: Time,
 }
@@ -121,6 +123,12 @@ impl WaitingOutbound {
     /// The bytes that wait for an actor, and for all actors.
     pub(super) fn bytes_for(&self, actor: Key) -> (u64, u64) {
         (self.by_actor.get(&actor).copied().unwrap_or(0), self.actors_bytes)
+    }
+
+    /// Counts a dial that the location has refused while entries wait. Returns their number.
+    pub(super) fn note_refused_dial(&mut self) -> u32 {
+        self.refused_dials += 1;
+        self.refused_dials
     }
 
     /// Whether an entry of `bytes` bytes may wait.

@@ -363,7 +363,7 @@ fn closed_adapter_address_stays_closed() {
     let mut events = virtual_loop();
     let log = Log::default();
     let adapters = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
-    let (made, seen) = (adapters.clone(), log.clone());
+    let made = adapters.clone();
     let actor = events.spawn(move |cx, event: Event<u32>| {
         if let Event::Start | Event::Message(_) = event {
             made.borrow_mut().push(cx.adapter(|n: u32| n).unwrap());

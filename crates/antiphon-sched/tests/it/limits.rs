@@ -39,7 +39,7 @@ fn monitor_over_limit_reports_down_refused() {
     events.spawn(move |cx: &mut Cx<u32>, event| {
         note_event(&seen, &event);
         if let Event::Start = event {
-            all.iter().for_each(|target| drop(cx.monitor(*target)));
+            all.iter().for_each(|target| _ = cx.monitor(*target));
         }
         receive()
     });

@@ -1,10 +1,19 @@
-//! The blocking pool: a bounded number of threads, started when first needed, with a bounded queue of jobs.
+//! Pools of threads for jobs that block: bounded numbers of threads, which start when they are needed and end when they are
+//! idle, and bounded queues of jobs.
 //!
-//! A virtual loop has no threads. It runs the jobs itself, between batches, in the order in which they were queued.
+//! The jobs of users have a pool. Other kinds of jobs, such as name look-ups, have pools of their own, so that none of them holds
+//! up the others. A virtual loop has no threads. It runs all jobs itself, between batches, in the order in which they were
+//! queued.
+//!
+//! Invariant: while the lock is held, each queued job has an idle thread, or all threads are in use and their number is at its
+//! maximum, or no more threads could be started.
 
+use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
 
 use crate::core::Core;
 use crate::error::JobError;
@@ -14,85 +23,187 @@ use crate::requests::RequestId;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-pub(crate) struct BlockingPool {
+/// The time after which an idle thread ends.
+const IDLE_FOR: Duration = Duration::from_secs(10);
+
+/// The kinds of blocking jobs. Each has threads of its own, so that none holds up another.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum JobPool {
+    /// The jobs of [`Cx::blocking`](crate::Cx::blocking).
+    Users,
+    /// Look-ups of host names. A name server that does not answer holds each of their threads for some seconds.
+    Names,
+    /// Reads and writes of files.
+    Files,
+}
+
+/// A pool of threads for blocking jobs. When it is dropped, its threads end after their jobs.
+pub(crate) struct ThreadPool {
+    name: &'static str,
     threads_max: usize,
-    threads: usize,
     /// The jobs that have not started yet; `queue` and `work` are the ends of one channel.
     queue: Sender<Work>,
     work: Receiver<Work>,
-    /// Whether the loop is virtual and runs the jobs itself.
-    inline: bool,
+    counts: Arc<Mutex<ThreadCounts>>,
 }
 
-impl BlockingPool {
-    pub(crate) fn new(threads_max: usize, queue_max: usize, inline: bool) -> Self {
+#[derive(Default)]
+struct ThreadCounts {
+    /// All threads.
+    threads: usize,
+    /// Those that wait for a job.
+    idle: usize,
+}
+
+impl ThreadPool {
+    /// A pool without threads. `name` is the name of its threads. It has at most `threads_max` threads, and `queue_max` jobs
+    /// wait for them; both are at least 1.
+    fn new(name: &'static str, threads_max: usize, queue_max: usize) -> Self {
         let (queue, work) = bounded(queue_max.max(1));
-        Self { threads_max: threads_max.max(1), threads: 0, queue, work, inline }
+        Self { name, threads_max: threads_max.max(1), queue, work, counts: Arc::default() }
     }
 
-    /// Makes sure that one more job can be queued.
-    fn prepare(&mut self) -> Result<(), JobError> {
+    /// Queues a job, and starts a thread for it if none is idle.
+    fn submit(&self, job: Work) -> Result<(), JobError> {
+        let mut counts = self.counts.lock();
         if self.queue.is_full() {
             return Err(JobError::Full);
         }
-        if !self.inline && self.threads < self.threads_max {
-            self.start_thread()?;
+        if self.queue.len() >= counts.idle && counts.threads < self.threads_max {
+            let pool = PoolThread { work: self.work.clone(), counts: self.counts.clone() };
+            match thread::Builder::new().name(self.name.into()).spawn(move || pool.run()) {
+                // It counts as idle before it runs, so that the next job gets another thread.
+                Ok(_) => (counts.threads, counts.idle) = (counts.threads + 1, counts.idle + 1),
+                Err(_) if counts.threads > 0 => {}
+                Err(_) => return Err(JobError::NoThread),
+            }
         }
+        let queued = self.queue.try_send(job);
+        debug_assert!(queued.is_ok(), "the queue has room, and jobs are queued under the lock");
         Ok(())
     }
+}
 
-    fn start_thread(&mut self) -> Result<(), JobError> {
-        let work = self.work.clone();
-        let run = move || work.iter().for_each(|work| work());
-        match thread::Builder::new().name("antiphon-pool".into()).spawn(run) {
-            Ok(_) => {
-                self.threads += 1;
-                Ok(())
+/// What a thread of a pool uses.
+struct PoolThread {
+    work: Receiver<Work>,
+    counts: Arc<Mutex<ThreadCounts>>,
+}
+
+impl PoolThread {
+    /// Runs jobs until none comes for a while, or the pool is dropped.
+    fn run(self) {
+        loop {
+            let job = self.work.recv_timeout(IDLE_FOR);
+            let mut counts = self.counts.lock();
+            match job {
+                Ok(job) => {
+                    counts.idle -= 1;
+                    drop(counts);
+                    panic_guard::log_panic(job);
+                    self.counts.lock().idle += 1;
+                }
+                // A job may have been queued since.
+                Err(_) if !self.work.is_empty() => {}
+                Err(_) => {
+                    (counts.threads, counts.idle) = (counts.threads - 1, counts.idle - 1);
+                    return;
+                }
             }
-            Err(_) if self.threads > 0 => Ok(()),
-            Err(_) => Err(JobError::NoThread),
         }
     }
 }
 
+/// The pools of a loop.
+pub(crate) struct LoopPools {
+    users: ThreadPool,
+    names: ThreadPool,
+    files: ThreadPool,
+    /// The queue of a virtual loop, which runs the jobs itself.
+    inline: Option<Vec<Work>>,
+    queue_max: usize,
+}
+
+impl LoopPools {
+    pub(crate) fn new(threads_max: usize, queue_max: usize, is_virtual: bool) -> Self {
+        Self {
+            users: ThreadPool::new("antiphon-pool", threads_max, queue_max),
+            names: ThreadPool::new("antiphon-names", NAME_THREADS_MAX, JOBS_QUEUED_MAX),
+            files: ThreadPool::new("antiphon-files", FILE_THREADS_MAX, JOBS_QUEUED_MAX),
+            inline: is_virtual.then(Vec::new),
+            queue_max: queue_max.max(1),
+        }
+    }
+
+    /// The number of threads in all pools.
+    pub(crate) fn threads(&self) -> usize {
+        [&self.users, &self.names, &self.files].map(|pool| pool.counts.lock().threads).iter().sum()
+    }
+
+    fn submit(&mut self, pool: JobPool, job: Work) -> Result<(), JobError> {
+        match (&mut self.inline, pool) {
+            (Some(queue), _) if queue.len() >= self.queue_max => Err(JobError::Full),
+            (Some(queue), _) => {
+                queue.push(job);
+                Ok(())
+            }
+            (None, JobPool::Users) => self.users.submit(job),
+            (None, JobPool::Names) => self.names.submit(job),
+            (None, JobPool::Files) => self.files.submit(job),
+        }
+    }
+}
+
+/// The threads that look up host names.
+const NAME_THREADS_MAX: usize = 32;
+/// The threads that read and write files.
+const FILE_THREADS_MAX: usize = 8;
+/// The look-ups, and the jobs on files, that wait for a thread.
+const JOBS_QUEUED_MAX: usize = 1024;
+
 impl Core {
-    /// Runs `job` in the blocking pool; its result completes the request `request_id`.
+    /// Runs `job` in a pool; its result completes the request `request_id`.
     pub(crate) fn run_job<R: Send + 'static>(
         &mut self,
+        pool: JobPool,
         request_id: RequestId,
         job: impl FnOnce() -> R + Send + 'static,
     ) {
-        self.run_then(job, move |core, result| {
+        self.run_then(pool, job, move |core, result| {
             if let Err(reason) = core.complete_request(request_id, result) {
                 tracing::debug!(%reason, "result of a blocking job dropped");
             }
         });
     }
 
-    /// Runs `job` in the blocking pool, then `then` in the loop with its result. If the job cannot be queued, runs `then`
-    /// at once with the error.
+    /// Runs `job` in a pool, then `then` in the loop with its result. If the job cannot be queued, runs `then` at once with
+    /// the error.
     pub(crate) fn run_then<R: Send + 'static>(
         &mut self,
+        pool: JobPool,
         job: impl FnOnce() -> R + Send + 'static,
         then: impl FnOnce(&mut Self, Result<R, JobError>) + Send + 'static,
     ) {
-        if let Err(reason) = self.blocking_pool.prepare() {
-            return then(self, Err(reason));
-        }
         let shared = self.shared.clone();
-        let work = move || {
+        // Taken back if the job is refused.
+        let then = Arc::new(Mutex::new(Some(then)));
+        let then_in_job = then.clone();
+        let work: Work = Box::new(move || {
             let result = panic_guard::catch_panic(job).map_err(JobError::Panicked);
+            let Some(then) = then_in_job.lock().take() else { return };
             shared.push_urgent(Box::new(JobClosure(move |core: &mut Self| then(core, result))));
-        };
-        let queued = self.blocking_pool.queue.try_send(Box::new(work));
-        debug_assert!(queued.is_ok(), "`prepare` found room, and only the loop queues jobs");
+        });
+        if let Err(reason) = self.pools.submit(pool, work)
+            && let Some(then) = then.lock().take()
+        {
+            then(self, Err(reason));
+        }
     }
 
     /// Runs the queued jobs of a virtual loop; does nothing in another loop.
     pub(crate) fn run_inline_jobs(&mut self) {
-        while self.blocking_pool.inline
-            && let Ok(work) = self.blocking_pool.work.try_recv()
-        {
+        for work in self.pools.inline.as_mut().map(std::mem::take).unwrap_or_default() {
             work();
         }
     }

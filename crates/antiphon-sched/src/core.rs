@@ -15,7 +15,7 @@ use crate::actor_extras::ActorExtras;
 use crate::actor_table::{ActorTable, Flag};
 use crate::addr::{Addr, SendMode};
 use crate::batch::BatchOutcome;
-use crate::blocking_pool::BlockingPool;
+use crate::blocking_pool::LoopPools;
 use crate::budget::Permit;
 use crate::cell::{self, Cell};
 use crate::codec_context;
@@ -72,7 +72,7 @@ pub(crate) struct Core {
     type_names: FxHashMap<TypeId, &'static str>,
     pub(crate) readiness: Readiness,
     pub(crate) sockets: SocketTable,
-    pub(crate) blocking_pool: BlockingPool,
+    pub(crate) pools: LoopPools,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) mailboxes_to_trim: Vec<Key>,
     pub(crate) mailbox_waiters: MailboxWaiters,
@@ -98,7 +98,7 @@ impl Core {
         (mailbox_max, requests_max): (usize, usize),
         shared: Arc<Shared>,
         readiness: Readiness,
-        blocking_pool: BlockingPool,
+        pools: LoopPools,
     ) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         Self {
@@ -127,7 +127,7 @@ impl Core {
             type_names: FxHashMap::default(),
             readiness,
             sockets: SocketTable::default(),
-            blocking_pool,
+            pools,
             dead_letters: DeadLetters::default(),
             mailboxes_to_trim: Vec::new(),
             mailbox_waiters: MailboxWaiters::default(),

@@ -10,6 +10,7 @@ use crate::actor_event::{Event, SwapOffer, SystemEvent};
 use crate::actor_extras::SignalPolicy;
 use crate::actor_table::Flag;
 use crate::addr::{Addr, SendMode, Target};
+use crate::blocking_pool::JobPool;
 use crate::core::Core;
 use crate::dead_letter::DeadLetter;
 use crate::error::{AskError, JobError, SendError, TooManyAdapters, TooManyOpen, Undelivered};
@@ -476,7 +477,20 @@ impl<'a, M: 'static> Cx<'a, M> {
         answer: impl FnOnce(Result<R, JobError>) -> M + 'static,
     ) {
         match self.open_request(answer) {
-            Ok(request_id) => self.core().run_job(request_id, job),
+            Ok(request_id) => self.core().run_job(JobPool::Users, request_id, job),
+            Err(answer) => self.push_self(answer(Err(JobError::TooManyOpen))),
+        }
+    }
+
+    /// As [`Cx::blocking`], on a thread of another pool: for crates that add methods to `Cx`.
+    pub fn blocking_on<R: Send + 'static>(
+        &mut self,
+        pool: JobPool,
+        job: impl FnOnce() -> R + Send + 'static,
+        answer: impl FnOnce(Result<R, JobError>) -> M + 'static,
+    ) {
+        match self.open_request(answer) {
+            Ok(request_id) => self.core().run_job(pool, request_id, job),
             Err(answer) => self.push_self(answer(Err(JobError::TooManyOpen))),
         }
     }

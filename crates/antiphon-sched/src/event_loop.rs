@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::actor::{Actor, FoldActor};
 use crate::actor_event::{Event, ExitReason};
 use crate::addr::{Addr, Target};
-use crate::blocking_pool::BlockingPool;
+use crate::blocking_pool::LoopPools;
 use crate::core::{Core, TransportSlot};
 use crate::cx::Cx;
 use crate::dead_letter::{DeadLetter, DeadLetterCounts};
@@ -81,7 +81,8 @@ pub struct LoopConfig {
     /// are left. So one target that takes nothing does not block the others. It is also the most jobs (`spawn`, `join`)
     /// that wait, which have a queue of their own.
     pub inbox_max: usize,
-    /// The most threads for blocking jobs: 4.
+    /// The most threads for the jobs of [`Cx::blocking`]: 512. They start when they are needed, and end after 10 s without a
+    /// job. Name look-ups and files have threads of their own.
     pub blocking_threads_max: usize,
     /// The most blocking jobs that wait for a thread: 1,024.
     pub blocking_queue_max: usize,
@@ -102,7 +103,7 @@ impl Default for LoopConfig {
             mailbox_max: 65_536,
             requests_max: 1_000_000,
             inbox_max: 65_536,
-            blocking_threads_max: 4,
+            blocking_threads_max: 512,
             blocking_queue_max: 1024,
             watchdog: Some(Duration::from_millis(10)),
             stop_within: Duration::from_secs(10),
@@ -158,6 +159,8 @@ pub struct LoopStats {
     pub requests: usize,
     /// Running timers.
     pub timers: usize,
+    /// Threads for blocking jobs, name look-ups and files.
+    pub threads: usize,
     /// Registered readiness sources, including those of sockets.
     pub sources: usize,
     /// Listeners, connections, UDP sockets, child processes.
@@ -232,7 +235,7 @@ impl Loop {
         if let (Platform::System, Some(limit)) = (config.platform, config.watchdog) {
             watchdog::start(&shared, limit);
         }
-        let blocking_pool = BlockingPool::new(
+        let pools = LoopPools::new(
             config.blocking_threads_max,
             config.blocking_queue_max,
             config.platform == Platform::Virtual,
@@ -245,7 +248,7 @@ impl Loop {
             (config.mailbox_max, config.requests_max),
             shared,
             Readiness::new(registry),
-            blocking_pool,
+            pools,
         );
         Ok(Self {
             core,
@@ -351,6 +354,7 @@ impl Loop {
             runnable: self.core.actors.runnable(),
             requests: self.core.requests.len(),
             timers: self.core.wheel.len() + self.due.len() - self.due_next,
+            threads: self.core.pools.threads(),
             sources: self.core.readiness.len(),
             sockets: self.core.sockets.len(),
             inbox: self.queues.inbox.len() + self.core.shared.inbox_state.waiting(),

@@ -47,6 +47,7 @@ pub use addr::{Addr, SendMode, Target};
 
 mod batch;
 mod blocking_pool;
+pub use blocking_pool::JobPool;
 
 mod budget;
 pub use budget::{Budget, Permit};

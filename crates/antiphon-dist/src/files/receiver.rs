@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, Addr, Bytes, Cx, Event, JobError, NodeId, ReplyTo, SignalPolicy, Step, receive, stop,
+    Actor, Addr, Bytes, Cx, Event, JobError, JobPool, NodeId, ReplyTo, SignalPolicy, Step, receive, stop,
 };
 
 use super::count_refusal;
@@ -354,7 +354,7 @@ impl FileReceiver {
         if !is_discarded {
             return Ok(ReceiverFlow::Stop);
         }
-        cx.blocking(move || partial.discard(), |_| ReceiverMessage::Removed);
+        cx.blocking_on(JobPool::Files, move || partial.discard(), |_| ReceiverMessage::Removed);
         Ok(ReceiverFlow::Continue)
     }
 
@@ -374,14 +374,14 @@ impl FileReceiver {
     }
 }
 
-/// Runs a job in the blocking pool. If it cannot run, its result is an error.
+/// Runs a job in the pool for files. If it cannot run, its result is an error.
 fn run<T: Send + 'static>(
     cx: &mut Cx<'_, ReceiverMessage>,
     job: impl FnOnce() -> DiskResult<T> + Send + 'static,
     answer: impl FnOnce(DiskResult<T>) -> ReceiverMessage + 'static,
 ) {
     let no_job = |reason: JobError| Err(FileRefused::Disk(reason.to_string()));
-    cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));
+    cx.blocking_on(JobPool::Files, job, move |done| answer(done.unwrap_or_else(no_job)));
 }
 
 #[cfg(all(test, unix))]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, NodeId, PayloadError, ReplyTo, SendError,
+    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, JobPool, NodeId, PayloadError, ReplyTo, SendError,
     SignalPolicy, Step, receive, stop,
 };
 
@@ -456,12 +456,12 @@ pub(super) fn default_name(file: &Path) -> PathBuf {
     file.file_name().map(PathBuf::from).unwrap_or_default()
 }
 
-/// Runs a job in the blocking pool. If it cannot run, its result is an error.
+/// Runs a job in the pool for files. If it cannot run, its result is an error.
 fn run<T: Send + 'static>(
     cx: &mut Cx<'_, SenderMessage>,
     job: impl FnOnce() -> SourceResult<T> + Send + 'static,
     answer: impl FnOnce(SourceResult<T>) -> SenderMessage + 'static,
 ) {
     let no_job = |reason: JobError| Err(SourceError::Unreadable(reason.to_string()));
-    cx.blocking(job, move |done| answer(done.unwrap_or_else(no_job)));
+    cx.blocking_on(JobPool::Files, job, move |done| answer(done.unwrap_or_else(no_job)));
 }

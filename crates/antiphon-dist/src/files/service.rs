@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Cx, Down, Event, JobError, Loop, NodeId, ReplyTo, SignalPolicy, Step, actor, receive,
+    ActorId, Cx, Down, Event, JobError, JobPool, Loop, NodeId, ReplyTo, SignalPolicy, Step, actor, receive,
 };
 
 use super::count_refusal;
@@ -186,7 +186,7 @@ impl FileService {
         let no_job = |reason: JobError| Err(FileRefused::Disk(reason.to_string()));
         let deleted =
             move |done: Result<_, JobError>| ServiceMessage::Deleted(by, reply, done.unwrap_or_else(no_job));
-        cx.blocking(move || dest.delete(&path), deleted);
+        cx.blocking_on(JobPool::Files, move || dest.delete(&path), deleted);
     }
 
     /// Removes partial files that are too old or too many.
@@ -195,7 +195,7 @@ impl FileService {
         if let Some(dest) = self.dest.clone()
             && !std::mem::replace(&mut self.is_sweeping, true)
         {
-            cx.blocking(move || dest.sweep(), |_| ServiceMessage::Swept);
+            cx.blocking_on(JobPool::Files, move || dest.sweep(), |_| ServiceMessage::Swept);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, Loop, LoopRef, Time, actor, receive};
+use antiphon_sched::{Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, JobPool, Loop, LoopRef, Time, actor, receive};
 use antiphon_wire::{Entropy, TlsFault};
 use mio::Registry;
 
@@ -389,7 +389,8 @@ fn spawn_resolver(sched: &mut Loop, resolve: Resolver) -> Addr<ResolverMessage> 
             Event::Start => {
                 cx.set_name("resolver");
             }
-            Event::Message(ResolverMessage::Resolve(query, host, port)) => cx.blocking(
+            Event::Message(ResolverMessage::Resolve(query, host, port)) => cx.blocking_on(
+                JobPool::Names,
                 move || resolve(&host, port).map_err(|reason| reason.to_string()),
                 move |done| {
                     ResolverMessage::Resolved(query, done.unwrap_or_else(|reason| Err(reason.to_string())))

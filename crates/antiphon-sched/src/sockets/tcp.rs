@@ -23,6 +23,7 @@ use super::stream::Stream;
 use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind};
 use super::{Conn, Host, SocketError, SocketEvent};
 use crate::actor_event::SystemEvent;
+use crate::blocking_pool::JobPool;
 use crate::core::Core;
 use crate::egress;
 use crate::error::JobError;
@@ -166,7 +167,7 @@ impl Tcp {
                 }
                 let (id, owner) = (cx.id, cx.owner);
                 let look_up = move || (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-                cx.core.run_then(look_up, move |core, found| {
+                cx.core.run_then(JobPool::Names, look_up, move |core, found| {
                     if let Some(owner) = owner {
                         core.on_resolved(id, owner, found);
                     }

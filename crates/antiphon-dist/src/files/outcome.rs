@@ -266,6 +266,12 @@ pub enum SourceError {
     /// The file was changed while it was being sent.
     #[error("the file was changed while it was being sent; send it again when no program writes to it")]
     Changed,
+    /// The file has another length than it states, as files of `/proc` have.
+    #[error("the file states {stated} bytes, and has another length; copy it to a plain file, and send that")]
+    UnknownLength {
+        /// The length that the file states, in bytes.
+        stated: u64,
+    },
     /// The system reported another error; holds its text.
     #[error("the file cannot be read: {0}")]
     Unreadable(String),

@@ -79,7 +79,7 @@ impl SourceFile {
         let mut bytes = Vec::with_capacity(count as usize);
         self.file.by_ref().take(count).read_to_end(&mut bytes).map_err(|reason| source_error(&reason))?;
         if bytes.len() as u64 != count {
-            return Err(SourceError::Changed);
+            return Err(self.unexpected_end());
         }
         self.hasher.update(&bytes);
         self.offset += count;
@@ -87,9 +87,19 @@ impl SourceFile {
         Ok(FileChunk { bytes, hash })
     }
 
-    /// Returns the hash of the whole file, if the file is unchanged since it was opened.
-    fn final_hash(&self) -> Result<[u8; 32], SourceError> {
-        if stat_of(&self.file)? == self.stat { Ok(self.hash()) } else { Err(SourceError::Changed) }
+    /// Returns the hash of the whole file, if the file is unchanged since it was opened, and has no more bytes.
+    fn final_hash(&mut self) -> Result<[u8; 32], SourceError> {
+        let is_more = self.file.read(&mut [0]).map_err(|reason| source_error(&reason))? > 0;
+        if is_more || stat_of(&self.file)? != self.stat { Err(self.unexpected_end()) } else { Ok(self.hash()) }
+    }
+
+    /// The error for a file that ends elsewhere than it has stated.
+    fn unexpected_end(&self) -> SourceError {
+        match stat_of(&self.file) {
+            Ok(stat) if stat == self.stat => SourceError::UnknownLength { stated: stat.size },
+            Ok(_) => SourceError::Changed,
+            Err(reason) => reason,
+        }
     }
 }
 
@@ -203,6 +213,13 @@ mod tests {
             }
             assert_eq!(read_all(&mut source), Err(SourceError::Changed), "grows: {grows}");
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn source_of_unknown_length_is_refused() {
+        let mut source = SourceFile::open(Path::new("/proc/self/status")).expect("the file exists");
+        assert_eq!(read_all(&mut source), Err(SourceError::UnknownLength { stated: 0 }));
     }
 
     #[test]

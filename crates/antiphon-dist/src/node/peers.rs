@@ -207,9 +207,12 @@ impl NodeCore {
     pub(super) fn warn_of_duplicate_name(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get(&node) else { return };
         let name = peer.name.clone();
+        let is_elsewhere = |other: Option<Location>| other.is_some() && other != peer.location();
         let own_location = (self.settings.name == peer.name).then_some(self.settings.location);
         let others = self.peers.iter().filter(|(id, _)| **id != node).map(|(_, other)| other);
-        let mut namesakes = others.filter(|other| other.is_online() && other.name == peer.name);
+        // At the same location it is an earlier process of the same node, which has ended.
+        let mut namesakes = others
+            .filter(|other| other.is_online() && other.name == peer.name && is_elsewhere(other.location()));
         let namesake = own_location.or_else(|| namesakes.find_map(Peer::location));
         if let (Some(one), Some(other)) = (namesake, peer.location())
             && self.may_log("duplicate name", format_args!("{name} {other}"))

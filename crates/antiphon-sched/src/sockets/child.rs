@@ -6,6 +6,7 @@
 //! Invariant: each started child is waited for, by its actor's loop, or by a thread if the actor ended first.
 
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::process::{self, Command, ExitStatus, Stdio};
 use std::rc::Rc;
 use std::thread;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use mio::Interest;
 use mio::unix::pipe::{Receiver, Sender};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::event_sink::EventSink;
 use super::frame_reader::{FrameReader, Pulled};
@@ -48,6 +50,8 @@ pub(crate) struct Child {
     next_output: usize,
     /// Why the loop killed the child.
     failure: Option<io::Error>,
+    /// The child leads a process group, which ends with it.
+    has_group: bool,
 }
 
 struct ChildOutput {
@@ -61,11 +65,14 @@ impl Core {
     pub(crate) fn spawn_child(
         &mut self,
         owner: Key,
-        command: &mut Command,
+        (command, has_group): (&mut Command, bool),
         framing: Framing,
         sink: Rc<dyn EventSink<(Conn, ProcessEvent)>>,
     ) -> io::Result<Conn> {
         self.readiness.check()?;
+        if has_group {
+            command.process_group(0);
+        }
         let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let id = self.sockets.next_conn();
         let mut child = Child {
@@ -80,6 +87,7 @@ impl Core {
             outputs: [None, None],
             next_output: 0,
             failure: None,
+            has_group,
         };
         if let Err(reason) = child.watch(self, id) {
             child.release(self);
@@ -160,6 +168,9 @@ impl Child {
         if self.status.is_some() {
             return;
         }
+        if self.has_group {
+            self.kill_rest_of_group();
+        }
         let Some(process) = &mut self.process else { return };
         let status = match process.try_wait() {
             Ok(Some(status)) => Ok(status),
@@ -206,13 +217,28 @@ impl Child {
         self.kill();
     }
 
-    /// Kills the child; `Ended` follows as after any exit.
+    /// Kills the child, or its group; `Ended` follows as after any exit.
     pub(crate) fn kill(&mut self) {
-        if self.status.is_none()
-            && let Some(process) = &mut self.process
-            && let Err(reason) = process.kill()
-        {
+        let Some(process) = self.process.as_mut().filter(|_| self.status.is_none()) else { return };
+        let killed = match self.has_group {
+            true => kill_process_group(Pid::from_child(process), Signal::KILL).map_err(io::Error::from),
+            false => process.kill(),
+        };
+        if let Err(reason) = killed {
             tracing::warn!(%reason, "a child process could not be killed");
+        }
+    }
+
+    /// Kills the processes of the child's group, if the child itself has exited. It has not been waited for, so no other
+    /// group can have its id.
+    fn kill_rest_of_group(&self) {
+        let Some(process) = &self.process else { return };
+        let pid = Pid::from_child(process);
+        let without_waiting = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        if matches!(waitid(WaitId::Pid(pid), without_waiting), Ok(Some(_)))
+            && let Err(reason) = kill_process_group(pid, Signal::KILL)
+        {
+            tracing::debug!(%reason, "the process group of a child was not killed");
         }
     }
 

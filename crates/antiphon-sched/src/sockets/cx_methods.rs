@@ -176,7 +176,25 @@ impl<M: 'static> Cx<'_, M> {
         mut to_message: impl FnMut(Conn, ProcessEvent) -> M + 'static,
     ) -> io::Result<Conn> {
         let (core, me) = self.parts();
-        core.spawn_child(me, &mut command, framing, event_sink(move |(conn, event)| to_message(conn, event)))
+        let sink = event_sink(move |(conn, event)| to_message(conn, event));
+        core.spawn_child(me, (&mut command, false), framing, sink)
+    }
+
+    /// As [`Cx::child`], in a process group of its own: the processes that the child starts are in it too, unless they leave it.
+    /// When the child ends or is killed, all that are left in the group are killed.
+    ///
+    /// # Errors
+    /// As [`Cx::child`].
+    #[cfg(unix)]
+    pub fn child_group(
+        &mut self,
+        mut command: Command,
+        framing: Framing,
+        mut to_message: impl FnMut(Conn, ProcessEvent) -> M + 'static,
+    ) -> io::Result<Conn> {
+        let (core, me) = self.parts();
+        let sink = event_sink(move |(conn, event)| to_message(conn, event));
+        core.spawn_child(me, (&mut command, true), framing, sink)
     }
 
     /// Kills a child process (SIGKILL). Its end arrives as [`ProcessEvent::Ended`].

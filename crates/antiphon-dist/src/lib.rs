@@ -29,8 +29,8 @@ pub use cx::{Named, NetCx, Watch};
 
 mod error;
 pub use error::{
-    CallError, CloseError, DeliverError, DialError, LocateError, NodeError, PeerError, PeerStatus, RegisterError,
-    Status, SubscribeError, SuitesFault, UnknownNode, UnknownPeer,
+    CallError, CloseError, DeliverError, DialError, LocateError, NodeError, PeerError, PeerStatus,
+    RegisterError, Status, SubscribeError, SuitesFault, UnknownNode, UnknownPeer,
 };
 
 mod files;
@@ -66,6 +66,8 @@ pub use runtime::Node;
 mod from_node;
 mod quota_usage;
 
-pub use antiphon_wire::{EnvironmentFault, FileFault, HandshakeFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault};
+pub use antiphon_wire::{
+    EnvironmentFault, FileFault, HandshakeFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault,
+};
 
 pub mod testing;

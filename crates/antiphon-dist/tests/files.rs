@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, SystemTime};
 
 use antiphon_dist::{
-    Config, DeleteError, DialError, FileError, FileOptions, FileRefused, Limits, Location, NetCx, PathError, Progress,
-    SourceError, Stored, Transfer,
+    Config, DeleteError, DialError, FileError, FileOptions, FileRefused, Limits, Location, NetCx, PathError,
+    Progress, SourceError, Stored, Transfer,
 };
 use antiphon_sched::{Cx, Event, millis, receive, secs, stop};
 use common::{Net, PATIENCE, TestNode, recv, report, wait_for};

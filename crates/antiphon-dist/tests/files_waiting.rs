@@ -107,7 +107,10 @@ fn delete(from: &TestNode, at: Location, timeout: Duration) -> Receiver<Result<(
 fn deletion_without_node_at_location_fails() {
     let node = Net::new().static_node("sender", &[]);
     let location = "127.0.0.1:9".parse().expect("the location is valid");
-    assert_eq!(recv(&delete(&node, location, millis(300))), Err(DeleteError::Unreachable(DialError::ConnectionRefused)));
+    assert_eq!(
+        recv(&delete(&node, location, millis(300))),
+        Err(DeleteError::Unreachable(DialError::ConnectionRefused))
+    );
 }
 
 #[test]

@@ -11,8 +11,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use antiphon_dist::{
-    CloseError, Config, DeleteError, DeliverError, DialError, FileError, FileOptions, FileRefused, Limits, LocateError,
-    Location, NetCx, PeerAt, PeerError, RegisterError, Stored, UnknownNode, UnknownPeer,
+    CloseError, Config, DeleteError, DeliverError, DialError, FileError, FileOptions, FileRefused, Limits,
+    LocateError, Location, NetCx, PeerAt, PeerError, RegisterError, Stored, UnknownNode, UnknownPeer,
 };
 use antiphon_sched::{
     ActorId, Addr, AskError, Cx, Event, Key, NodeId, PayloadError, ReplyTo, SendError, Undelivered, millis,

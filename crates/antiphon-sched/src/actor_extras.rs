@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::dead_letter::DeadLetter;
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key, NodeId};
+use crate::mailbox_limit::MailboxLimit;
 use crate::sockets::SocketId;
 use crate::transport::{MonitorId, Signal};
 use crate::value::Value;
@@ -31,6 +32,7 @@ pub(crate) struct ActorExtras {
     /// The addresses for which this actor awaits `Writable`. For actors of this loop with its ticket.
     pub(crate) awaited_room: BTreeMap<ActorId, u64>,
     named: bool,
+    pub(crate) mailbox_limit: Option<MailboxLimit>,
 }
 
 /// The rarely used state of one address: the actor's own, or that of an adapter.
@@ -99,6 +101,7 @@ impl ActorExtras {
             awaited_room,
             notified: _,
             named,
+            mailbox_limit,
         } = self;
         address.is_idle()
             && watching.is_empty()
@@ -108,6 +111,7 @@ impl ActorExtras {
             && *signal_policy == SignalPolicy::All
             && awaited_room.is_empty()
             && !named
+            && mailbox_limit.is_none()
     }
 }
 
@@ -333,7 +337,7 @@ impl Core {
     /// Sends `Down` with `Refused` to the local actor `watcher`: its limit of `notify` is reached. No room is reserved
     /// for this event, so it counts against the mailbox limit as a message does.
     pub(crate) fn refuse_notify(&mut self, watcher: Key, actor: ActorId) {
-        let max = self.mailbox_max;
+        let max = self.capacity_of(watcher.actor());
         match self.any_mailbox_of(watcher).map(|mailbox| mailbox.is_full(max)) {
             Some(false) => drop(
                 self.push_system(watcher, SystemEvent::Down(Down { actor, reason: ExitReason::Refused })),

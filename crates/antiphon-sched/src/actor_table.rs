@@ -27,6 +27,10 @@ impl Flag {
     pub(crate) const CONTENDED: Self = Self(8);
     /// The actor has an entry in the table of terminations.
     pub(crate) const TERMINATING: Self = Self(16);
+    /// The mailbox has a limit of its own, in the actor's extras.
+    pub(crate) const OWN_LIMIT: Self = Self(64);
+    /// Mailboxes into which messages are not pushed without a closer look.
+    const NOT_PLAIN: Self = Self(Self::CONTENDED.0 | Self::OWN_LIMIT.0);
     /// When the loop stops, the actor ends after all that are no services.
     pub(crate) const SERVICE: Self = Self(32);
 }
@@ -121,14 +125,15 @@ impl ActorTable {
         Key::new(slot.generation(), index)
     }
 
-    /// The cell of a running actor, whether the actor is in the run queue, and whether its mailbox is contended.
+    /// The cell of a running actor, whether the actor is in the run queue, and whether its mailbox is contended or has a limit
+    /// of its own.
     #[inline]
     pub(crate) fn receiver(&mut self, key: Key) -> Option<(&mut Cell, bool, bool)> {
         let slot = self.slots.get_mut(key.index() as usize)?;
         if !slot.matches(key) {
             return None;
         }
-        let (queued, contended) = (slot.is_queued(), slot.meta & Flag::CONTENDED.0 != 0);
+        let (queued, contended) = (slot.is_queued(), slot.meta & Flag::NOT_PLAIN.0 != 0);
         slot.cell.as_mut().map(|cell| (cell, queued, contended))
     }
 

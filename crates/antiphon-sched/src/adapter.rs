@@ -107,8 +107,13 @@ impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> 
         if core.mailbox::<M>(owner).is_none() {
             return Err(SendError::NoActor(message));
         }
-        if !core.may_push_contended(owner) {
-            return Err(SendError::Full(message));
+        match core.admit::<M>(owner) {
+            Admission::Push => {}
+            Admission::Refuse => return Err(SendError::Full(message)),
+            Admission::Discard => {
+                panic_guard::log_panic(|| drop(message));
+                return Ok(());
+            }
         }
         match panic_guard::catch_panic(|| (self.convert)(message)) {
             Ok(converted) => {

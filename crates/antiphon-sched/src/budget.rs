@@ -75,8 +75,13 @@ impl Core {
             // itself.
             return self.push_local(to, message, SendMode::Once);
         }
-        if !self.may_push_contended(key) {
-            return Err(SendError::Full(message));
+        match self.admit::<M>(key) {
+            Admission::Push => {}
+            Admission::Refuse => return Err(SendError::Full(message)),
+            Admission::Discard => {
+                crate::panic_guard::log_panic(|| drop(message));
+                return Ok(());
+            }
         }
         let permit = self.permit.take();
         if let Some(mailbox) = self.mailbox::<M>(key) {

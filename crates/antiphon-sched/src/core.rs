@@ -26,6 +26,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::inbox::WaitingMessages;
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
+use crate::mailbox_limit::Admission;
 use crate::mailbox_waiters::MailboxWaiters;
 use crate::readiness::{Readiness, ReadyTarget};
 use crate::requests::PendingRequests;
@@ -64,6 +65,8 @@ pub(crate) struct Core {
     pub(crate) steps: u64,
     pub(crate) rng: fastrand::Rng,
     pub(crate) transport: TransportSlot,
+    /// A message for a mailbox that drops messages was dropped.
+    pub(crate) has_discarded: bool,
     /// The permit of the message or event that is being pushed into a mailbox.
     pub(crate) permit: Option<Permit>,
     /// Signals that wait until the transport is put back.
@@ -121,6 +124,7 @@ impl Core {
             steps: 0,
             rng,
             transport: TransportSlot::Absent,
+            has_discarded: false,
             permit: None,
             queued_signals: Vec::new(),
             scratch: Vec::new(),
@@ -206,9 +210,16 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn push_to_full<M: 'static>(&mut self, key: Key, message: M, mode: SendMode) -> Result<(), SendError<M>> {
-        if !self.may_push_contended(key) {
-            self.after_refusal(self.id(key), mode);
-            return Err(SendError::Full(message));
+        match self.admit::<M>(key) {
+            Admission::Push => {}
+            Admission::Refuse => {
+                self.after_refusal(self.id(key), mode);
+                return Err(SendError::Full(message));
+            }
+            Admission::Discard => {
+                crate::panic_guard::log_panic(|| drop(message));
+                return Ok(());
+            }
         }
         if let Some(mailbox) = self.mailbox::<M>(key) {
             mailbox.push(message);
@@ -230,8 +241,13 @@ impl Core {
         match crate::panic_guard::catch_panic(make) {
             Ok(message) => {
                 let permit = self.permit.take();
+                let is_plain = !self.drops_when_full(owner);
                 if let Some(mailbox) = self.mailbox::<M>(owner) {
-                    mailbox.push_with(message, permit);
+                    match is_plain {
+                        true => mailbox.push_with(message, permit),
+                        // It must not be dropped as a message.
+                        false => mailbox.push_own(message),
+                    }
                     self.actors.enqueue(owner.index());
                 }
             }
@@ -499,8 +515,14 @@ impl Core {
         // An actor in `receive_if` gets more until its mailbox is full: it may wait for the next message.
         let is_idle =
             self.is_idle(owner) && self.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > 0);
+        self.has_discarded = false;
         let delivery = (exposed.decode)(self, to, body);
-        let half = if is_idle { self.mailbox_max - 1 } else { self.mailbox_max / 2 };
+        if self.drops_when_full(owner) {
+            let is_discarded = delivery == Delivery::Delivered && self.has_discarded;
+            return if is_discarded { Delivery::Discarded } else { delivery };
+        }
+        let capacity = self.capacity_of(owner);
+        let half = if is_idle { capacity - 1 } else { capacity / 2 };
         match delivery {
             Delivery::Delivered
                 if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > half) =>

@@ -18,6 +18,7 @@ use crate::handle::Handle;
 use crate::id::{ActorId, Key};
 use crate::loop_ref::LoopRef;
 use crate::mailbox::PendingTimer;
+use crate::mailbox_limit::MailboxLimit;
 use crate::readiness::{Source, SourceOwner};
 use crate::requests::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::step::{Fold, Step};
@@ -150,6 +151,11 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// Starts an actor from a value that implements [`Actor`].
     pub fn spawn_actor<T: 'static>(&mut self, actor: impl Actor<T>) -> Addr<T> {
         self.core().spawn(actor)
+    }
+
+    /// Starts an actor whose mailbox has a limit of its own.
+    pub fn spawn_with<T: 'static>(&mut self, limit: MailboxLimit, actor: impl Actor<T>) -> Addr<T> {
+        self.core().spawn_with(limit, actor)
     }
 
     /// Starts an actor that serves others: a daemon that ends after all other actors when the loop stops.

@@ -57,13 +57,16 @@ pub struct DeadLetterCounts {
     pub decode: u64,
     /// [`Undelivered::Dropped`].
     pub dropped: u64,
+    /// [`Undelivered::Discarded`].
+    pub discarded: u64,
 }
 
 impl DeadLetterCounts {
     /// The number of all dead letters.
     pub fn total(&self) -> u64 {
-        let Self { no_actor, full, busy, wrong_type, no_node, too_large, encode, decode, dropped } = self;
-        no_actor + full + busy + wrong_type + no_node + too_large + encode + decode + dropped
+        let Self { no_actor, full, busy, wrong_type, no_node, too_large, encode, decode, dropped, discarded } =
+            self;
+        no_actor + full + busy + wrong_type + no_node + too_large + encode + decode + dropped + discarded
     }
 
     /// The count for a reason, and its index among the counts.
@@ -74,6 +77,7 @@ impl DeadLetterCounts {
             Undelivered::Busy => (&mut self.busy, 2),
             Undelivered::NoNode => (&mut self.no_node, 3),
             Undelivered::Dropped => (&mut self.dropped, 4),
+            Undelivered::Discarded => (&mut self.discarded, 9),
             Undelivered::Payload(reason) => match reason {
                 PayloadError::WrongType { .. } => (&mut self.wrong_type, 5),
                 PayloadError::TooLarge { .. }
@@ -99,7 +103,7 @@ pub(crate) struct DeadLetters {
 }
 
 /// The number of the counts.
-const REASONS: usize = 9;
+const REASONS: usize = 10;
 /// At most this many dead letters wait for `hook`; further ones are only counted.
 const UNREPORTED_MAX: usize = 1024;
 /// Dead letters of one reason are logged at most once in this time.

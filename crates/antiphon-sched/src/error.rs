@@ -28,7 +28,7 @@ impl<M> SendError<M> {
             Undelivered::NoActor => Self::NoActor(message),
             Undelivered::Full => Self::Full(message),
             Undelivered::Busy => Self::Busy(message),
-            Undelivered::NoNode | Undelivered::Dropped => Self::NoNode(message),
+            Undelivered::NoNode | Undelivered::Dropped | Undelivered::Discarded => Self::NoNode(message),
             Undelivered::Payload(reason) => Self::Payload(message, reason),
         }
     }
@@ -112,6 +112,11 @@ pub enum Undelivered {
     /// too many channels.
     #[error("the code that should pass the message on dropped it; see the log")]
     Dropped,
+    /// The mailbox of the actor was full, and drops messages in that case.
+    #[error(
+        "the actor's mailbox was full, and drops messages when it is; give it a larger capacity, or let it refuse"
+    )]
+    Discarded,
 }
 
 /// Why a message, a reply or a value was refused for what it is. The same value is refused each time.
@@ -238,9 +243,11 @@ impl AskError {
         match reason {
             Undelivered::Busy => Self::Busy,
             Undelivered::Payload(reason) => Self::Reply(reason.clone()),
-            Undelivered::NoActor | Undelivered::Full | Undelivered::NoNode | Undelivered::Dropped => {
-                Self::Dropped
-            }
+            Undelivered::NoActor
+            | Undelivered::Full
+            | Undelivered::NoNode
+            | Undelivered::Dropped
+            | Undelivered::Discarded => Self::Dropped,
         }
     }
 }
@@ -253,7 +260,7 @@ impl From<Undelivered> for AskError {
             Undelivered::Busy => Self::Busy,
             Undelivered::Payload(reason) => Self::Request(reason),
             Undelivered::NoNode => Self::NodeLost,
-            Undelivered::Dropped => Self::Dropped,
+            Undelivered::Dropped | Undelivered::Discarded => Self::Dropped,
         }
     }
 }

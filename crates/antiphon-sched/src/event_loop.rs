@@ -28,6 +28,7 @@ use crate::id::ActorId;
 use crate::id::NodeId;
 use crate::join_handle::JoinHandle;
 use crate::loop_ref::LoopRef;
+use crate::mailbox_limit::MailboxLimit;
 use crate::panic_guard;
 use crate::readiness::{EXTERNAL_TOKENS, Readiness, SIGNALS, WAKER};
 use crate::step::{Fold, Step};
@@ -295,6 +296,11 @@ impl Loop {
     /// The error returns the message, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         self.loop_ref().send(to, message)
+    }
+
+    /// Starts an actor whose mailbox has a limit of its own.
+    pub fn spawn_with<M: 'static>(&mut self, limit: MailboxLimit, actor: impl Actor<M>) -> Addr<M> {
+        self.core.spawn_with(limit, actor)
     }
 
     /// Starts an actor, and returns a handle that keeps its exit value, however early it ends; `stop` has the value `()`.

@@ -22,6 +22,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::inbox::{InboxMessage, InboxOutcome, InboxState};
 use crate::join_handle::{JoinHandle, value_of};
 use crate::loop_ref::LoopRef;
+use crate::mailbox_limit::MailboxLimit;
 use crate::requests::{ReplyTo, RequestId, ThreadHandler};
 use crate::step::Step;
 use crate::transport::{MonitorId, Signal};
@@ -307,7 +308,19 @@ impl Handle {
     /// # Errors
     /// As [`Handle::spawn`].
     pub fn spawn_actor<M: 'static>(&self, actor: impl Actor<M> + Send) -> Result<Addr<M>, AskError> {
-        self.spawn_with(|core| core.spawn(actor))
+        self.run_spawn(|core| core.spawn(actor))
+    }
+
+    /// As [`Handle::spawn_actor`], for an actor whose mailbox has a limit of its own.
+    ///
+    /// # Errors
+    /// As [`Handle::spawn`].
+    pub fn spawn_with<M: 'static>(
+        &self,
+        limit: MailboxLimit,
+        actor: impl Actor<M> + Send,
+    ) -> Result<Addr<M>, AskError> {
+        self.run_spawn(move |core| core.spawn_with(limit, actor))
     }
 
     /// As [`Handle::spawn_actor`], and returns a [`JoinHandle`] that keeps the exit value of the actor, however early it ends.
@@ -318,13 +331,13 @@ impl Handle {
         &self,
         actor: impl Actor<M> + Send,
     ) -> Result<(Addr<M>, JoinHandle<V>), AskError> {
-        self.spawn_with(move |core| {
+        self.run_spawn(move |core| {
             let addr = core.spawn(actor);
             (addr, JoinHandle::of(core, addr.id()))
         })
     }
 
-    fn spawn_with<R: Send + 'static>(
+    fn run_spawn<R: Send + 'static>(
         &self,
         spawn: impl FnOnce(&mut Core) -> R + Send + 'static,
     ) -> Result<R, AskError> {

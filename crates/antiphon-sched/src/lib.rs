@@ -103,6 +103,9 @@ pub use loop_ref::{Delivery, LoopRef};
 
 mod mailbox;
 
+mod mailbox_limit;
+pub use mailbox_limit::{MailboxLimit, WhenFull};
+
 mod mailbox_waiters;
 pub use mailbox_waiters::{RoomMark, Ticket, Turn};
 

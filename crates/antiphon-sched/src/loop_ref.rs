@@ -12,6 +12,7 @@ use crate::dead_letter::DeadLetter;
 use crate::error::{AskError, PayloadError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::lag::Lag;
+use crate::mailbox_limit::MailboxLimit;
 use crate::mailbox_waiters::{RoomMark, Ticket, Turn, Waiter};
 use crate::remote::exposed_as;
 use crate::requests::{ReplyTo, RequestId};
@@ -37,6 +38,8 @@ pub enum Delivery {
     /// The mailbox is full, or others wait for room in it. Register by [`LoopRef::wait_for_room`], and deliver again in the
     /// turn that [`LoopRef::next_turn`] returns.
     Full,
+    /// The mailbox is full, and drops new messages.
+    Discarded,
     /// The actor does not exist, or its address never left this loop.
     NoActor,
     /// The actor takes messages of another type, or the bytes do not decode to a message of the type.
@@ -83,6 +86,11 @@ impl LoopRef<'_> {
     /// Starts an actor.
     pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
         self.core.spawn(actor)
+    }
+
+    /// Starts an actor whose mailbox has a limit of its own.
+    pub fn spawn_with<M: 'static>(&mut self, limit: MailboxLimit, actor: impl Actor<M>) -> Addr<M> {
+        self.core.spawn_with(limit, actor)
     }
 
     /// Starts an actor that serves others: a daemon that ends after all other actors when the loop stops.
@@ -350,7 +358,7 @@ impl LoopRef<'_> {
 
     /// Whether the mailbox of an actor holds its maximum of messages so many times.
     fn holds(&mut self, key: Key, times: usize) -> bool {
-        let max = self.core.mailbox_max.saturating_mul(times);
+        let max = self.core.capacity_of(key.actor()).saturating_mul(times);
         self.core.any_mailbox_of(key).is_some_and(|mailbox| mailbox.is_full(max))
     }
 

@@ -209,6 +209,30 @@ impl<M> Mailbox<M> {
         self.push_item(Item::Attached(Box::new((Attachment::Own, message))));
     }
 
+    /// Removes the oldest message that is neither a reply nor made by the actor itself.
+    pub(crate) fn remove_oldest(&mut self) -> Option<M> {
+        let is_message = |item: &Item<M>| match item {
+            Item::Message(_) => true,
+            Item::Attached(attached) => matches!(attached.0, Attachment::Permit(_)),
+            Item::SystemEvent(_) => false,
+        };
+        let skipped = self.rest.as_mut().map(|rest| &mut rest.skipped);
+        let item = match skipped.and_then(|skipped| Some((skipped.iter().position(is_message)?, skipped))) {
+            Some((at, skipped)) => skipped.remove(at),
+            None if self.first.as_ref().is_some_and(is_message) => self.first.take(),
+            None => {
+                let queue = &mut self.rest.as_mut()?.queue;
+                let at = queue.iter().position(is_message)?;
+                queue.remove(at)
+            }
+        };
+        match item? {
+            Item::Message(message) => Some(message),
+            Item::Attached(attached) => Some(attached.1),
+            Item::SystemEvent(_) => None,
+        }
+    }
+
     fn push_item(&mut self, item: Item<M>) {
         if self.waiting() == 0 {
             self.first = Some(item);

@@ -227,7 +227,10 @@ impl Core {
 
     /// Whether a mailbox has a place for a sender without a reservation.
     pub(crate) fn has_place(&mut self, target: Key) -> bool {
-        let max = self.mailbox_max;
+        if self.drops_when_full(target) {
+            return true;
+        }
+        let max = self.capacity_of(target);
         let Some(waiting) = self.any_mailbox(target).map(|mailbox| mailbox.waiting()) else { return true };
         if !self.actors.has(target.index(), Flag::CONTENDED) {
             return waiting < max;
@@ -459,7 +462,7 @@ impl Core {
     /// Returns that turn with its ticket.
     fn serve_target(&mut self, target: Key) -> Option<(u64, Turn)> {
         loop {
-            let max = self.mailbox_max;
+            let max = self.capacity_of(target);
             let waiting = self.any_mailbox(target).map(|mailbox| mailbox.waiting());
             let is_idle = self.is_idle(target);
             let waiters = self.mailbox_waiters.targets.get_mut(&target)?;

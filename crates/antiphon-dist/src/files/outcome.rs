@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::path::PathError;
-use crate::error::DialError;
 use super::sender::SenderMessage;
+use crate::error::DialError;
 
 /// The options of a file transfer.
 ///

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, JobPool, NodeId, PayloadError, ReplyTo, SendError,
-    SignalPolicy, Step, receive, stop,
+    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, JobPool, NodeId, PayloadError, ReplyTo,
+    SendError, SignalPolicy, Step, receive, stop,
 };
 
 use super::messages::{

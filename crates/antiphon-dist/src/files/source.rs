@@ -90,7 +90,11 @@ impl SourceFile {
     /// Returns the hash of the whole file, if the file is unchanged since it was opened, and has no more bytes.
     fn final_hash(&mut self) -> Result<[u8; 32], SourceError> {
         let is_more = self.file.read(&mut [0]).map_err(|reason| source_error(&reason))? > 0;
-        if is_more || stat_of(&self.file)? != self.stat { Err(self.unexpected_end()) } else { Ok(self.hash()) }
+        if is_more || stat_of(&self.file)? != self.stat {
+            Err(self.unexpected_end())
+        } else {
+            Ok(self.hash())
+        }
     }
 
     /// The error for a file that ends elsewhere than it has stated.

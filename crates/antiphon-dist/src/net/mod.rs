@@ -13,7 +13,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, JobPool, Loop, LoopRef, Time, actor, receive};
+use antiphon_sched::{
+    Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, JobPool, Loop, LoopRef, Time, actor, receive,
+};
 use antiphon_wire::{Entropy, TlsFault};
 use mio::Registry;
 

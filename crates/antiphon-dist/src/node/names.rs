@@ -387,7 +387,8 @@ impl NodeCore {
             self.dial_until(at.addr(), until);
         }
         let peers = BTreeSet::new();
-        let lookup = OpenLookup { space, name, tag, at, kind, until, peers, refused: false, unreachable: None };
+        let lookup =
+            OpenLookup { space, name, tag, at, kind, until, peers, refused: false, unreachable: None };
         self.names.lookups.insert(lookup_number, lookup);
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         for node in nodes {

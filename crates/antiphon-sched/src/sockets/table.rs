@@ -214,7 +214,7 @@ impl SocketTable {
 impl Core {
     /// Whether an actor is alive and its mailbox has room.
     pub(crate) fn has_room(&mut self, owner: Key) -> bool {
-        let max = self.mailbox_max;
+        let max = self.capacity_of(owner);
         // Sockets take part in no turns: they read while there is room, also in a contended mailbox.
         self.any_mailbox(owner).is_some_and(|mailbox| !mailbox.is_full(max))
     }

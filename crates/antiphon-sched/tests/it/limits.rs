@@ -121,3 +121,84 @@ fn sender_at_limit_receives_writable() {
     with_cx(&mut events, move |cx| cx.resume(slow, ()));
     assert_eq!(log.take(), "true writable");
 }
+
+/// Starts an actor with a mailbox of two messages, and lets it sleep until it is resumed.
+fn spawn_small(events: &mut Loop, log: &Log, when_full: WhenFull) -> Addr<u32> {
+    let seen = log.clone();
+    let small = actor(move |_: &mut Cx<u32>, event| {
+        note_event(&seen, &event);
+        if let Event::Start = event { suspend() } else { receive() }
+    });
+    let addr = events.spawn_with(MailboxLimit::new(2, when_full), small);
+    settle(events);
+    addr
+}
+
+#[test]
+fn mailbox_policies_drop_or_refuse_messages() {
+    for (when_full, accepted, rest) in [
+        (WhenFull::Refuse, 2, "resumed 0 1"),
+        (WhenFull::DropOldest, 5, "resumed 3 4"),
+        (WhenFull::DropNewest, 5, "resumed 0 1"),
+    ] {
+        let mut events = virtual_loop();
+        let log = Log::default();
+        let small = spawn_small(&mut events, &log, when_full);
+        let sent = (0..5).filter(|n| events.send(small, *n).is_ok()).count();
+        assert_eq!(sent, accepted, "{when_full:?}");
+        assert_eq!(events.stats().dead_letters_by_reason.discarded, sent as u64 - 2);
+        with_cx(&mut events, move |cx| cx.resume(small, ()));
+        assert_eq!(log.take(), format!("start {rest}"), "{when_full:?}");
+    }
+}
+
+#[test]
+fn dropping_mailbox_keeps_events_and_answers() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let server = events.spawn(|cx: &mut Cx<ReplyTo<u32>>, event| {
+        if let Event::Message(reply) = event {
+            cx.reply(reply, 77);
+        }
+        receive()
+    });
+    let mortal = events.spawn(|_: &mut Cx<u32>, _| receive());
+    let seen = log.clone();
+    let small = actor(move |cx: &mut Cx<u32>, event| {
+        note_event(&seen, &event);
+        if let Event::Start = event {
+            cx.monitor(mortal);
+            (0..3).for_each(|_| cx.ask(server, secs(9), |reply| reply, |answer| answer.unwrap_or(0)));
+            return suspend();
+        }
+        receive()
+    });
+    let small = events.spawn_with(MailboxLimit::new(2, WhenFull::DropOldest), small);
+    settle(&mut events);
+    events.loop_ref().terminate(mortal);
+    settle(&mut events);
+    (0..3).for_each(|n| events.send(small, n).unwrap());
+    with_cx(&mut events, move |cx| cx.resume(small, ()));
+    assert_eq!(log.take(), "start resumed 77 77 77 down:terminated");
+    assert_eq!(events.stats().dead_letters_by_reason.discarded, 3, "only events and answers are in it");
+}
+
+#[test]
+fn discarded_request_completes_at_once() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let full = actor(|_: &mut Cx<ReplyTo<u32>>, _| suspend());
+    let full = events.spawn_with(MailboxLimit::new(1, WhenFull::DropOldest), full);
+    settle(&mut events);
+    let seen = log.clone();
+    events.spawn(move |cx: &mut Cx<Result<u32, AskError>>, event| {
+        match event {
+            Event::Start => (0..3).for_each(|_| cx.ask(full, secs(9), |reply| reply, |answer| answer)),
+            Event::Message(answer) => seen.note(format!("{answer:?}")),
+            _ => {}
+        }
+        receive()
+    });
+    settle(&mut events);
+    assert_eq!(log.take(), "Err(Dropped) Err(Dropped)");
+}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use antiphon_sched::{
     Actor, ActorId, Addr, Cx, DeadLetter, Event, ExitReason, Fold, Handle, JoinHandle, Loop, LoopStats,
-    SendError, Step, Target, Wire, egress,
+    MailboxLimit, SendError, Step, Target, Wire, egress,
 };
 
 use crate::access::{AccessError, AccessPolicy};
@@ -149,6 +149,11 @@ impl Node {
         transform: impl FnMut(&str, T) -> Option<T> + 'static,
     ) -> Result<Channel<T>, RegisterError> {
         channels::open(&mut self.sched.loop_ref(), name, None, Some(Box::new(transform)))
+    }
+
+    /// Starts an actor whose mailbox has a limit of its own: a capacity, and what happens to messages when it is full.
+    pub fn spawn_with<M: 'static>(&mut self, limit: MailboxLimit, actor: impl Actor<M>) -> Addr<M> {
+        self.sched.spawn_with(limit, actor)
     }
 
     /// Starts an actor, and returns a handle that keeps its exit value, however early it ends; `()` for `stop`.

@@ -354,7 +354,8 @@ impl NodeCore {
     ) -> bool {
         let mut is_logged = false;
         let reason = match delivery {
-            Delivery::Delivered | Delivery::DeliveredOverHalf => return false,
+            // The scheduler has recorded a dead letter for a discarded message.
+            Delivery::Delivered | Delivery::DeliveredOverHalf | Delivery::Discarded => return false,
             Delivery::Full => Undelivered::Full,
             Delivery::Refused(reason) => {
                 is_logged = self.may_log("refused", format_args!("{node} {to}"));
@@ -396,7 +397,7 @@ fn send_outcome(
 fn send_receipt(session: &mut Session, node: NodeId, receipt_number: u64, delivery: &Delivery) {
     let outcome = match delivery {
         Delivery::Delivered | Delivery::DeliveredOverHalf => Outcome::Delivered,
-        Delivery::Full => Outcome::Full,
+        Delivery::Full | Delivery::Discarded => Outcome::Full,
         Delivery::Refused(reason) => Outcome::Payload(fault_of(reason, session)),
         Delivery::OverQuota => Outcome::Busy,
         Delivery::NoActor | _ => Outcome::NoActor,

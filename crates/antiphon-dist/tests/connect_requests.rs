@@ -6,8 +6,10 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use antiphon_dist::{Config, Location, NetCx, NodeError, PeerAt, PeerError, PeerOptions, Refusal};
-use antiphon_sched::{Cx, Event, millis, receive, secs, stop};
+use antiphon_dist::{
+    Config, DialError, LocateError, Location, NetCx, NodeError, PeerAt, PeerError, PeerOptions, Refusal,
+};
+use antiphon_sched::{Addr, Cx, Event, LoopError, millis, receive, secs, stop};
 use antiphon_wire::{Datagram, DatagramKey};
 use common::{Net, TestNode, recv, report, wait_for};
 
@@ -227,4 +229,83 @@ fn config_with_unusable_address_is_refused() {
         let found = start(config(ip("127.0.0.1"), None, Some(vec![(ip(network), bits)])));
         assert!(matches!(found, Err(NodeError::Network { .. })), "{network}/{bits}");
     }
+}
+
+/// Accepts connections, and answers each with bytes that are no handshake.
+fn stranger() -> SocketAddr {
+    let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+    let at = listener.local_addr().expect("the listener has an address");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            // It fails only when the node has closed the connection.
+            drop(std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+        }
+    });
+    at
+}
+
+/// Looks for a name at a location; the receiver gets the result.
+fn locate_at(node: &TestNode, at: Location, timeout: Duration) -> Receiver<Result<(), LocateError>> {
+    let (sender, results) = channel();
+    node.spawn(move |cx: &mut Cx<Result<(), LocateError>>, event| match event {
+        Event::Start => {
+            cx.locate_at::<Addr<u64>>("name", at, timeout, |found| found.map(|_| ()));
+            receive()
+        }
+        Event::Message(found) => {
+            report(&sender, found);
+            stop()
+        }
+        _ => receive(),
+    });
+    results
+}
+
+#[test]
+fn requests_to_stranger_fail_at_once() {
+    let here = Net::new().static_node("here", &[]);
+    let at = Location::new(stranger());
+    let found = recv(&connect(&here, at.into(), PeerOptions::default(), secs(1000)));
+    assert!(matches!(found, Err(PeerError::Unreachable(DialError::NotAntiphon(_)))), "{found:?}");
+    let found = recv(&locate_at(&here, at, secs(1000)));
+    assert!(matches!(found, Err(LocateError::Unreachable(DialError::NotAntiphon(_)))), "{found:?}");
+}
+
+#[test]
+fn lookup_at_node_with_other_secret_fails_at_once() {
+    let (here, there) = (Net::new().static_node("here", &[]), Net::new().static_node("there", &[]));
+    let found = recv(&locate_at(&here, there.location, secs(1000)));
+    assert_eq!(found, Err(LocateError::Unreachable(DialError::Refused(Refusal::WrongSecret))));
+}
+
+#[test]
+fn lookup_at_closed_port_names_reason_at_timeout() {
+    let here = Net::new().static_node("here", &[]);
+    let closed = Location::new(([127, 0, 0, 1], 9).into());
+    let found = recv(&locate_at(&here, closed, millis(300)));
+    assert_eq!(found, Err(LocateError::Unreachable(DialError::ConnectionRefused)));
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let net = Net::new();
+    let refused = |change: fn(&mut Config)| {
+        let mut config = net.static_config("node", &[]);
+        change(&mut config);
+        match antiphon_dist::Node::new(config).map(|_| ()) {
+            Err(NodeError::Setting(error)) => error.name,
+            Err(NodeError::Loop(LoopError::Setting(error))) => error.name,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused(|config| config.peer_timeout = millis(0)), "peer_timeout");
+    assert_eq!(refused(|config| config.peer_timeout = millis(1)), "peer_timeout");
+    assert_eq!(refused(|config| config.peer_timeout = Duration::MAX), "peer_timeout");
+    assert_eq!(refused(|config| config.scheduler.mailbox_max = 0), "mailbox_max");
+    assert_eq!(refused(|config| config.scheduler.stop_within = Duration::MAX), "stop_within");
+    assert_eq!(refused(|config| config.limits.handshake_timeout = secs(0)), "limits.handshake_timeout");
+    assert_eq!(refused(|config| config.limits.message_bytes_max = 0), "limits.message_bytes_max");
+    let error = antiphon_sched::SettingError::check("peer_timeout", millis(1), secs(1)..=secs(86_400));
+    let text = error.expect_err("it is out of range").to_string();
+    assert_eq!(text, "the setting `peer_timeout` is 1ms; it must be at least 1s and at most 86400s");
 }

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             deliver_to_ended_or_mistyped_actor_is_refused,
             monitor_receives_each_exit_reason_with_value,
             notify_sends_exit_value_to_remote_actor,
+            kill_and_grace_reach_remote_actor,
             terminate_throw_and_resume_reach_remote_actor,
             messages_arrive_in_order_before_the_down,
             remote_actor_monitors_local_actor,
@@ -297,6 +298,28 @@ fn notify_sends_exit_value_to_remote_actor() {
     nodes.send(worker, Task::Notify(collector));
     nodes.send(worker, Task::Exit("done".into()));
     assert_eq!(recv(&events), Err(Exit::Value("done".into())));
+}
+
+fn kill_and_grace_reach_remote_actor() {
+    let nodes = TwoNodes::begin();
+    let (collector, events) = nodes.collector();
+    let worker = nodes.start_worker();
+    let ended = nodes.here.monitor(worker);
+    nodes.here.step(move |cx| {
+        cx.tell(worker, Task::Report(collector));
+        cx.kill(worker);
+    });
+    assert_eq!(recv(&ended), Exit::Terminated);
+    // It gets no event, and the message before the signal was handled or has become a dead letter.
+    assert_eq!(events.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
+    let worker = nodes.start_worker();
+    let ended = nodes.here.monitor(worker);
+    nodes.here.step(move |cx| {
+        cx.tell(worker, Task::Report(collector));
+        cx.terminate_within(worker, secs(60));
+    });
+    assert_eq!(recv(&events), Ok(Report::Text("terminated".into())));
+    assert_eq!(recv(&ended), Exit::Terminated);
 }
 
 fn terminate_throw_and_resume_reach_remote_actor() {

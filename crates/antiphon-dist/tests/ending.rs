@@ -7,11 +7,14 @@ use std::rc::Rc;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
-use antiphon_dist::{NetCx, Node};
-use antiphon_sched::{Addr, Cx, Event, ExitReason, JoinError, exit, receive, receive_within, secs, stop};
+use antiphon_dist::{CallError, Config, DeliverError, NetCx, Node};
+use antiphon_sched::{
+    Addr, AskError, Cx, Event, ExitReason, JobError, JoinError, ReplyTo, Undelivered, exit, finishing,
+    millis, receive, receive_within, secs, stop,
+};
 use common::harness::{self, tests};
 use common::process::{self, Process, Role};
-use common::{Exit, Net, PATIENCE, recv, report};
+use common::{Exit, Net, PATIENCE, recv, report, wait_for};
 
 fn main() -> ExitCode {
     harness::run(
@@ -19,6 +22,10 @@ fn main() -> ExitCode {
         tests![
             exit_value_reaches_join_handle_and_remote_monitor,
             node_with_only_daemons_flushes_and_returns,
+            serve_until_returns_exit_value_and_stops_node,
+            requests_to_node_that_has_left_fail_at_once,
+            stopping_node_starts_no_actors_for_peers,
+            blocked_resolver_holds_up_no_jobs,
             node_stops_in_time_with_frozen_peer,
         ],
     )
@@ -63,6 +70,110 @@ fn exit_value_reaches_join_handle_and_remote_monitor() {
         value
     });
     assert_eq!(joined.expect("the node runs").expect("the worker exits with a text"), "3 apples");
+}
+
+fn serve_until_returns_exit_value_and_stops_node() {
+    let net = Net::new();
+    let mut node = Node::new(net.static_config("node", &[])).expect("a node can start");
+    let (sender, ends) = channel();
+    node.spawn(move |_: &mut Cx<()>, event| {
+        if let Event::Terminate = event {
+            report(&sender, "terminated");
+        }
+        receive()
+    });
+    let main = node.spawn(|cx: &mut Cx<()>, event| match event {
+        Event::Start => {
+            cx.after(millis(10), ())?;
+            receive()
+        }
+        Event::Message(()) => exit(42_u32),
+        _ => receive(),
+    });
+    let reason = node.serve_until(main).expect("the node runs");
+    let ExitReason::Done(value) = reason else { panic!("{reason}") };
+    assert_eq!(value.get::<u32>().expect("the value is a number"), 42);
+    assert_eq!(ends.try_recv(), Ok("terminated"), "the other actor was stopped in order");
+    assert_eq!(node.stats().dead_letters, 0);
+    // The node can run again, for another actor.
+    let next = node.spawn(|_: &mut Cx<()>, _| antiphon_sched::fail("no luck"));
+    let reason = node.serve_until(next).expect("the node runs");
+    assert_eq!(reason.to_string(), "failed: no luck");
+}
+
+/// A node that has said goodbye never returns. What is open with it ends at once, without any timeout.
+fn requests_to_node_that_has_left_fail_at_once() {
+    let (here, there) = Net::new().pair();
+    drop(there.listener::<String>("text"));
+    let text: Addr<String> = here.find("text");
+    assert_eq!(here.deliver(text, "hello".into()), Ok(()));
+    there.stop();
+    here.wait_for_counts("the end of the session", |counts| counts.connections == 0);
+    let refused = here.deliver(text, "hello".into());
+    assert_eq!(refused, Err(DeliverError::Refused(Undelivered::NoNode)));
+    assert_eq!(recv(&here.monitor(text)), Exit::NodeLost);
+    let request: Addr<ReplyTo<u64>> = Addr::of(text.id());
+    assert_eq!(here.handle.ask(request, secs(1000), |reply| reply), Err(AskError::NodeLost));
+}
+
+fn stopping_node_starts_no_actors_for_peers() {
+    let (caller, owner) = Net::new().pair();
+    let rci = owner.with(|node| {
+        // It keeps the node stopping until the test ends it.
+        node.spawn(|cx: &mut Cx<()>, event| match event {
+            Event::Start => {
+                cx.register("lasting")?;
+                receive()
+            }
+            Event::Message(()) => stop(),
+            Event::Terminate => finishing(secs(1000)),
+            _ => receive(),
+        });
+        node.rci("function", |(): ()| |_: &mut Cx<u32>, _: Event<u32>| receive()).expect("the name is free")
+    });
+    let lasting: Addr<()> = caller.find("lasting");
+    let call = || {
+        let (sender, results) = channel();
+        caller.spawn(move |cx: &mut Cx<Result<(), CallError>>, event| match event {
+            Event::Start => {
+                cx.call(rci, (), PATIENCE, |spawned| spawned.map(|_| ()));
+                receive()
+            }
+            Event::Message(result) => {
+                report(&sender, result);
+                stop()
+            }
+            _ => receive(),
+        });
+        recv(&results)
+    };
+    assert_eq!(call(), Ok(()));
+    owner.handle.stop();
+    wait_for("the node to be stopping", || (call() == Err(CallError::Stopping)).then_some(()));
+    assert_eq!(caller.deliver(lasting, ()), Ok(()));
+}
+
+/// Host names without an answer hold up neither jobs nor each other.
+fn blocked_resolver_holds_up_no_jobs() {
+    // The look-ups never end.
+    let resolver = |_: &str, _: u16| loop {
+        std::thread::park();
+    };
+    let net = Net::new();
+    let peers = (0..8).map(|n| format!("host{n}.invalid:9705").parse().expect("a peer")).collect();
+    let config = Config { peers, ..net.static_config("node", &[]) };
+    let mut node = Node::with_resolver(config, resolver).expect("a node can start");
+    let jobs = node.spawn(|cx: &mut Cx<Result<u32, JobError>>, event| match event {
+        Event::Start => {
+            cx.blocking(|| 7, |done| done);
+            receive()
+        }
+        Event::Message(done) => exit(done?),
+        _ => receive(),
+    });
+    let reason = node.serve_until(jobs).expect("the node runs");
+    let ExitReason::Done(value) = reason else { panic!("{reason}") };
+    assert_eq!(value.get::<u32>().expect("the value is a number"), 7);
 }
 
 /// A node runs until only daemons are left, and its messages are acknowledged.

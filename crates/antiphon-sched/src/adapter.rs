@@ -19,6 +19,7 @@ use crate::core::Core;
 use crate::error::{SendError, TooManyAdapters};
 use crate::id::Key;
 use crate::mailbox::AnyMailbox;
+use crate::mailbox_limit::Admission;
 use crate::panic_guard;
 use crate::value::Value;
 

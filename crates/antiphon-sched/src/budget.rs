@@ -13,6 +13,7 @@ use crate::addr::SendMode;
 use crate::core::Core;
 use crate::error::SendError;
 use crate::id::ActorId;
+use crate::mailbox_limit::Admission;
 
 /// A count of bytes that wait in mailboxes. A clone shares the count.
 #[derive(Clone, Debug, Default)]

@@ -44,9 +44,10 @@ pub mod prelude {
     pub use antiphon_dist::{Tls, TlsAt, TlsConfig, TlsError, TlsFault};
     pub use antiphon_sched::{
         Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, ExitReason, Failure, Fold, Handle, JobError,
-        JoinError, JoinHandle, Monitor, NodeId, PayloadError, ReplyTo, SendError, Step, Time, Timer,
-        Undelivered, Value, Wire, actor, exit, exit_local, fail, millis, receive, receive_if, receive_within,
-        secs, sleep, stop, suspend, swap, swap_actor, to,
+        JoinError, JoinHandle, MailboxLimit, Monitor, NodeId, PayloadError, ReplyTo, SendError, Step, Time,
+        Timer, TooManyOpen, Undelivered, Value, WhenFull, Wire, actor, exit, exit_local, fail, finishing,
+        millis, receive, receive_again, receive_if, receive_if_within, receive_within, secs, sleep, stop,
+        suspend, swap, swap_actor, to,
     };
     // A loop without a node, and the sockets and child processes of actors.
     pub use antiphon_sched::{

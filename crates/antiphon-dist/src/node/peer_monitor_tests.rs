@@ -3,13 +3,15 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "these tests expect few of the exit reasons")]
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
-use antiphon_sched::{ActorId, Cx, Event, ExitReason, Key, MonitorId, NodeId, Signal, receive};
+use antiphon_sched::{ActorId, Cx, Event, ExitReason, Key, MonitorId, NodeId, Signal, Transport, receive};
 
 use super::frames::InboundSignal;
 use super::peers::PEERS_MAX;
 use super::testing::TestCore;
+use crate::error::Status;
 use crate::peer_limits::PeerLimits;
 
 impl TestCore {
@@ -144,4 +146,27 @@ fn failed_monitor_signal_removes_monitor() {
     assert_eq!(test.core.counts().monitors, 1);
     test.core.fail_signal(Signal::Monitor { target, id, watcher }, antiphon_sched::Undelivered::NoNode);
     assert_eq!(test.core.counts().monitors, 0);
+}
+
+/// A node that is known to be lost, and whose port refuses, is given up. One that was never reached may start later.
+#[test]
+fn waiting_signals_fail_when_lost_node_refuses_dials() {
+    for (status, left) in [(Some(Status::Offline), 0), (None, 1)] {
+        let mut test = TestCore::new();
+        let at: SocketAddr = ([127, 0, 0, 1], 9).into();
+        let node = test.add_peer(5);
+        let (watcher, downs) = spawn_watcher(&mut test);
+        let peer = test.core.peers.get_mut(&node).expect("the peer is known");
+        (peer.status, peer.locations) = (status, vec![at]);
+        let id = MonitorId { origin: test.core.me(), number: 1 };
+        let target = remote_actor(node, 1);
+        test.core.signal(test.core.now, Signal::Monitor { target, id, watcher });
+        for _ in 0..2 {
+            test.core.on_location_refused(node, &mut test.driver);
+        }
+        test.advance();
+        let waiting = test.core.peers.get(&node).map_or(0, |peer| usize::from(!peer.waiting.is_empty()));
+        assert_eq!(waiting, left, "{status:?}");
+        assert_eq!(downs.borrow().len(), 1 - left, "{status:?}");
+    }
 }

@@ -136,3 +136,39 @@ fn job_result_for_ended_actor_is_dropped() {
     assert!(dropped.load(std::sync::atomic::Ordering::SeqCst));
     assert_eq!(events.stats().requests, 0);
 }
+
+/// Jobs that wait for each other need a thread each.
+#[test]
+fn pool_grows_to_number_of_waiting_jobs() {
+    const JOBS: usize = 20;
+    let mut events = real_loop();
+    let barrier = std::sync::Arc::new(std::sync::Barrier::new(JOBS));
+    let mut left = JOBS;
+    events.spawn(move |cx: &mut Cx<Result<bool, JobError>>, event| match event {
+        Event::Start => {
+            for _ in 0..JOBS {
+                let barrier = barrier.clone();
+                cx.blocking(move || barrier.wait().is_leader(), |done| done);
+            }
+            receive()
+        }
+        Event::Message(done) => {
+            done?;
+            left -= 1;
+            if left == 0 { stop() } else { receive() }
+        }
+        _ => receive(),
+    });
+    events.run().unwrap();
+    assert!(events.stats().threads >= JOBS);
+    // Idle threads take later jobs.
+    events.spawn(|cx: &mut Cx<Result<(), JobError>>, event| match event {
+        Event::Start => {
+            cx.blocking(|| (), |done| done);
+            receive()
+        }
+        _ => stop(),
+    });
+    events.run().unwrap();
+    assert_eq!(events.stats().threads, JOBS);
+}

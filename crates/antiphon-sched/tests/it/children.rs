@@ -65,6 +65,33 @@ fn child_of_missing_program_is_refused() {
 }
 
 #[test]
+fn process_group_of_child_ends_with_it() {
+    let group = |script: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    };
+    let mut station = Station::new(nothing);
+    // The child exits; its own child would run for ever.
+    let exits = group("sleep 1000 & echo $!; exit 3");
+    let killed = group("sleep 1000 & echo $!; wait");
+    for (command, is_killed) in [(exits, false), (killed, true)] {
+        let child = station.act(move |cx| cx.child_group(command, LINES, StationMessage::Child).unwrap());
+        station.until("the grandchild", |station| !station.log.of(child).is_empty());
+        let process = format!("/proc/{}", station.log.of(child)[0]);
+        if is_killed {
+            station.act(move |cx| cx.kill_child(child));
+        }
+        station.until_ended(child);
+        station.until("the end of the grandchild", |_| {
+            // Its parent has ended, so nobody may wait for it.
+            let status = std::fs::read_to_string(format!("{process}/status")).unwrap_or_default();
+            status.is_empty() || status.contains("State:\tZ")
+        });
+    }
+}
+
+#[test]
 fn child_exit_does_not_wait_for_grandchild() {
     let mut station = Station::new(nothing);
     // The grandchild keeps the pipe open.

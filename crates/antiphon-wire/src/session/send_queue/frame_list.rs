@@ -551,7 +551,7 @@ mod tests {
         assert!(list.move_urgent(&mut urgent, &mut Vec::new()).is_none());
         assert!(!list.has_urgent());
         assert_eq!(list.check().counted, 1000 * 31);
-        assert_eq!(urgent.check().reserved, 1000 * 20);
+        assert_eq!(urgent.check().reserved, 1000 * 21);
         let mut order = Vec::new();
         for frames in urgent.iter() {
             let QueuedFrames::Small(small) = frames else { panic!("all frames are small") };

@@ -1,7 +1,8 @@
 //! Runs workloads, each measurement in a process of its own.
 //!
 //! Contestants take turns: ours, the other library, the bound, ours, .. A ratio is the median of the ratios of the rounds,
-//! so it compares runs that were seconds apart.
+//! so it compares runs that were seconds apart. A run that fails costs its own ratio in that round; a contestant that fails in all
+//! rounds has no ratio.
 
 use std::error::Error;
 use std::process::Command;
@@ -39,14 +40,18 @@ pub(crate) fn group(group: &Group, options: &Options) -> Result<Vec<Row>, Box<dy
         let mut values = vec![Vec::new(); taken];
         for _ in 0..options.rounds.max(1) {
             for ((name, _), values) in workload.contestants.iter().zip(&mut values) {
-                values.push(in_new_process(group.name, workload, name, options.mib)?);
+                let measured = in_new_process(group.name, workload, name, options.mib);
+                values.push(measured.inspect_err(|error| eprintln!("{error}")).ok());
             }
         }
         let found = workload.metrics.iter().enumerate();
-        rows.extend(found.map(|(at, metric)| row(workload, metric, at, &values)));
+        rows.extend(found.filter_map(|(at, metric)| row(workload, metric, at, &values)));
     }
     Ok(rows)
 }
+
+/// The values of the rounds of one contestant; `None` for a run that failed.
+type Rounds = Vec<Option<Vec<f64>>>;
 
 fn in_new_process(
     group: &str,
@@ -66,24 +71,49 @@ fn in_new_process(
     Ok(values)
 }
 
-fn row(workload: &Workload, metric: &Metric, at: usize, values: &[Vec<Vec<f64>>]) -> Row {
-    let of = |contestant: usize| values[contestant].iter().map(|round| round[at]).collect::<Vec<f64>>();
-    let ours = of(0);
-    let ratios = (1..values.len()).map(|peer| {
-        let ratios = ours.iter().zip(of(peer)).map(|(ours, theirs)| metric.better.ratio(*ours, theirs));
-        (workload.contestants[peer].0, median(ratios.collect()))
+/// The row of a metric; `None` if each of our runs has failed.
+fn row(workload: &Workload, metric: &Metric, at: usize, values: &[Rounds]) -> Option<Row> {
+    let of = |contestant: usize| values[contestant].iter().map(|round| round.as_ref().map(|round| round[at]));
+    let ours: Vec<f64> = of(0).flatten().collect();
+    let ratios = (1..values.len()).filter_map(|peer| {
+        let both = of(0).zip(of(peer)).filter_map(|(ours, theirs)| ours.zip(theirs));
+        let ratios = both.map(|(ours, theirs)| metric.better.ratio(ours, theirs));
+        Some((workload.contestants[peer].0, median(ratios.collect())?))
     });
-    Row {
+    Some(Row {
         name: metric.row,
         unit: metric.unit,
         ratios: ratios.collect(),
         min: ours.iter().copied().fold(f64::INFINITY, f64::min),
         max: ours.iter().copied().fold(0.0, f64::max),
-        value: median(ours),
-    }
+        value: median(ours)?,
+    })
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values.get(values.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::group::Better;
+
+    #[test]
+    fn failed_runs_cost_their_own_ratio_only() {
+        const METRIC: Metric = Metric { row: "row", unit: "x", better: Better::More };
+        const WORKLOAD: Workload = Workload {
+            name: "work",
+            metrics: &[METRIC],
+            contestants: &[("ours", Vec::new), ("peer", Vec::new), ("broken", Vec::new)],
+        };
+        let ran = |values: [Option<f64>; 3]| values.map(|value| value.map(|value| vec![value])).to_vec();
+        let (ours, peer) = (ran([Some(4.0), Some(6.0), None]), ran([Some(2.0), None, Some(1.0)]));
+        let broken = ran([None, None, None]);
+        let found = row(&WORKLOAD, &METRIC, 0, &[ours, peer.clone(), broken.clone()]).expect("ours has run");
+        assert_eq!((found.value, found.min, found.max), (6.0, 4.0, 6.0));
+        assert_eq!(found.ratios, [("peer", 2.0)]);
+        assert!(row(&WORKLOAD, &METRIC, 0, &[broken, peer.clone(), peer]).is_none());
+    }
 }

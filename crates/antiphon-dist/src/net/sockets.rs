@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{ExternalReadiness, Loop, Time, egress, is_exhausted};
+use antiphon_sched::{AcceptBackoff, ExternalReadiness, Loop, Time, egress};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use slab::Slab;
@@ -26,8 +26,6 @@ pub(super) const READS_A_ROUND: usize = 16;
 const ACCEPTS_A_ROUND: usize = 64;
 /// Steps of TLS handshakes in one round: each may take the 3.5 ms of an RSA signature.
 const HANDSHAKE_STEPS_A_ROUND: usize = 2;
-/// How long the listener pauses when the process has no descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct NodeSockets {
     listener: TcpListener,
@@ -43,8 +41,7 @@ pub(super) struct NodeSockets {
     accept_again: bool,
     /// The end of the listener's pause, if it pauses.
     accept_at: Option<Time>,
-    /// How often the process had no descriptors left.
-    exhausted: u64,
+    backoff: AcceptBackoff,
 }
 
 struct NodeSocket {
@@ -70,7 +67,7 @@ impl NodeSockets {
             unfinished: Vec::new(),
             accept_again: false,
             accept_at: None,
-            exhausted: 0,
+            backoff: AcceptBackoff::default(),
         })
     }
 
@@ -88,25 +85,22 @@ impl NodeSockets {
             }
             self.accepts_left -= 1;
             match self.listener.accept() {
-                Ok(accepted) => return Some(accepted),
+                Ok(accepted) => {
+                    self.backoff.accepted();
+                    return Some(accepted);
+                }
                 Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
                     self.accepts_left = ACCEPTS_A_ROUND;
                     return None;
                 }
-                Err(reason) if is_exhausted(&reason) => {
-                    self.exhausted += 1;
-                    if self.exhausted.is_power_of_two() {
-                        let times = self.exhausted;
-                        tracing::warn!(
-                            %reason, times,
-                            "connections cannot be accepted, because the process has no descriptors left; raise the limit of open files"
-                        );
+                Err(reason) => match self.backoff.pause_after(&reason, self.local) {
+                    Some(pause) => {
+                        self.accepts_left = ACCEPTS_A_ROUND;
+                        self.accept_at = Some(now + pause);
                     }
-                    self.accepts_left = ACCEPTS_A_ROUND;
-                    self.accept_at = Some(now + ACCEPT_PAUSE);
-                }
-                // This connection is already closed; further ones may follow.
-                Err(reason) => tracing::debug!(%reason, "a connection was not accepted"),
+                    // This connection is already closed; further ones may follow.
+                    None => tracing::debug!(%reason, "a connection was not accepted"),
+                },
             }
         }
         None

@@ -26,8 +26,8 @@ use crate::readiness::Source;
 
 /// Connections that one listener accepts a round.
 const ACCEPTS_PER_ROUND: usize = 64;
-/// How long a listener pauses when no descriptors are left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a listener pauses when no descriptors are left: first, and at most.
+const ACCEPT_PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(3_200)];
 
 pub(crate) struct Listener {
     socket: TcpListener,
@@ -38,6 +38,40 @@ pub(crate) struct Listener {
     layer: Option<Rc<dyn Layer>>,
     pending: PendingConns,
     readable: bool,
+    backoff: AcceptBackoff,
+}
+
+/// The pauses of a listener whose process has no descriptors left: each is twice as long as the one before, until a
+/// connection is accepted. They are logged at powers of two.
+#[derive(Debug, Default)]
+pub struct AcceptBackoff {
+    /// The number of pauses since the last accepted connection.
+    pauses: u32,
+    /// The number of all pauses.
+    total: u64,
+}
+
+impl AcceptBackoff {
+    /// A connection was accepted.
+    pub fn accepted(&mut self) {
+        self.pauses = 0;
+    }
+
+    /// Returns how long the listener at `at` must pause after this error of `accept`; `None` if it can accept at once.
+    pub fn pause_after(&mut self, reason: &io::Error, at: SocketAddr) -> Option<Duration> {
+        if !is_exhausted(reason) {
+            return None;
+        }
+        self.total += 1;
+        let [first, longest] = ACCEPT_PAUSES;
+        let pause = first.saturating_mul(1 << self.pauses.min(16)).min(longest);
+        self.pauses += 1;
+        if self.total.is_power_of_two() {
+            let total = self.total;
+            tracing::warn!(%reason, %at, ?pause, total, "accepting pauses, because the process has no descriptors left; close some connections, or raise the limit of open files (logged at powers of two)");
+        }
+        Some(pause)
+    }
 }
 
 impl Core {
@@ -62,6 +96,7 @@ impl Core {
             layer: at.layer(),
             pending: PendingConns::default(),
             readable: false,
+            backoff: AcceptBackoff::default(),
         };
         self.insert_socket(id, owner, SocketKind::Listener(listener));
         Ok(local)
@@ -96,7 +131,7 @@ pub(super) fn bind<T>(at: &impl Endpoint, bind: impl Fn(SocketAddr) -> io::Resul
 /// Whether an error of `accept` means that no connection can be accepted until something is closed: the process or
 /// the system has no descriptors or no memory left. Wait before the next try: an immediate one fails again, and a loop
 /// of tries keeps a processor busy.
-pub fn is_exhausted(reason: &io::Error) -> bool {
+fn is_exhausted(reason: &io::Error) -> bool {
     // ENFILE, EMFILE, ENOBUFS and ENOMEM. ENOBUFS has other numbers on other systems.
     reason.kind() == io::ErrorKind::OutOfMemory
         || matches!(reason.raw_os_error(), Some(23 | 24 | 55 | 105 | 10024 | 10055))
@@ -114,17 +149,16 @@ impl Listener {
                 return Served::Full { delivered: accepted > 0 };
             }
             match self.socket.accept() {
-                Ok((socket, peer)) => self.accepted(cx, owner, socket, peer),
-                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                Err(reason) if is_exhausted(&reason) => {
-                    tracing::warn!(
-                        %reason, at = %self.local,
-                        "accepting pauses; close some connections, or raise the limit of open files"
-                    );
-                    cx.set_timer(ACCEPT_PAUSE);
+                Ok((socket, peer)) => {
+                    self.backoff.accepted();
+                    self.accepted(cx, owner, socket, peer);
                 }
-                // That connection has failed already; there may be more in the backlog.
-                Err(reason) => tracing::debug!(%reason, "a connection was not accepted"),
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(reason) => match self.backoff.pause_after(&reason, self.local) {
+                    Some(pause) => cx.set_timer(pause),
+                    // That connection has failed already; there may be more in the backlog.
+                    None => tracing::debug!(%reason, "a connection was not accepted"),
+                },
             }
         }
         Served::Again
@@ -168,5 +202,23 @@ impl Listener {
         for id in self.pending.take_all() {
             core.drop_pending(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_pauses_double_until_connection_is_accepted() {
+        let at = ([127, 0, 0, 1], 1).into();
+        let (exhausted, reset) = (io::Error::from_raw_os_error(24), io::ErrorKind::ConnectionReset.into());
+        let mut backoff = AcceptBackoff::default();
+        let pauses: Vec<_> = (0..8).map(|_| backoff.pause_after(&exhausted, at)).collect();
+        let expected = [100, 200, 400, 800, 1600, 3200, 3200, 3200].map(|n| Some(Duration::from_millis(n)));
+        assert_eq!(pauses, expected);
+        assert_eq!(backoff.pause_after(&reset, at), None);
+        backoff.accepted();
+        assert_eq!(backoff.pause_after(&exhausted, at), expected[0]);
     }
 }

@@ -36,7 +36,7 @@ pub use endpoint::{Endpoint, Host};
 pub use error::SocketError;
 pub use framing::Framing;
 pub use layer::{Duplex, Layer, Layered};
-pub use listener::is_exhausted;
+pub use listener::AcceptBackoff;
 pub use pending::site_of;
 pub(crate) use table::{FdRole, SocketId, SocketTable};
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::actor_event::{Down, ExitReason, SystemEvent};
 use crate::actor_table::Flag;
 use crate::adapter::AdapterTable;
+use crate::cell::ActorType;
 use crate::codec_context::ExposedType;
 use crate::core::Core;
 use crate::dead_letter::DeadLetter;
@@ -165,11 +166,16 @@ impl Core {
         }
     }
 
-    /// The diagnostic name of an actor: its key, with the name that it set, if any.
+    /// The diagnostic name of an actor: the name that it set, or else the name of its type, and its key.
     pub(crate) fn describe(&self, key: Key) -> String {
-        match self.shared.names.lock().get(&key.actor()) {
-            Some(name) => format!("{name} ({key})"),
-            None => key.to_string(),
+        self.describe_as(key.actor(), self.actors.actor_type(key.actor()))
+    }
+
+    fn describe_as(&self, key: Key, actor_type: Option<ActorType>) -> String {
+        match (self.shared.names.lock().get(&key), actor_type) {
+            (Some(name), _) => format!("{name} ({key})"),
+            (None, Some(actor_type)) => format!("{} ({key})", actor_type()),
+            (None, None) => key.to_string(),
         }
     }
 
@@ -398,11 +404,16 @@ impl Core {
     }
 
     /// Undoes the extras of an actor that has exited: ends its monitors, adapters, sources and sockets.
-    pub(crate) fn drop_extras(&mut self, key: Key, extras: ActorExtras, reason: &ExitReason) {
+    pub(crate) fn drop_extras(
+        &mut self,
+        (key, actor_type): (Key, ActorType),
+        extras: ActorExtras,
+        reason: &ExitReason,
+    ) {
         let mut address = extras.address;
         let watched = address.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
         if !watched {
-            self.log_exit(key, reason);
+            self.log_exit((key, actor_type), reason);
         }
         if extras.named {
             self.shared.names.lock().remove(&key);
@@ -426,9 +437,9 @@ impl Core {
     }
 
     /// Logs the failure of an actor without monitors.
-    pub(crate) fn log_exit(&self, key: Key, reason: &ExitReason) {
+    pub(crate) fn log_exit(&self, (key, actor_type): (Key, ActorType), reason: &ExitReason) {
         if matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_)) {
-            tracing::warn!(actor = %self.describe(key), %reason, "unmonitored actor failed");
+            tracing::warn!(actor = %self.describe_as(key, Some(actor_type)), %reason, "unmonitored actor failed");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! a cell is in the free list, in the run queue until it is dequeued, retired, or its actor is being ended.
 //! A key refers to at most one actor, ever.
 
-use crate::cell::Cell;
+use crate::cell::{ActorType, Cell};
 use crate::id::Key;
 
 /// The end of a list.
@@ -142,6 +142,12 @@ impl ActorTable {
     pub(crate) fn cell_mut(&mut self, key: Key) -> Option<&mut Cell> {
         let slot = self.slots.get_mut(key.index() as usize)?;
         if slot.matches(key) { slot.cell.as_mut() } else { None }
+    }
+
+    /// The type of a running actor.
+    pub(crate) fn actor_type(&self, key: Key) -> Option<ActorType> {
+        let slot = self.slots.get(key.index() as usize).filter(|slot| slot.matches(key))?;
+        slot.cell.as_ref().map(Cell::actor_type)
     }
 
     pub(crate) fn is_alive(&self, key: Key) -> bool {

@@ -22,9 +22,10 @@
     reason = "measured: a safe cell costs two allocations per actor and one move per batch"
 )]
 
-use std::any::TypeId;
+use std::any::{TypeId, type_name};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, addr_of_mut};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::actor::Actor;
 use crate::actor_event::ExitReason;
@@ -51,8 +52,34 @@ pub(crate) struct Cell {
     vtable: &'static VTable,
 }
 
+/// Returns the name of the type of an actor.
+pub(crate) type ActorType = fn() -> &'static str;
+
+/// The type of the actor whose batch runs, for other threads.
+#[derive(Default)]
+pub(crate) struct RunningType(AtomicPtr<()>);
+
+impl RunningType {
+    #[inline]
+    pub(crate) fn set(&self, actor_type: ActorType) {
+        self.0.store(actor_type as *mut (), Ordering::Relaxed);
+    }
+
+    /// The name of the type; empty before the first batch.
+    pub(crate) fn name(&self) -> &'static str {
+        let actor_type = self.0.load(Ordering::Relaxed);
+        if actor_type.is_null() {
+            return "";
+        }
+        // SAFETY: only `set` stores pointers that are not null, and each of them is an `ActorType`.
+        let actor_type = unsafe { std::mem::transmute::<*mut (), ActorType>(actor_type) };
+        actor_type()
+    }
+}
+
 struct VTable {
     message: TypeId,
+    actor_type: ActorType,
     mailbox: unsafe fn(NonNull<()>) -> NonNull<dyn AnyMailbox>,
     run_batch: unsafe fn(NonNull<()>, &mut Core, Key) -> BatchOutcome,
     dispose: unsafe fn(NonNull<()>),
@@ -84,6 +111,11 @@ impl Cell {
         Some(unsafe { self.body.cast::<Mailbox<M>>().as_mut() })
     }
 
+    /// The type of the actor.
+    pub(crate) fn actor_type(&self) -> ActorType {
+        self.vtable.actor_type
+    }
+
     /// The mailbox, without the type of its messages.
     pub(crate) fn any_mailbox(&mut self) -> &mut dyn AnyMailbox {
         // SAFETY: (1) the vtable belongs to the body; (3) the borrow is bound to `&mut self`.
@@ -103,7 +135,7 @@ impl Drop for Cell {
 pub(crate) fn run_next(core: &mut Core) -> Option<(Key, BatchOutcome)> {
     let (key, cell) = core.actors.dequeue()?;
     let (body, vtable) = (cell.body, cell.vtable);
-    core.begin_batch(key);
+    core.begin_batch(key, vtable.actor_type);
     // SAFETY: (1) the vtable belongs to the body; (2) the cell was just taken from its slot by reference, and
     // `begin_batch` drops nothing. So the body is live at least until it is marked as running.
     let outcome = unsafe { (vtable.run_batch)(body, core, key) };
@@ -131,6 +163,7 @@ struct Table<M, A>(std::marker::PhantomData<(M, A)>);
 impl<M: 'static, A: Actor<M>> Table<M, A> {
     const VTABLE: &'static VTable = &VTable {
         message: TypeId::of::<M>(),
+        actor_type: type_name::<A>,
         mailbox: Self::mailbox,
         run_batch: Self::run_batch,
         dispose: Self::dispose,

@@ -3,8 +3,10 @@
 //!
 //! Invariant: `actor` is `None` exactly while the actor runs.
 
-use std::any::Any;
+use std::any::{Any, type_name};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use parking_lot::Mutex;
 
 use crate::actor::Actor;
 use crate::actor_event::ExitReason;
@@ -22,10 +24,30 @@ impl RunState {
     pub(crate) const IDLE: Self = Self;
 }
 
+/// Returns the name of the type of an actor.
+pub(crate) type ActorType = fn() -> &'static str;
+
+/// The type of the actor whose batch runs, for other threads.
+#[derive(Default)]
+pub(crate) struct RunningType(Mutex<Option<ActorType>>);
+
+impl RunningType {
+    pub(crate) fn set(&self, actor_type: ActorType) {
+        *self.0.lock() = Some(actor_type);
+    }
+
+    /// The name of the type; empty before the first batch.
+    pub(crate) fn name(&self) -> &'static str {
+        let actor_type = *self.0.lock();
+        actor_type.map_or("", |actor_type| actor_type())
+    }
+}
+
 /// The owner of one actor.
 pub(crate) struct Cell {
     mailbox: Box<dyn TypedMailbox>,
     actor: Option<Box<dyn RunBatch>>,
+    actor_type: ActorType,
 }
 
 trait TypedMailbox: AnyMailbox {
@@ -51,12 +73,17 @@ impl Cell {
     /// A cell with `mailbox` and `actor`.
     pub(crate) fn new<M: 'static, A: Actor<M>>(mailbox: Mailbox<M>, actor: A) -> Self {
         let actor = Runner { actor, messages: std::marker::PhantomData };
-        Self { mailbox: Box::new(mailbox), actor: Some(Box::new(actor)) }
+        Self { mailbox: Box::new(mailbox), actor: Some(Box::new(actor)), actor_type: type_name::<A> }
     }
 
     /// The mailbox, if it holds messages of type `M`.
     pub(crate) fn mailbox<M: 'static>(&mut self) -> Option<&mut Mailbox<M>> {
         self.mailbox.as_any().downcast_mut()
+    }
+
+    /// The type of the actor.
+    pub(crate) fn actor_type(&self) -> ActorType {
+        self.actor_type
     }
 
     /// The mailbox, without the type of its messages.
@@ -87,8 +114,9 @@ impl<M: 'static> Running<M> {
 /// RunBatch one batch of the next actor in the run queue; `None` if the queue is empty.
 pub(crate) fn run_next(core: &mut Core) -> Option<(Key, BatchOutcome)> {
     let (key, cell) = core.actors.dequeue()?;
+    let actor_type = cell.actor_type;
     let Some(mut actor) = cell.actor.take() else { return Some((key, BatchOutcome::Dead)) };
-    core.begin_batch(key);
+    core.begin_batch(key, actor_type);
     let outcome = actor.run_batch(core, key);
     match core.actors.cell_mut(key) {
         Some(cell) if cell.actor.is_none() => cell.actor = Some(actor),

@@ -17,7 +17,7 @@ use crate::addr::{Addr, SendMode};
 use crate::batch::BatchOutcome;
 use crate::blocking_pool::LoopPools;
 use crate::budget::Permit;
-use crate::cell::{self, Cell};
+use crate::cell::{self, ActorType, Cell};
 use crate::codec_context;
 use crate::dead_letter::{DeadLetter, DeadLetters};
 use crate::error::{PayloadError, SendError, Undelivered};
@@ -305,9 +305,9 @@ impl Core {
     }
 
     #[inline]
-    pub(crate) fn begin_batch(&mut self, key: Key) {
+    pub(crate) fn begin_batch(&mut self, key: Key, actor_type: ActorType) {
         self.current = Some(key);
-        self.shared.step_clock.batch_started(key);
+        self.shared.step_clock.batch_started(key, actor_type);
     }
 
     #[inline]
@@ -432,7 +432,7 @@ impl Core {
         let Some(mut cell) = self.actors.remove(key) else {
             return crate::panic_guard::log_panic(|| drop(reason));
         };
-        let index = key.index();
+        let (index, actor_type) = (key.index(), cell.actor_type());
         let mailbox = cell.any_mailbox();
         let (timers, mut head) = (mailbox.timers(), *mailbox.newest_request());
         for timer in timers {
@@ -463,8 +463,8 @@ impl Core {
         }
         drop(cell);
         match extras {
-            Some(extras) => self.drop_extras(key, *extras, &reason),
-            None => self.log_exit(key, &reason),
+            Some(extras) => self.drop_extras((key, actor_type), *extras, &reason),
+            None => self.log_exit((key, actor_type), &reason),
         }
         // The exit value may be of a user's type, whose drop may panic.
         crate::panic_guard::log_panic(|| drop(reason));

@@ -124,8 +124,8 @@ mod signals;
 
 mod sockets;
 pub use sockets::{
-    AcceptBackoff, Conn, Duplex, Endpoint, Framing, Host, Layer, Layered, ProcessEvent, SocketError, SocketEvent, Udp,
-    site_of,
+    AcceptBackoff, Conn, Duplex, Endpoint, Framing, Host, Layer, Layered, ProcessEvent, SocketError,
+    SocketEvent, Udp, site_of,
 };
 
 mod step;

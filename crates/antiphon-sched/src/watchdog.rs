@@ -6,10 +6,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 
+use crate::cell::{ActorType, RunningType};
 use crate::handle::Shared;
 use crate::id::Key;
 
@@ -19,6 +21,7 @@ pub(crate) struct StepClock {
     /// The number of the step; 0 while no step runs. Written by the loop only.
     step: AtomicU64,
     actor: AtomicU64,
+    actor_type: RunningType,
     slow: AtomicU64,
     is_parked: AtomicBool,
     thread: Mutex<Option<Thread>>,
@@ -27,8 +30,9 @@ pub(crate) struct StepClock {
 impl StepClock {
     /// Records that a batch of this actor begins.
     #[inline]
-    pub(crate) fn batch_started(&self, actor: Key) {
+    pub(crate) fn batch_started(&self, actor: Key, actor_type: ActorType) {
         self.actor.store(actor.to_bits(), Ordering::Relaxed);
+        self.actor_type.set(actor_type);
     }
 
     /// Records that a step begins.
@@ -85,6 +89,7 @@ fn watch(watched: &Weak<Shared>, limit: Duration) {
     let mut last = 0;
     let mut seen = 0;
     let mut idle = 0;
+    let mut logged = LoggedActors::default();
     loop {
         {
             let Some(shared) = watched.upgrade() else { return };
@@ -95,7 +100,7 @@ fn watch(watched: &Weak<Shared>, limit: Duration) {
             idle = if step == 0 { idle + 1 } else { 0 };
             seen = if step != 0 && step == last { seen + 1 } else { 0 };
             if seen == 2 {
-                log_slow_step(&shared, limit);
+                log_slow_step(&shared, limit, &mut logged);
             }
             last = step;
             if idle > IDLE_MAX {
@@ -117,14 +122,67 @@ const IDLE_MAX: u32 = 100;
 /// The longest sleep of the watchdog.
 const PARKED_MAX: Duration = Duration::from_secs(10);
 
-fn log_slow_step(shared: &Shared, limit: Duration) {
+/// An actor is logged at most once in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Actors that are remembered. When there are more, those that may be logged again are forgotten.
+const LOGGED_MAX: usize = 1024;
+
+/// When actors were logged last, and the number of their slow steps since.
+#[derive(Default)]
+struct LoggedActors(FxHashMap<Key, (Instant, u64)>);
+
+impl LoggedActors {
+    /// Counts a slow step of an actor. Returns the number of those since its last line, if it may be logged now.
+    fn count(&mut self, actor: Key, now: Instant) -> Option<u64> {
+        if let Some((at, more)) = self.0.get_mut(&actor) {
+            *more += 1;
+            if now.duration_since(*at) < LOG_INTERVAL {
+                return None;
+            }
+            *at = now;
+            return Some(std::mem::take(more));
+        }
+        if self.0.len() >= LOGGED_MAX {
+            self.0.retain(|_, (at, _)| now.duration_since(*at) < LOG_INTERVAL);
+        }
+        if self.0.len() >= LOGGED_MAX {
+            return None;
+        }
+        self.0.insert(actor, (now, 0));
+        Some(1)
+    }
+}
+
+fn log_slow_step(shared: &Shared, limit: Duration, logged: &mut LoggedActors) {
     let key = Key::from_bits(shared.step_clock.actor.load(Ordering::Relaxed));
     shared.step_clock.slow.fetch_add(1, Ordering::Relaxed);
-    let name = shared.names.lock().get(&key).map(ToString::to_string).unwrap_or_default();
+    let Some(steps) = logged.count(key, Instant::now()) else { return };
+    let name = shared.names.lock().get(&key).map(ToString::to_string);
+    let name = name.unwrap_or_else(|| shared.step_clock.actor_type.name().to_owned());
     tracing::warn!(
         actor = %key,
         name,
         ?limit,
-        "a step takes too long, and blocks all other actors; use `cx.blocking` for long work"
+        steps,
+        "a step takes too long, and blocks all other actors; use `cx.blocking` for long work (logged at most once in 10 s for each actor; `steps` counts those since)"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_actor_is_logged_once_in_interval() {
+        let mut logged = LoggedActors::default();
+        let (first, second, start) = (Key::from_bits(1), Key::from_bits(2), Instant::now());
+        assert_eq!(logged.count(first, start), Some(1));
+        assert_eq!([logged.count(first, start), logged.count(first, start)], [None, None]);
+        assert_eq!(logged.count(second, start), Some(1), "another actor has its own line");
+        assert_eq!(logged.count(first, start + LOG_INTERVAL), Some(3));
+        for actor in 10..10 + LOGGED_MAX as u64 {
+            logged.count(Key::from_bits(actor), start + LOG_INTERVAL);
+        }
+        assert!(logged.0.len() <= LOGGED_MAX);
+    }
 }

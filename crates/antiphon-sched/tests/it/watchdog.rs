@@ -65,25 +65,45 @@ fn wait_for(condition: &str, mut holds: impl FnMut() -> bool) {
 fn slow_steps_are_logged_and_counted_once() {
     collect_log();
     let mut events = Loop::new(LoopConfig::default()).unwrap();
-    let mut slow = 0;
-    let slowpoke = events.spawn(move |cx: &mut Cx<u32>, event| match event {
-        Event::Start => {
-            cx.set_name("slowpoke");
-            receive()
+    let slow = |name: &'static str| {
+        move |cx: &mut Cx<u32>, event: Event<u32>| match event {
+            Event::Start => {
+                cx.set_name(name);
+                receive()
+            }
+            Event::Message(_) => {
+                // The step lasts until the watchdog has logged it, on a machine of any speed.
+                wait_for("a log line of the watchdog", || !logged(name).is_empty());
+                stop()
+            }
+            _ => receive(),
         }
-        Event::Message(_) => {
-            // The step lasts until the watchdog has logged it, on a machine of any speed.
-            wait_for("a log line of the watchdog", || logged("slowpoke").len() > slow);
-            slow += 1;
-            if slow == 2 { stop() } else { receive() }
-        }
-        _ => receive(),
-    });
-    events.send(slowpoke, 1).unwrap();
-    events.send(slowpoke, 2).unwrap();
+    };
+    for name in ["slowpoke", "slowcoach"] {
+        let actor = events.spawn_actor(slow(name));
+        events.send(actor, 1).unwrap();
+    }
     events.run().unwrap();
-    assert_eq!(logged("slowpoke").len(), 2, "each slow step is logged once");
+    for name in ["slowpoke", "slowcoach"] {
+        assert_eq!(logged(name).len(), 1, "each slow step is logged once");
+    }
     assert_eq!(events.stats().slow_steps, 2);
+}
+
+#[test]
+fn slow_step_without_name_is_logged_with_type() {
+    struct Sluggish;
+    impl Actor<()> for Sluggish {
+        fn step(&mut self, _: &mut Cx<'_, ()>, _: Event<()>) -> Step<()> {
+            wait_for("a log line of the watchdog", || !logged("Sluggish").is_empty());
+            stop()
+        }
+    }
+    collect_log();
+    let mut events = Loop::new(LoopConfig::default()).unwrap();
+    events.spawn_actor(Sluggish);
+    events.run().unwrap();
+    assert!(logged("Sluggish")[0].contains("watchdog::slow_step_without_name_is_logged_with_type::Sluggish"));
 }
 
 #[test]

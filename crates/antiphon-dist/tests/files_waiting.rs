@@ -8,9 +8,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use antiphon_dist::{Config, DeleteError, DialError, FileError, FileOptions, Location, NetCx, Stored};
-use antiphon_sched::{Cx, Event, LoopConfig, millis, receive, stop};
+use antiphon_sched::{Cx, Event, JobPool, millis, receive, stop};
 use common::{Net, PATIENCE, TestNode, recv, report, wait_for};
 use tempfile::TempDir;
+
+/// The threads for files of a node.
+const FILE_THREADS_MAX: usize = 8;
 
 /// A node that has sent a file `f`, and the node that has received it.
 struct NodesWithFile {
@@ -45,10 +48,9 @@ impl NodesWithFile {
         self.dest.path().join(name).exists()
     }
 
-    /// Occupies the whole blocking pool of the receiver until the returned senders are dropped.
+    /// Occupies all threads for files of the receiver until the returned senders are dropped.
     fn occupy_pool(&self) -> Vec<Sender<()>> {
-        let (holds, waits): (Vec<_>, Vec<_>) =
-            (0..LoopConfig::default().blocking_threads_max).map(|_| channel::<()>()).unzip();
+        let (holds, waits): (Vec<_>, Vec<_>) = (0..FILE_THREADS_MAX).map(|_| channel::<()>()).unzip();
         let (sender, started) = channel();
         for wait in waits {
             let sender = sender.clone();
@@ -59,7 +61,7 @@ impl NodesWithFile {
             });
             self.receiver.spawn(move |cx: &mut Cx<()>, _| {
                 if let Some(job) = job.take() {
-                    cx.blocking(job, |_| ());
+                    cx.blocking_on(JobPool::Files, job, |_| ());
                     return receive();
                 }
                 stop()

@@ -5,7 +5,9 @@ mod common;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use antiphon_dist::{LocateError, Location, NetCx, PeerStatus, RegisterError, Status, UnknownNode};
+use antiphon_dist::{
+    DialError, LocateError, Location, NetCx, PeerStatus, RegisterError, Status, UnknownNode,
+};
 use antiphon_sched::{Addr, Cx, Event, NodeId, Wire, exit, millis, receive, secs, stop};
 use common::{Exit, Net, TestNode, recv, recv_until, report, wait_for};
 
@@ -134,7 +136,7 @@ fn locate_at_finds_names_of_one_node() {
     let results = request(&here, move |cx| {
         cx.locate_at("name", absent, millis(300), |found: LocateResult<String>| found)
     });
-    assert_eq!(recv(&results), Err(LocateError::TimedOut));
+    assert_eq!(recv(&results), Err(LocateError::Unreachable(DialError::ConnectionRefused)));
 }
 
 #[test]

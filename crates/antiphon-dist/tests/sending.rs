@@ -2,14 +2,14 @@
 
 mod common;
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{Config, DeliverError, Limits, NetCx, Status};
 use antiphon_sched::{
     Addr, AskError, Bytes, Cx, Event, ExitReason, LoopConfig, PayloadError, ReplyTo, SendError, Undelivered,
     exit, fail, millis, receive, secs, stop, suspend,
 };
-use common::{Exit, Net, TestNode, recv, recv_until, report, wait_for};
+use common::{Exit, Net, PATIENCE, TestNode, recv, recv_until, report, wait_for};
 use serde::{Deserialize, Serialize};
 
 /// An actor that receives consecutive numbers, and reports their count after every `each` numbers.
@@ -258,14 +258,24 @@ fn request_to_restarted_node_gets_no_actor() {
     server.stop();
     recv_until(&statuses, |status| *status == ("server".into(), Status::Offline));
 
-    // No node runs at that location now, so these wait.
-    let receipt = client.delivering(stale, "first".into(), secs(60));
-    let down = client.monitor(stale);
-    assert_eq!(receipt.recv_timeout(millis(200)), Err(RecvTimeoutError::Timeout));
+    // The node has said goodbye, so it never returns.
+    assert_eq!(client.deliver(stale, "first".into()), Err(DeliverError::Refused(Undelivered::NoNode)));
+    assert_eq!(recv(&client.monitor(stale)), Exit::NodeLost);
 
     let server = TestNode::start(Config { tcp_port: at.addr().port(), ..net.static_config("server", &[]) });
-    assert_eq!(recv(&receipt), Err(DeliverError::Refused(Undelivered::NoActor)));
-    assert_eq!(recv(&down), Exit::NoActor);
+    let (sender, connected) = channel();
+    client.spawn(move |cx: &mut Cx<bool>, event| match event {
+        Event::Start => {
+            cx.peer(at, PATIENCE, |found| found.is_ok());
+            receive()
+        }
+        Event::Message(is_connected) => {
+            report(&sender, is_connected);
+            stop()
+        }
+        _ => receive(),
+    });
+    assert!(recv(&connected));
     assert_eq!(client.deliver(stale, "second".into()), Err(DeliverError::Refused(Undelivered::NoActor)));
     let asked = client.handle.ask(stale, secs(10), |_: ReplyTo<()>| "third".to_owned());
     assert!(matches!(asked, Err(AskError::NoActor | AskError::Dropped)), "{asked:?}");

@@ -180,8 +180,7 @@ fn check_ranges(config: &Config) -> Result<(), SettingError> {
     let reassembly = message_bytes_max..=u32::MAX;
     SettingError::check("limits.reassembly_bytes_max", limits.reassembly_bytes_max, reassembly)?;
     SettingError::check("limits.window_bytes", limits.window_bytes, 32 * kib..=gib)?;
-    let queue = u64::from(message_bytes_max / 2)..=1 << 40;
-    SettingError::check("limits.queue_bytes_cap", limits.queue_bytes_cap, queue)?;
+    SettingError::check("limits.queue_bytes_cap", limits.queue_bytes_cap, 1 << 16..=1 << 40)?;
     SettingError::check("limits.queue_bytes_high", limits.queue_bytes_high, 1..=1 << 40)?;
     SettingError::check("limits.queue_bytes_low", limits.queue_bytes_low, 1..=1 << 40)?;
     SettingError::check("limits.tags_max", limits.tags_max, 256..=65_536)?;

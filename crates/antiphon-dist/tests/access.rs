@@ -173,7 +173,8 @@ fn adapter_follows_access_policy_of_its_actor() {
     test.server.spawn(move |cx: &mut Cx<u64>, event| {
         match event {
             Event::Start => {
-                let adapter: Addr<String> = cx.adapter(|text: String| text.len() as u64).unwrap();
+                let adapter: Addr<String> =
+                    cx.adapter(|text: String| text.len() as u64).expect("the limit is not reached");
                 cx.allow(adapter, guests_only.clone())?;
                 let me = cx.addr();
                 cx.register("number")?;

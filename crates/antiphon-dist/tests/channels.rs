@@ -299,7 +299,7 @@ fn adapter_subscribed_receives_messages_and_down() {
         node.spawn(move |cx: &mut Cx<usize>, event| {
             match event {
                 Event::Start => {
-                    let adapter = cx.adapter(|text: String| text.len()).unwrap();
+                    let adapter = cx.adapter(|text: String| text.len()).expect("the limit is not reached");
                     cx.subscribe(news, adapter);
                 }
                 Event::Message(len) => report(&sender, Ok(len)),

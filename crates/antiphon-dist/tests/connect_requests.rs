@@ -232,7 +232,7 @@ fn config_with_unusable_address_is_refused() {
 }
 
 /// Accepts connections, and answers each with bytes that are no handshake.
-fn stranger() -> SocketAddr {
+fn other_program() -> SocketAddr {
     let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     let at = listener.local_addr().expect("the listener has an address");
     std::thread::spawn(move || {
@@ -262,9 +262,9 @@ fn locate_at(node: &TestNode, at: Location, timeout: Duration) -> Receiver<Resul
 }
 
 #[test]
-fn requests_to_stranger_fail_at_once() {
+fn requests_to_other_program_fail_at_once() {
     let here = Net::new().static_node("here", &[]);
-    let at = Location::new(stranger());
+    let at = Location::new(other_program());
     let found = recv(&connect(&here, at.into(), PeerOptions::default(), secs(1000)));
     assert!(matches!(found, Err(PeerError::Unreachable(DialError::NotAntiphon(_)))), "{found:?}");
     let found = recv(&locate_at(&here, at, secs(1000)));
@@ -272,7 +272,7 @@ fn requests_to_stranger_fail_at_once() {
 }
 
 #[test]
-fn lookup_at_node_with_other_secret_fails_at_once() {
+fn lookup_with_wrong_secret_fails_at_once() {
     let (here, there) = (Net::new().static_node("here", &[]), Net::new().static_node("there", &[]));
     let found = recv(&locate_at(&here, there.location, secs(1000)));
     assert_eq!(found, Err(LocateError::Unreachable(DialError::Refused(Refusal::WrongSecret))));

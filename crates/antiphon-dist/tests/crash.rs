@@ -51,7 +51,8 @@ fn run_server(role: &Role) {
         match event {
             Event::Start => {
                 cx.register("server")?;
-                cx.peer_status(|status| Order::Text(format!("{} {:?}", status.name, status.status))).unwrap();
+                cx.peer_status(|status| Order::Text(format!("{} {:?}", status.name, status.status)))
+                    .expect("the limit is not reached");
             }
             Event::Message(Order::Echo(text, reply)) => cx.reply(reply, text),
             Event::Message(Order::Keep(reply)) => kept.push(reply),

@@ -58,7 +58,7 @@ impl NumberActor {
         match event {
             Event::Message(Own::Line(Line::Begin(to))) => {
                 self.to = Some(to);
-                cx.every(millis(5), || Own::Next).unwrap();
+                cx.every(millis(5), || Own::Next).expect("the limit is not reached");
             }
             Event::Message(Own::Line(Line::Number(number))) => {
                 if number != self.received {
@@ -108,7 +108,7 @@ fn number_actor(
     let mut is_reported = false;
     move |cx, event| {
         if matches!(event, Event::Start) {
-            let adapter = cx.adapter(Own::Line).unwrap();
+            let adapter = cx.adapter(Own::Line).expect("the limit is not reached");
             cx.spawn(move |cx: &mut Cx<Line>, event| {
                 match event {
                     Event::Start => cx.register(name)?,

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
             exit_value_reaches_join_handle_and_remote_monitor,
             node_with_only_daemons_flushes_and_returns,
             serve_until_returns_exit_value_and_stops_node,
-            requests_to_node_that_has_left_fail_at_once,
+            requests_after_goodbye_fail_at_once,
             stopping_node_starts_no_actors_for_peers,
             blocked_resolver_holds_up_no_jobs,
             node_stops_in_time_with_frozen_peer,
@@ -102,7 +102,7 @@ fn serve_until_returns_exit_value_and_stops_node() {
 }
 
 /// A node that has said goodbye never returns. What is open with it ends at once, without any timeout.
-fn requests_to_node_that_has_left_fail_at_once() {
+fn requests_after_goodbye_fail_at_once() {
     let (here, there) = Net::new().pair();
     drop(there.listener::<String>("text"));
     let text: Addr<String> = here.find("text");

@@ -366,7 +366,7 @@ fn send_watched(
     nodes.sender.spawn(move |cx, event| match event {
         Event::Start => {
             let started = cx.send_file(to, &file, into(""), PATIENCE, TransferEvent::Done);
-            cx.progress(started, millis(10), TransferEvent::Progress).unwrap();
+            cx.progress(started, millis(10), TransferEvent::Progress).expect("the limit is not reached");
             transfer = Some(started);
             receive()
         }
@@ -422,7 +422,7 @@ fn progress_of_ended_transfer_closes_adapter() {
                 assert!(held.is_some(), "the sender of the channel lives as long as this closure");
                 TransferEvent::Progress(progress)
             })
-            .unwrap();
+            .expect("the limit is not reached");
         }
         // The actor continues, so its end does not close the adapter.
         receive()
@@ -494,7 +494,7 @@ fn source_resized_during_transfer_is_not_stored() {
         nodes.sender.spawn(move |cx, event| match event {
             Event::Start => {
                 let started = cx.send_file(to, &changing, overwrite(""), PATIENCE, TransferEvent::Done);
-                cx.progress(started, millis(10), TransferEvent::Progress).unwrap();
+                cx.progress(started, millis(10), TransferEvent::Progress).expect("the limit is not reached");
                 receive()
             }
             Event::Message(TransferEvent::Progress(progress)) => {
@@ -542,7 +542,7 @@ fn transfer_ends_with_its_caller() {
     nodes.sender.spawn(move |cx: &mut Cx<TransferEvent>, event| match event {
         Event::Start => {
             let started = cx.send_file(to, &file, into(""), PATIENCE, TransferEvent::Done);
-            cx.progress(started, millis(10), TransferEvent::Progress).unwrap();
+            cx.progress(started, millis(10), TransferEvent::Progress).expect("the limit is not reached");
             receive()
         }
         Event::Message(TransferEvent::Progress(progress)) if progress.done > 0 => stop(),
@@ -562,7 +562,7 @@ fn loop_without_node_refuses_to_send() {
         Event::Start => {
             let location = "127.0.0.1:9".parse().expect("the location is valid");
             let none = cx.send_file(location, "f", into(""), secs(1), TransferEvent::Done);
-            cx.progress(none, secs(1), TransferEvent::Progress).unwrap();
+            cx.progress(none, secs(1), TransferEvent::Progress).expect("the limit is not reached");
             cx.cancel_transfer(none);
             receive()
         }

@@ -73,7 +73,7 @@ fn run_sender(config: Config) {
             cx.progress(transfer, millis(10), |progress| {
                 process::send_line(format_args!("{} {}", progress.done, progress.resumed));
             })
-            .unwrap();
+            .expect("the limit is not reached");
         }
         receive()
     });
@@ -128,7 +128,7 @@ fn send_into(
     here.spawn(move |cx, event| match event {
         Event::Start => {
             let transfer = cx.send_file(to, &file, options.clone(), PATIENCE, Ok);
-            cx.progress(transfer, millis(10), Err).unwrap();
+            cx.progress(transfer, millis(10), Err).expect("the limit is not reached");
             receive()
         }
         Event::Message(Err(progress)) => {

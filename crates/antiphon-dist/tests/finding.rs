@@ -255,7 +255,7 @@ fn peer_watch_reports_statuses_until_unwatched() {
     let watcher = here.spawn(move |cx: &mut Cx<Option<PeerStatus>>, event| {
         match event {
             Event::Start => {
-                let watch = cx.peer_status(Some).unwrap();
+                let watch = cx.peer_status(Some).expect("the limit is not reached");
                 report(&sender, Err(watch));
             }
             Event::Message(status) => report(&sender, Ok(status.map(|status| (status.name, status.status)))),
@@ -281,7 +281,7 @@ fn peer_watches_of_exited_actors_are_removed() {
     let node = Net::new().static_node("alone", &[]);
     for _ in 0..200 {
         node.step(|cx| {
-            cx.peer_status(|_| ()).unwrap();
+            cx.peer_status(|_| ()).expect("the limit is not reached");
         });
     }
     let watchers = node.counts().watchers;

@@ -443,7 +443,7 @@ fn notify_flood_leaves_actor_its_own_requests() {
             Event::Start => cx.register("victim")?,
             // An actor without a free request would fail here.
             Event::Message(text) => {
-                cx.after(secs(600), String::new()).unwrap();
+                cx.after(secs(600), String::new()).expect("the limit is not reached");
                 report(&sender, text);
             }
             _ => {}
@@ -548,7 +548,7 @@ fn offer(
                     path: vec![name.clone()],
                     stat,
                     overwrite: false,
-                    sender: cx.adapter(Err).unwrap(),
+                    sender: cx.adapter(Err).expect("the limit is not reached"),
                 };
                 cx.ask(
                     file_service,

@@ -72,7 +72,7 @@ fn start_flow(from: &TestNode, to: &'static str) -> Receiver<Result<(), DeliverE
             Event::Start | Event::Message(FlowEvent::Next) => cx.deliver(to, 0, PATIENCE, FlowEvent::Receipt),
             Event::Message(FlowEvent::Receipt(receipt)) => {
                 report(&sender, receipt);
-                cx.after(millis(1), FlowEvent::Next).unwrap();
+                cx.after(millis(1), FlowEvent::Next).expect("the limit is not reached");
             }
             _ => {}
         }

@@ -442,7 +442,8 @@ fn full_mailbox_keeps_order_across_adapter() {
     let actor = there.spawn(move |cx: &mut Cx<u64>, event| {
         match event {
             Event::Start => {
-                let adapter: Addr<String> = cx.adapter(|text: String| text.len() as u64).unwrap();
+                let adapter: Addr<String> =
+                    cx.adapter(|text: String| text.len() as u64).expect("the limit is not reached");
                 let own = Addr::<u64>::of(cx.id());
                 assert!(cx.loop_ref().expose(own) && cx.loop_ref().expose(adapter));
                 report(&made, adapter.id());

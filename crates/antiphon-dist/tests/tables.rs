@@ -222,7 +222,7 @@ const OPERATIONS: &[Operation] = &[
     }),
     ("watch and unwatch peers", |fixture| {
         run(fixture, |cx| {
-            let watch = cx.peer_status(|_| ()).unwrap();
+            let watch = cx.peer_status(|_| ()).expect("the limit is not reached");
             cx.unwatch(watch);
         })
     }),

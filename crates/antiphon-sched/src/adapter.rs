@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::error::{SendError, TooManyAdapters};
 use crate::id::Key;
 use crate::mailbox::AnyMailbox;
-use crate::mailbox_limit::Admission;
+use crate::mailbox_limit::MailboxAdmission;
 use crate::panic_guard;
 use crate::value::Value;
 
@@ -109,9 +109,9 @@ impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> 
             return Err(SendError::NoActor(message));
         }
         match core.admit::<M>(owner) {
-            Admission::Push => {}
-            Admission::Refuse => return Err(SendError::Full(message)),
-            Admission::Discard => {
+            MailboxAdmission::Push => {}
+            MailboxAdmission::Refuse => return Err(SendError::Full(message)),
+            MailboxAdmission::Discard => {
                 panic_guard::log_panic(|| drop(message));
                 return Ok(());
             }
@@ -345,7 +345,7 @@ mod tests {
         let core = events.loop_ref().core;
         let alive = Rc::new(());
         let hook = |core: &mut Core, owner: Key| core.close_adapter(owner.with_adapter_number(1));
-        let key = core.insert_adapter(owner, Hooked(hook, alive.clone())).unwrap();
+        let key = core.insert_adapter(owner, Hooked(hook, alive.clone())).expect("the limit is not reached");
         assert_eq!((key, core.adapters_open), (owner.with_adapter_number(1), 1));
         assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         assert_eq!((Rc::strong_count(&alive), core.adapters_open), (1, 0));
@@ -360,11 +360,11 @@ mod tests {
         let alive = Rc::new(());
         let hook = |core: &mut Core, owner: Key| {
             core.close_adapter(owner.with_adapter_number(MAX));
-            let next = core.open_adapter(owner, |n: u8| n).unwrap();
+            let next = core.open_adapter(owner, |n: u8| n).expect("the limit is not reached");
             assert_eq!(next, owner.with_adapter_number(MAX));
         };
         core.extras(owner).expect("the actor is alive").adapters.last = MAX - 1;
-        let key = core.insert_adapter(owner, Hooked(hook, alive.clone())).unwrap();
+        let key = core.insert_adapter(owner, Hooked(hook, alive.clone())).expect("the limit is not reached");
         assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         assert_eq!((Rc::strong_count(&alive), core.adapters_open), (1, 1));
         assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
@@ -383,7 +383,7 @@ mod tests {
             assert!(core.adapter(key).is_some_and(|slot| slot.takes::<u8>() && !slot.takes::<u16>()));
             result.set(core.push_to_adapter(key, 8_u8, SendMode::Once).err());
         };
-        let key = core.insert_adapter(owner, Hooked(hook, Rc::new(()))).unwrap();
+        let key = core.insert_adapter(owner, Hooked(hook, Rc::new(()))).expect("the limit is not reached");
         assert!(core.push_to_adapter(key, 7_u8, SendMode::Once).is_ok());
         assert!(matches!(inner.take(), Some(SendError::NoActor(8))));
         assert!(matches!(

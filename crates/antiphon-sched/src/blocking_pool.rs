@@ -8,12 +8,12 @@
 //! Invariant: while the lock is held, each queued job has an idle thread, or all threads are in use and their number is at its
 //! maximum, or no more threads could be started.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::core::Core;
 use crate::error::JobError;
@@ -38,78 +38,91 @@ pub enum JobPool {
     Files,
 }
 
-/// A pool of threads for blocking jobs. When it is dropped, its threads end after their jobs.
-pub(crate) struct ThreadPool {
+/// A pool of threads for blocking jobs. When it is dropped, its threads end after the jobs that are queued.
+struct ThreadPool {
     name: &'static str,
     threads_max: usize,
-    /// The jobs that have not started yet; `queue` and `work` are the ends of one channel.
-    queue: Sender<Work>,
-    work: Receiver<Work>,
-    counts: Arc<Mutex<ThreadCounts>>,
+    queue_max: usize,
+    shared: Arc<PoolShared>,
 }
 
 #[derive(Default)]
-struct ThreadCounts {
+struct PoolShared {
+    state: Mutex<PoolState>,
+    /// Wakes one idle thread for each job.
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct PoolState {
+    /// The jobs that have not started yet.
+    queue: VecDeque<Work>,
     /// All threads.
     threads: usize,
-    /// Those that wait for a job.
+    /// Those that wait for a job, or have just been started.
     idle: usize,
+    is_closed: bool,
 }
 
 impl ThreadPool {
     /// A pool without threads. `name` is the name of its threads. It has at most `threads_max` threads, and `queue_max` jobs
     /// wait for them; both are at least 1.
     fn new(name: &'static str, threads_max: usize, queue_max: usize) -> Self {
-        let (queue, work) = bounded(queue_max.max(1));
-        Self { name, threads_max: threads_max.max(1), queue, work, counts: Arc::default() }
+        let (threads_max, queue_max) = (threads_max.max(1), queue_max.max(1));
+        Self { name, threads_max, queue_max, shared: Arc::default() }
+    }
+
+    fn threads(&self) -> usize {
+        self.shared.state.lock().threads
     }
 
     /// Queues a job, and starts a thread for it if none is idle.
     fn submit(&self, job: Work) -> Result<(), JobError> {
-        let mut counts = self.counts.lock();
-        if self.queue.is_full() {
-            return Err(JobError::Full);
-        }
-        if self.queue.len() >= counts.idle && counts.threads < self.threads_max {
-            let pool = PoolThread { work: self.work.clone(), counts: self.counts.clone() };
-            match thread::Builder::new().name(self.name.into()).spawn(move || pool.run()) {
-                // It counts as idle before it runs, so that the next job gets another thread.
-                Ok(_) => (counts.threads, counts.idle) = (counts.threads + 1, counts.idle + 1),
-                Err(_) if counts.threads > 0 => {}
+        let mut state = self.shared.state.lock();
+        let has_idle = state.queue.len() < state.idle;
+        if !has_idle && state.threads < self.threads_max {
+            let shared = self.shared.clone();
+            match thread::Builder::new().name(self.name.into()).spawn(move || shared.run_jobs()) {
+                Ok(_) => (state.threads, state.idle) = (state.threads + 1, state.idle + 1),
+                Err(_) if state.threads > 0 => {}
                 Err(_) => return Err(JobError::NoThread),
             }
         }
-        let queued = self.queue.try_send(job);
-        debug_assert!(queued.is_ok(), "the queue has room, and jobs are queued under the lock");
+        if state.queue.len() >= state.idle + self.queue_max {
+            return Err(JobError::Full);
+        }
+        state.queue.push_back(job);
+        self.shared.wake.notify_one();
         Ok(())
     }
 }
 
-/// What a thread of a pool uses.
-struct PoolThread {
-    work: Receiver<Work>,
-    counts: Arc<Mutex<ThreadCounts>>,
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        self.shared.state.lock().is_closed = true;
+        self.shared.wake.notify_all();
+    }
 }
 
-impl PoolThread {
-    /// Runs jobs until none comes for a while, or the pool is dropped.
-    fn run(self) {
+impl PoolShared {
+    /// Runs jobs on a thread of the pool, until none comes for a while or the pool is closed.
+    fn run_jobs(&self) {
+        let mut state = self.state.lock();
+        state.idle -= 1;
         loop {
-            let job = self.work.recv_timeout(IDLE_FOR);
-            let mut counts = self.counts.lock();
-            match job {
-                Ok(job) => {
-                    counts.idle -= 1;
-                    drop(counts);
-                    panic_guard::log_panic(job);
-                    self.counts.lock().idle += 1;
-                }
-                // A job may have been queued since.
-                Err(_) if !self.work.is_empty() => {}
-                Err(_) => {
-                    (counts.threads, counts.idle) = (counts.threads - 1, counts.idle - 1);
-                    return;
-                }
+            if let Some(job) = state.queue.pop_front() {
+                MutexGuard::unlocked(&mut state, || panic_guard::log_panic(job));
+                continue;
+            }
+            let is_over = state.is_closed || {
+                state.idle += 1;
+                let is_late = self.wake.wait_for(&mut state, IDLE_FOR).timed_out();
+                state.idle -= 1;
+                is_late && state.queue.is_empty()
+            };
+            if is_over {
+                state.threads -= 1;
+                return;
             }
         }
     }
@@ -138,7 +151,7 @@ impl LoopPools {
 
     /// The number of threads in all pools.
     pub(crate) fn threads(&self) -> usize {
-        [&self.users, &self.names, &self.files].map(|pool| pool.counts.lock().threads).iter().sum()
+        [&self.users, &self.names, &self.files].map(ThreadPool::threads).iter().sum()
     }
 
     fn submit(&mut self, pool: JobPool, job: Work) -> Result<(), JobError> {

@@ -13,7 +13,7 @@ use crate::addr::SendMode;
 use crate::core::Core;
 use crate::error::SendError;
 use crate::id::ActorId;
-use crate::mailbox_limit::Admission;
+use crate::mailbox_limit::MailboxAdmission;
 
 /// A count of bytes that wait in mailboxes. A clone shares the count.
 #[derive(Clone, Debug, Default)]
@@ -77,9 +77,9 @@ impl Core {
             return self.push_local(to, message, SendMode::Once);
         }
         match self.admit::<M>(key) {
-            Admission::Push => {}
-            Admission::Refuse => return Err(SendError::Full(message)),
-            Admission::Discard => {
+            MailboxAdmission::Push => {}
+            MailboxAdmission::Refuse => return Err(SendError::Full(message)),
+            MailboxAdmission::Discard => {
                 crate::panic_guard::log_panic(|| drop(message));
                 return Ok(());
             }

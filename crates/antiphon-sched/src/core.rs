@@ -26,7 +26,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::inbox::WaitingMessages;
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
-use crate::mailbox_limit::Admission;
+use crate::mailbox_limit::MailboxAdmission;
 use crate::mailbox_waiters::MailboxWaiters;
 use crate::readiness::{Readiness, ReadyTarget};
 use crate::requests::PendingRequests;
@@ -211,12 +211,12 @@ impl Core {
     #[inline(never)]
     fn push_to_full<M: 'static>(&mut self, key: Key, message: M, mode: SendMode) -> Result<(), SendError<M>> {
         match self.admit::<M>(key) {
-            Admission::Push => {}
-            Admission::Refuse => {
+            MailboxAdmission::Push => {}
+            MailboxAdmission::Refuse => {
                 self.after_refusal(self.id(key), mode);
                 return Err(SendError::Full(message));
             }
-            Admission::Discard => {
+            MailboxAdmission::Discard => {
                 crate::panic_guard::log_panic(|| drop(message));
                 return Ok(());
             }

@@ -40,7 +40,7 @@ impl MailboxLimit {
 
 /// What to do with a message.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Admission {
+pub(crate) enum MailboxAdmission {
     Push,
     Refuse,
     /// Drop it: it is recorded as a dead letter.
@@ -78,13 +78,17 @@ impl Core {
 
     /// Decides what to do with a message of the current sender for a mailbox that may be full. Drops the oldest message if
     /// the limit of the mailbox says so.
-    pub(crate) fn admit<M: 'static>(&mut self, key: Key) -> Admission {
+    pub(crate) fn admit<M: 'static>(&mut self, key: Key) -> MailboxAdmission {
         let Some(limit) = self.limit_of(key).filter(|limit| limit.when_full != WhenFull::Refuse) else {
-            return if self.may_push_contended(key) { Admission::Push } else { Admission::Refuse };
+            return if self.may_push_contended(key) {
+                MailboxAdmission::Push
+            } else {
+                MailboxAdmission::Refuse
+            };
         };
-        let Some(mailbox) = self.mailbox::<M>(key) else { return Admission::Refuse };
+        let Some(mailbox) = self.mailbox::<M>(key) else { return MailboxAdmission::Refuse };
         if !mailbox.is_full(limit.capacity) {
-            return Admission::Push;
+            return MailboxAdmission::Push;
         }
         let oldest = if limit.when_full == WhenFull::DropOldest { mailbox.remove_oldest() } else { None };
         self.has_discarded = oldest.is_none();
@@ -93,10 +97,10 @@ impl Core {
         match oldest {
             Some(oldest) => {
                 crate::panic_guard::log_panic(|| drop(oldest));
-                Admission::Push
+                MailboxAdmission::Push
             }
             // It holds only events and replies.
-            None => Admission::Discard,
+            None => MailboxAdmission::Discard,
         }
     }
 }

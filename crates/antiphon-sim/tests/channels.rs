@@ -58,7 +58,7 @@ fn subscriber(sched: &mut Loop, observed: &Shared) {
     sched.spawn(move |cx: &mut Cx<SubscriberEvent>, event| {
         match event {
             Event::Start => {
-                adapter = Some(cx.adapter(SubscriberEvent::Received).unwrap());
+                adapter = Some(cx.adapter(SubscriberEvent::Received).expect("the limit is not reached"));
                 cx.locate("numbers", secs(600), SubscriberEvent::Found);
             }
             Event::Message(SubscriberEvent::Found(channel)) => {

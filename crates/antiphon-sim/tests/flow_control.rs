@@ -304,7 +304,7 @@ fn sender(sched: &mut Loop, port: u16, plan: Plan, observed: &Shared) {
             Event::Start => {
                 cx.locate("front", secs(600), SenderEvent::Found);
                 if let Some(span) = plan.resume_after.or(plan.terminate_after).filter(|_| port == 1) {
-                    cx.after(span, SenderEvent::Signal).unwrap();
+                    cx.after(span, SenderEvent::Signal).expect("the limit is not reached");
                 }
             }
             Event::Message(SenderEvent::Found(found)) => {
@@ -362,7 +362,7 @@ fn asker(sched: &mut Loop, observed: &Shared) {
                 for number in 0..IDLE_ACTORS {
                     cx.locate(&format!("idle {number}"), secs(600), AskerEvent::Found);
                 }
-                cx.every(ASK_EVERY, || AskerEvent::Tick).unwrap();
+                cx.every(ASK_EVERY, || AskerEvent::Tick).expect("the limit is not reached");
             }
             Event::Message(AskerEvent::Found(found)) => idle.push(found?),
             Event::Message(AskerEvent::Tick) if idle.len() == IDLE_ACTORS => {

@@ -296,7 +296,7 @@ fn peer_watch_open_keeps_connection() {
         let observed = observed.clone();
         spawn(world, port, move |cx: &mut Cx<PeerStatus>, event| {
             match event {
-                Event::Start => drop(cx.peer_status(|status| status).unwrap()),
+                Event::Start => drop(cx.peer_status(|status| status).expect("the limit is not reached")),
                 Event::Message(status) => observed.borrow_mut().statuses.push(status.status),
                 _ => {}
             }
@@ -355,7 +355,7 @@ fn peer_watch_on_idle_closed_session_reports_offline() {
     let results = observed.clone();
     spawn(&mut world, 1, move |cx: &mut Cx<PeerStatus>, event| {
         match event {
-            Event::Start => drop(cx.peer_status(|status| status).unwrap()),
+            Event::Start => drop(cx.peer_status(|status| status).expect("the limit is not reached")),
             Event::Message(status) => results.borrow_mut().statuses.push(status.status),
             _ => {}
         }

@@ -95,7 +95,7 @@ fn source(sched: &mut Loop, to: u16, observed: &Shared) {
         let me = (cx.id().node(), to);
         match event {
             Event::Start => {
-                cx.peer_status(SourceEvent::Peer).unwrap();
+                cx.peer_status(SourceEvent::Peer).expect("the limit is not reached");
                 cx.locate(&name(to), secs(600), SourceEvent::Found);
             }
             Event::Message(SourceEvent::Found(found)) => {

@@ -54,7 +54,7 @@ impl ReceiverHarness {
                     let stat = FileStat { size: 1 << 20, seconds: 1, nanos: 0, permissions: 0o644 };
                     let within =
                         within.map(|within| u64::try_from(within.as_millis()).expect("the timeout is short"));
-                    let sender = cx.adapter(SenderEvent::FromReceiver).unwrap();
+                    let sender = cx.adapter(SenderEvent::FromReceiver).expect("the limit is not reached");
                     let offer =
                         FileOffer { path: vec!["f".to_owned()], stat, overwrite: false, sender, within };
                     cx.ask(service, Duration::from_secs(1), |reply| (offer, reply), SenderEvent::Answer);

@@ -503,7 +503,7 @@ impl NodeCore {
             self.on_dial_refused(at, reason, matches!(error, HandshakeError::Refused(_)));
         }
         if let (Some(at), HandshakeError::PeerMisbehaved(fault)) = (dialled, error) {
-            self.on_dialled_stranger(at, fault);
+            self.on_dialled_no_node(at, fault);
         }
         match self.connections.get(id) {
             Some(conn) if conn.out.len() > conn.written => {

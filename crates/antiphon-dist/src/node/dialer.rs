@@ -369,7 +369,7 @@ impl NodeCore {
     }
 
     /// The program at a dialled location does not speak the protocol.
-    pub(super) fn on_dialled_stranger(&mut self, at: SocketAddr, fault: HandshakeFault) {
+    pub(super) fn on_dialled_no_node(&mut self, at: SocketAddr, fault: HandshakeFault) {
         self.note_dial_error(at, DialError::NotAntiphon(fault), true);
         self.recheck_connect_requests(at);
         if let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| !dial.is_configured) {

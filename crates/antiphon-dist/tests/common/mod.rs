@@ -199,7 +199,7 @@ impl TestNode {
         let (sender, reached) = channel();
         self.spawn(move |cx: &mut Cx<()>, event| {
             if matches!(event, Event::Start) {
-                cx.peer_status(|_| ()).unwrap();
+                cx.peer_status(|_| ()).expect("the limit is not reached");
             }
             if cx.peers().len() == count {
                 report(&sender, ());
@@ -217,7 +217,7 @@ impl TestNode {
             match event {
                 Event::Start => {
                     cx.set_daemon(true);
-                    cx.peer_status(|status| status).unwrap();
+                    cx.peer_status(|status| status).expect("the limit is not reached");
                 }
                 Event::Message(status) => report(&sender, (status.name, status.status)),
                 _ => {}

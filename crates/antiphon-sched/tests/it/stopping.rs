@@ -235,7 +235,7 @@ fn stop_ends_services_last() {
 }
 
 #[test]
-fn stop_order_of_many_actors_loses_no_last_message() {
+fn stop_of_many_actors_loses_no_message() {
     let mut events = virtual_loop();
     let received = std::rc::Rc::new(std::cell::Cell::new(0_u64));
     let mut older: Option<Addr<u64>> = None;

@@ -145,7 +145,7 @@ fn finishing_actor_goes_on_until_it_stops() {
 }
 
 #[test]
-fn finishing_actor_is_ended_when_its_time_is_over() {
+fn finishing_actor_is_ended_at_its_time() {
     for (span, grace, end) in [(3, 5, 3), (9, 5, 5)] {
         let mut events = virtual_loop();
         let log = Log::default();
@@ -216,7 +216,8 @@ fn finishing_fold_keeps_its_state() {
 
 #[test]
 fn result_of_terminate_step_is_exit_reason() {
-    let results: [(fn() -> Step<u32>, &str); 5] = [
+    type StepResult = fn() -> Step<u32>;
+    let results: [(StepResult, &str); 5] = [
         (receive, "[terminated]"),
         (|| sleep(secs(1)), "[terminated]"),
         (stop, "[done]"),

@@ -379,7 +379,7 @@ fn receive_again_goes_on_behind_admitted_message() {
         match event {
             Event::Start => receive_if(move |n: &u32| {
                 asked.note(format!("?{n}"));
-                n % 2 == 0
+                n.is_multiple_of(2)
             }),
             Event::Message(n) => {
                 seen.note(n);

@@ -115,7 +115,7 @@ fn client(results: Sender<Vec<u64>>, at: SocketAddr, file: Option<PathBuf>) -> i
             Event::Message(Client::Found(found)) => {
                 let found = found?;
                 echo = Some(found);
-                let adapter = cx.adapter(Client::Received).unwrap();
+                let adapter = cx.adapter(Client::Received).expect("the limit is not reached");
                 cx.send(found, Echo::From(adapter))?;
                 if let Some(file) = &file {
                     cx.send_file(at.into(), file, FileOptions::default(), PATIENCE, Client::Stored);

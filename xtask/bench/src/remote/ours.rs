@@ -79,7 +79,7 @@ pub(super) fn echo_client(results: Sender<Vec<u64>>) -> impl Actor<EchoClient> {
         Event::Message(EchoClient::Found(found)) => {
             let found = found?;
             server = Some(found);
-            let adapter = cx.adapter(EchoClient::Received).unwrap();
+            let adapter = cx.adapter(EchoClient::Received).expect("the limit is not reached");
             cx.send(found, Echo::From(adapter))?;
             started = Instant::now();
             cx.send(found, Echo::Ask(vec![7; ECHO_BYTES].into()))?;

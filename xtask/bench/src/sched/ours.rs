@@ -292,7 +292,7 @@ pub(super) fn timers() -> Vec<f64> {
                 Event::Start => {
                     for n in 0..TIMERS_EACH {
                         let span = Duration::from_micros(timer_span_us(actor * TIMERS_EACH + n));
-                        cx.after(span, n).unwrap();
+                        cx.after(span, n).expect("the limit is not reached");
                     }
                 }
                 Event::Message(_) => {
@@ -322,7 +322,7 @@ pub(super) fn cancel() -> Vec<f64> {
             Event::Start => {
                 for n in 0..TIMERS_EACH {
                     let span = Duration::from_micros(timer_span_us(actor * TIMERS_EACH + n));
-                    running.push(cx.after(span, n).unwrap());
+                    running.push(cx.after(span, n).expect("the limit is not reached"));
                 }
                 receive()
             }

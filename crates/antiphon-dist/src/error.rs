@@ -136,7 +136,7 @@ pub enum SuitesFault {
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DialError {
-    /// The port refused all attempts: no program listens there.
+    /// The port has refused the last attempt that was answered: no program listened there.
     #[error("no program listens at that location; start the node, or check the address and the port")]
     ConnectionRefused,
     /// One of the two nodes refuses the other.

@@ -329,15 +329,20 @@ impl Node {
     }
 
     fn run_until(&mut self, is_done: impl Fn(&Loop) -> bool) -> Result<(), NodeError> {
-        #[cfg(unix)]
-        if self.stops_on_signals {
-            self.sched.stop_on_signals()?;
-        }
-        let result = self.run_rounds(is_done);
+        let result = self.listen_for_signals().and_then(|()| self.run_rounds(is_done));
+        // Also after an error: threads may wait for this loop.
         self.sched.refuse_handles();
         #[cfg(unix)]
         self.sched.release_signals();
         result
+    }
+
+    fn listen_for_signals(&mut self) -> Result<(), NodeError> {
+        #[cfg(unix)]
+        if self.stops_on_signals {
+            self.sched.stop_on_signals()?;
+        }
+        Ok(())
     }
 
     fn run_rounds(&mut self, is_done: impl Fn(&Loop) -> bool) -> Result<(), NodeError> {
@@ -348,14 +353,17 @@ impl Node {
             self.driver.round(&mut self.sched, None)?;
         }
         self.sched.reset_stop();
-        self.flush(FLUSH_WITHIN)
+        let flushed = self.flush(FLUSH_WITHIN);
+        // A stop may have been requested meanwhile.
+        self.sched.reset_stop();
+        flushed
     }
 
     /// Runs until peers have acknowledged all that was sent, for `within` at most.
     fn flush(&mut self, within: Duration) -> Result<(), NodeError> {
         let end = self.sched.now() + within;
         self.driver.flush(&mut self.sched);
-        while self.sched.now() < end && !self.is_flushed() {
+        while self.sched.now() < end && !self.is_flushed() && !self.sched.is_stopping() {
             self.driver.round(&mut self.sched, Some(end))?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The memory of one actor: a single allocation with its mailbox and its state.
 //!
-//! This module holds the only unsafe code of Antiphon.
+//! This module and `signals` hold the only unsafe code of Antiphon.
 //!
 //! The body of a cell is `Body<M, A>`: the mailbox first, then the actor. While an actor runs, both parts of its
 //! body are in use at once: its step holds `&mut A`, and code that the step calls may borrow the mailbox of the

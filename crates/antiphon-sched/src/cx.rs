@@ -404,8 +404,8 @@ impl<'a, M: 'static> Cx<'a, M> {
     }
 
     /// As [`Cx::terminate`], with another grace time. At half of it, [`Event::Terminate`] overtakes the mailbox of the
-    /// actor. At its end the actor ends in any case, and the log has a line with its name. Nothing happens if the actor
-    /// is being terminated already.
+    /// actor. At its end the actor ends in any case, and the log has a line with its name. If the actor is being
+    /// terminated already, it gets no second event, and the shorter grace time holds.
     ///
     /// What is in the mailbox of an actor when it ends becomes dead letters. An actor that sleeps, is suspended, or waits
     /// for a message that is not there, receives the event at once.

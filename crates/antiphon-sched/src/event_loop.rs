@@ -701,7 +701,10 @@ impl Loop {
             if self.poll.is_none() && !self.is_runnable() {
                 return Ok(());
             }
-            self.park(None, &mut external)?;
+            if let Err(reason) = self.park(None, &mut external) {
+                self.refuse_handles();
+                return Err(reason);
+            }
             external.clear();
         }
         self.reset_stop();
@@ -723,8 +726,9 @@ impl Loop {
         }
     }
 
-    /// Refuses all that handles want, until the loop works again: threads that wait for a reply, an exit or the start of an actor
-    /// get `NoLoop` at once. [`Loop::run`] ends so.
+    /// Refuses all that handles want, until the loop works again: threads that wait in [`Handle::ask`], [`Handle::join`] or
+    /// [`Handle::spawn`] get `NoLoop` at once. [`Loop::run`] ends so. A [`JoinHandle`] goes on waiting: its actor may end in
+    /// a later run.
     ///
     /// What was accepted before is not lost: messages are sent now, or wait for room at their targets.
     pub fn refuse_handles(&mut self) {

@@ -462,7 +462,7 @@ impl Core {
     /// Returns that turn with its ticket.
     fn serve_target(&mut self, target: Key) -> Option<(u64, Turn)> {
         loop {
-            let max = self.capacity_of(target);
+            let (max, drops) = (self.capacity_of(target), self.drops_when_full(target));
             let waiting = self.any_mailbox(target).map(|mailbox| mailbox.waiting());
             let is_idle = self.is_idle(target);
             let waiters = self.mailbox_waiters.targets.get_mut(&target)?;
@@ -470,7 +470,8 @@ impl Core {
                 self.drop_idle_waiters(target);
                 return None;
             }
-            if waiting.is_some_and(|waiting| waiting + waiters.reserved >= max) {
+            let is_full = waiting.is_some_and(|waiting| waiting + waiters.reserved >= max);
+            if is_full && !drops {
                 return None;
             }
             let (ticket, waiter) = waiters.first_due(waiting, max, is_idle)?;

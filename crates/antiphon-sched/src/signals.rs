@@ -59,14 +59,10 @@ impl Signals {
         let (index, mut pipe) = listeners.take_pipe()?;
         drain(&mut pipe);
         let registered = registry.register(&mut pipe, SIGNALS, Interest::READABLE);
-        let mut signals = Self { index, pipe: Some(pipe), registry };
-        let listening = registered.and_then(|()| listeners.begin(index));
-        drop(listeners);
-        match listening {
-            Ok(()) => Ok(signals),
+        match registered.and_then(|()| listeners.begin(index)) {
+            Ok(()) => Ok(Self { index, pipe: Some(pipe), registry }),
             Err(reason) => {
-                signals.give_back();
-                std::mem::forget(signals);
+                listeners.give_back(index, pipe, &registry);
                 Err(reason)
             }
         }
@@ -78,22 +74,15 @@ impl Signals {
             drain(pipe);
         }
     }
-
-    fn give_back(&mut self) {
-        let Some(mut pipe) = self.pipe.take() else { return };
-        if let Err(reason) = self.registry.deregister(&mut pipe) {
-            tracing::debug!(%reason, "the pipe of signals was not registered");
-        }
-        if let Some((_, free)) = &mut LISTENERS.lock().pipes[self.index] {
-            *free = Some(pipe);
-        }
-    }
 }
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        LISTENERS.lock().end(self.index);
-        self.give_back();
+        let mut listeners = LISTENERS.lock();
+        listeners.end(self.index);
+        if let Some(pipe) = self.pipe.take() {
+            listeners.give_back(self.index, pipe, &self.registry);
+        }
     }
 }
 
@@ -118,6 +107,16 @@ impl Listeners {
             }
         }
         Err(io::Error::other(format!("{LISTENERS_MAX} loops of this process listen already")))
+    }
+
+    /// Keeps the pipe of a loop that does not listen any more.
+    fn give_back(&mut self, index: usize, mut pipe: UnixStream, registry: &Registry) {
+        if let Err(reason) = registry.deregister(&mut pipe) {
+            tracing::debug!(%reason, "the pipe of signals was not registered");
+        }
+        if let Some((_, free)) = &mut self.pipes[index] {
+            *free = Some(pipe);
+        }
     }
 
     fn begin(&mut self, index: usize) -> io::Result<()> {

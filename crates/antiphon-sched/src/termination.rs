@@ -57,6 +57,8 @@ pub(crate) struct LoopStop {
     /// All actors are terminated, not only the newest.
     is_all_at_once: bool,
     timer: TimerKey,
+    /// When the timer is due.
+    due: Time,
 }
 
 impl LoopStop {
@@ -87,13 +89,23 @@ impl Core {
         }
     }
 
-    /// Begins the termination of an actor; does nothing if it has begun before.
+    /// Begins the termination of an actor. If it has begun before, the shorter of the two grace times holds.
     fn begin_termination(&mut self, key: Key, grace: Duration, until: Time) {
         let index = key.index();
-        if !self.actors.is_alive(key) || self.actors.has(index, Flag::TERMINATING) {
+        if !self.actors.is_alive(key) {
             return;
         }
         let due = self.now + grace / 2;
+        if let Some(termination) = self.terminations.by_index.get_mut(&index) {
+            termination.until = termination.until.min(until);
+            let due = if termination.is_received { termination.until } else { due };
+            if due < termination.due {
+                self.wheel.cancel(termination.timer);
+                termination.due = due;
+                termination.timer = self.wheel.insert(due, DueTimer::Termination(key));
+            }
+            return;
+        }
         let timer = self.wheel.insert(due, DueTimer::Termination(key));
         self.actors.set(index, Flag::TERMINATING, true);
         let termination = Termination { until, is_received: false, timer, due };
@@ -171,12 +183,14 @@ impl Core {
 
     /// Begins the stop of the loop.
     pub(crate) fn begin_stop(&mut self, within: Duration) {
-        let timer = self.wheel.insert(self.now + within / 2, DueTimer::Stop);
+        let due = self.now + within / 2;
+        let timer = self.wheel.insert(due, DueTimer::Stop);
         self.terminations.stop = Some(LoopStop {
             end: self.now + within,
             order: self.actors.last_to_end().into(),
             is_all_at_once: false,
             timer,
+            due,
         });
         self.terminate_next();
     }
@@ -211,9 +225,12 @@ impl Core {
 
     /// Handles the timer of a stop: at half of its time, and at its end.
     pub(crate) fn on_stop_due(&mut self) {
-        let Some(stop) = &mut self.terminations.stop else { return };
-        let (end, is_over) = (stop.end, stop.is_over(self.now));
+        let now = self.now;
+        // The timer may be that of an earlier stop.
+        let Some(stop) = self.terminations.stop.as_mut().filter(|stop| now >= stop.due) else { return };
+        let (end, is_over) = (stop.end, stop.is_over(now));
         if !is_over && !std::mem::replace(&mut stop.is_all_at_once, true) {
+            stop.due = end;
             stop.timer = self.wheel.insert(end, DueTimer::Stop);
             let remaining: Vec<Key> = stop.order.iter().rev().copied().collect();
             let grace = end.since(self.now);

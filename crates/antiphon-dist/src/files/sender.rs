@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use antiphon_sched::{
     Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, JobPool, NodeId, PayloadError, ReplyTo,
-    SendError, SignalPolicy, Step, receive, stop,
+    SendError, SignalPolicy, Step, Time, receive, stop,
 };
 
 use super::messages::{
@@ -74,6 +74,8 @@ pub(crate) struct FileSender {
     /// The receiving node, once its file service is located. Messages of other nodes are ignored.
     receiver_node: Option<NodeId>,
     state: SenderState,
+    /// When the transfer times out.
+    until: Time,
     /// The timeout has passed while the service was located.
     is_overdue: bool,
     progress: SendProgress,
@@ -123,6 +125,7 @@ impl FileSender {
             receiver: None,
             receiver_node: None,
             state: SenderState::Busy,
+            until: Time::ZERO,
             is_overdue: false,
             progress: SendProgress::default(),
         }
@@ -155,6 +158,7 @@ impl FileSender {
         cx.set_name("file sender");
         cx.set_signal_policy(SignalPolicy::None);
         cx.after(self.order.timeout, SenderMessage::TimedOut)?;
+        self.until = cx.now() + self.order.timeout;
         cx.monitor(self.order.caller);
         Ok(None)
     }
@@ -202,7 +206,8 @@ impl FileSender {
     fn locate_service(&mut self, cx: &mut Cx<'_, SenderMessage>, source: SourceFile) {
         self.progress.size = source.stat.size;
         self.state = SenderState::Locating(source);
-        cx.locate_at(FILE_SERVICE, self.order.to, self.order.timeout, SenderMessage::Located);
+        let left = self.until.since(cx.now());
+        cx.locate_at(FILE_SERVICE, self.order.to, left, SenderMessage::Located);
     }
 
     fn offer(

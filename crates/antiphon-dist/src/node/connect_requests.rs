@@ -3,7 +3,7 @@
 //! Invariant: each request has a timer and completes once: when its node is connected or refuses, when the nodes of its
 //! host are collected, or when it times out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -42,19 +42,24 @@ struct ConnectRequest {
     due: Time,
     /// When a node was found last.
     last_found: Time,
-    /// Why the last dial failed.
+    /// Why the last dial failed that had a known reason.
     failure: Option<DialError>,
-    /// A further dial would fail in the same way.
-    is_failure_lasting: bool,
+    /// The locations of which a further dial would fail in the same way.
+    failed: BTreeSet<SocketAddr>,
 }
 
 impl ConnectRequest {
+    /// Whether further dials of all locations would fail.
+    fn has_failed(&self) -> bool {
+        !self.failed.is_empty() && self.locations.iter().all(|at| self.failed.contains(at))
+    }
+
     /// Whether the request waits for further nodes, when `connected` of its nodes are connected.
     fn waits(&self, connected: usize, now: Time) -> bool {
         let wait = match connected {
-            0 if !self.is_failure_lasting => return true,
+            0 if !self.has_failed() => return true,
             _ if self.hosts.is_empty() => return false,
-            _ if connected < self.locations.len() && !self.is_failure_lasting => COLLECT_UNCONNECTED_FOR,
+            _ if connected < self.locations.len() && !self.has_failed() => COLLECT_UNCONNECTED_FOR,
             _ => COLLECT_FOR,
         };
         now.since(self.last_found) < wait
@@ -79,7 +84,7 @@ impl NodeCore {
             due: until,
             last_found: now,
             failure: None,
-            is_failure_lasting: false,
+            failed: BTreeSet::new(),
         };
         if let PeerAt::Location(location) = at
             && let Some(result) = self.known_connect_result(location.addr(), options)
@@ -192,8 +197,12 @@ impl NodeCore {
     pub(super) fn note_dial_error(&mut self, at: SocketAddr, error: DialError, is_lasting: bool) {
         let requests = self.connect_requests.open.values_mut();
         for request in requests.filter(|request| request.locations.contains(&at)) {
-            if !request.is_failure_lasting {
-                (request.failure, request.is_failure_lasting) = (Some(error), is_lasting);
+            // A reason that lasts says more than one that may pass.
+            if is_lasting || request.failed.is_empty() {
+                request.failure = Some(error);
+            }
+            if is_lasting {
+                request.failed.insert(at);
             }
         }
         self.fail_lookups_at(at, error, is_lasting);
@@ -202,7 +211,7 @@ impl NodeCore {
     /// Completes the requests for a location in the same tick, if it is connected or has refused.
     pub(super) fn recheck_connect_requests(&mut self, at: SocketAddr) {
         let has_session = self.has_session_at(at);
-        let is_decided = |request: &ConnectRequest| request.is_failure_lasting || has_session;
+        let is_decided = |request: &ConnectRequest| request.has_failed() || has_session;
         let requests = self.connect_requests.open.iter();
         let decided = requests.filter(|(_, request)| request.locations.contains(&at) && is_decided(request));
         let due: Vec<RequestId> = decided.map(|(request_id, _)| *request_id).collect();

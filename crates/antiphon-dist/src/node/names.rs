@@ -113,7 +113,7 @@ struct OpenLookup {
     peers: BTreeSet<NodeId>,
     /// A peer has refused the lookup, because it keeps too many of this node's.
     refused: bool,
-    /// Why the last dial of `at` failed, since there was a session.
+    /// Why the last dial of `at` failed that had a known reason, since there was a session.
     unreachable: Option<DialError>,
 }
 

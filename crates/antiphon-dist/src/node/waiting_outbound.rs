@@ -127,7 +127,7 @@ impl WaitingOutbound {
 
     /// Counts a dial that the location has refused while entries wait. Returns their number.
     pub(super) fn note_refused_dial(&mut self) -> u32 {
-        self.refused_dials += 1;
+        self.refused_dials = if self.is_empty() { 0 } else { self.refused_dials + 1 };
         self.refused_dials
     }
 

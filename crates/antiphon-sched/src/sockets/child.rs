@@ -220,11 +220,13 @@ impl Child {
     /// Kills the child, or its group; `Ended` follows as after any exit.
     pub(crate) fn kill(&mut self) {
         let Some(process) = self.process.as_mut().filter(|_| self.status.is_none()) else { return };
-        let killed = match self.has_group {
-            true => kill_process_group(Pid::from_child(process), Signal::KILL).map_err(io::Error::from),
-            false => process.kill(),
-        };
-        if let Err(reason) = killed {
+        if self.has_group
+            && let Err(reason) = kill_process_group(Pid::from_child(process), Signal::KILL)
+        {
+            // The child may have left the group, and be the only process that is left.
+            tracing::debug!(%reason, "the process group of a child was not killed");
+        }
+        if let Err(reason) = process.kill() {
             tracing::warn!(%reason, "a child process could not be killed");
         }
     }

@@ -163,6 +163,25 @@ fn finishing_actor_is_ended_at_its_time() {
 }
 
 #[test]
+fn shorter_grace_of_second_termination_holds() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let actor = logged(&mut events, &log, |event| match event {
+        Event::Terminate => finishing(secs(3000)),
+        _ => receive(),
+    });
+    terminate_within(&mut events, actor, secs(3600));
+    terminate_within(&mut events, actor, secs(5));
+    assert_eq!(log.take(), "start terminate", "there is no second event");
+    terminate_within(&mut events, actor, secs(1000));
+    pass(&mut events, millis(4990));
+    assert_eq!(log.take(), "");
+    pass(&mut events, millis(20));
+    assert_eq!(log.take(), "[terminated]");
+    assert_eq!(events.stats().timers, 0);
+}
+
+#[test]
 fn finishing_again_sets_span_anew() {
     let mut events = virtual_loop();
     let log = Log::default();

@@ -365,7 +365,7 @@ fn handles_between_runs_get_no_loop() {
         let daemon = addrs.recv().unwrap();
         let joining = {
             let handle = handle.clone();
-            thread::spawn(move || handle.join::<u32>(daemon, secs(1000)))
+            thread::spawn(move || handle.join::<()>(daemon, secs(1000)))
         };
         let asked = handle.ask(daemon, secs(1000), |reply| reply);
         let joined = joining.join().unwrap();
@@ -380,8 +380,8 @@ fn handles_between_runs_get_no_loop() {
         assert_eq!(handle.ask(daemon, secs(1000), |reply| reply), Err(AskError::NoLoop));
         let spawned = handle.spawn(|_: &mut Cx<u32>, _| receive());
         assert_eq!(spawned.map(|_| ()), Err(AskError::NoLoop));
-        assert!(matches!(handle.join::<u32>(daemon, secs(1000)), Err(JoinError::NoLoop)));
-        assert!(matches!(handle.send(Addr::<u32>::of(daemon.id()), 1), Err(SendError::NoNode(1))));
+        assert!(matches!(handle.join::<()>(daemon, secs(1000)), Err(JoinError::NoLoop)));
+        assert!(matches!(handle.send(Addr::<()>::of(daemon.id()), ()), Err(SendError::NoNode(()))));
     })
     .join()
     .unwrap();
@@ -398,6 +398,7 @@ fn handles_between_runs_get_no_loop() {
     assert!(spawning.join().unwrap().is_ok(), "the next run serves handles again");
 }
 
+#[cfg(feature = "serde")]
 #[test]
 fn spawn_joinable_keeps_value_of_each_actor() {
     let mut events = real_loop();

@@ -126,7 +126,7 @@ fn finishing_actor_goes_on_until_it_stops() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = logged(&mut events, &log, |event| match event {
-        Event::Message(0) => exit(42_u32),
+        Event::Message(0) => exit(()),
         Event::Terminate => finishing(secs(3)),
         _ => receive(),
     });
@@ -240,7 +240,7 @@ fn result_of_terminate_step_is_exit_reason() {
         (receive, "[terminated]"),
         (|| sleep(secs(1)), "[terminated]"),
         (stop, "[done]"),
-        (|| exit(1_u32), "[done]"),
+        (|| exit(()), "[done]"),
         (|| fail("no luck"), "[failed: no luck]"),
     ];
     for (result, expected) in results {

@@ -917,7 +917,7 @@ mod tests {
         let captured = size_of::<[u64; 2]>();
         let size = size_of::<Mailbox<[u64; 3]>>() + captured;
         assert!(size <= 72 + 8, "{size} bytes");
-        assert!(size_of::<Option<crate::cell::Cell>>() <= if cfg!(feature = "safe") { 32 } else { 16 });
+        assert!(size_of::<Option<crate::cell::Cell>>() <= if cfg!(feature = "safe") { 40 } else { 16 });
     }
 
     #[test]

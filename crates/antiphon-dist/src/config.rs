@@ -23,9 +23,12 @@ pub struct Config {
     /// The number of the secret. It is the same on all nodes, except while the secret is being changed.
     pub key_id: u32,
     /// Further secrets, with their numbers, that are accepted from peers. They allow nodes to change the secret one after
-    /// another without losing their peers. First restart each node with the new secret in this list; then each with the
-    /// new one as `secret` and the old one in this list; then each without the old one.
+    /// another without losing their peers; see [`NetHandle::reload`](crate::NetHandle::reload).
     pub other_secrets: Vec<(u32, Secret)>,
+    /// A file with the secrets, in place of `secret`, `key_id` and `other_secrets`. Each line is a number and a secret, with
+    /// a space between them; empty lines and lines that begin with `#` are ignored. The first secret is the own one, the
+    /// others are accepted from peers. On Unix, the file is refused if users other than its owner may open it.
+    pub secret_file: Option<PathBuf>,
     /// The file with this node's certificate, as PEM. If it is set, all connections use TLS 1.3, and peers must present a
     /// certificate too. The file may also contain the key and, after the certificate, the CA certificates between it and
     /// a root.
@@ -114,6 +117,11 @@ pub struct Config {
     /// the process at once. When the node has stopped, the handlers of before are back. Set it to `false` to handle
     /// signals yourself. It has no effect on [`Node::run_once`](crate::Node::run_once).
     pub stop_on_signals: bool,
+    /// Whether the node, while it runs, reads the files with its secrets and certificates again at SIGHUP, as
+    /// [`NetHandle::reload`](crate::NetHandle::reload) does. If a file cannot be used, it logs an error and keeps what it has.
+    /// `false`, the default: SIGHUP has the effect that it had before, which is to end the process. It has no effect on
+    /// [`Node::run_once`](crate::Node::run_once).
+    pub reload_on_hangup: bool,
     /// The limits of each peer.
     pub peer_limits: PeerLimits,
     /// The limits of the protocol; their times are overwritten from `peer_timeout`.
@@ -132,6 +140,7 @@ impl Default for Config {
             secret: None,
             key_id: 0,
             other_secrets: Vec::new(),
+            secret_file: None,
             certfile: None,
             keyfile: None,
             pinned: Vec::new(),
@@ -159,6 +168,7 @@ impl Default for Config {
             rci_access: AccessPolicy::all(),
             files_access: AccessPolicy::all(),
             stop_on_signals: true,
+            reload_on_hangup: false,
             peer_limits: PeerLimits::default(),
             limits: Limits::default(),
             scheduler: LoopConfig::default(),

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use antiphon_sched::{LoopError, PayloadError, SettingError};
 use thiserror::Error;
@@ -87,6 +88,14 @@ pub enum NodeError {
     /// The suites do not fit the rest of the configuration.
     #[error(transparent)]
     Suites(#[from] SuitesFault),
+    /// The file with the secrets cannot be used.
+    #[error("the secrets in {} cannot be used: {fault}", path.display())]
+    SecretFile {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        fault: crate::credentials::SecretFileFault,
+    },
     /// A certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::certificates::TlsError),
@@ -350,6 +359,9 @@ pub enum CallError {
          the function there"
     )]
     NodeLost,
+    /// There is no connection with the function's node, and one of the two nodes refuses another, for this reason.
+    #[error("the connection with the function's node was refused: {0}")]
+    NodeRefused(Arc<str>),
     /// The actor has as many open requests as `requests_max` allows.
     #[error("too many open requests; wait for replies first")]
     TooManyOpen,
@@ -432,6 +444,10 @@ pub struct PeerStatus {
     pub node: antiphon_sched::NodeId,
     /// Whether the peer is reachable.
     pub status: Status,
+    /// Why the last dial of the peer was refused, if it is not connected: for example, since one of the two nodes does not
+    /// accept the certificate of the other. It is dialled further. The actor receives the peer's status when this changes,
+    /// too.
+    pub refusal: Option<DialError>,
 }
 
 /// Whether a peer is reachable.

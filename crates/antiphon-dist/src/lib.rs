@@ -24,6 +24,9 @@ pub use channels::{Channel, EndOnLag, Subscriber};
 mod config;
 pub use config::{Config, UDP_PORT};
 
+mod credentials;
+pub use credentials::{NetHandle, ReloadError, SecretFileFault};
+
 mod cx;
 pub use cx::{Named, NetCx, Watch};
 
@@ -64,6 +67,7 @@ mod runtime;
 pub use runtime::Node;
 
 mod from_node;
+mod private_file;
 mod quota_usage;
 
 pub use antiphon_wire::{

@@ -13,6 +13,7 @@ use antiphon_sched::{
 use crate::access::{AccessError, AccessPolicy};
 use crate::channels::{self, Channel};
 use crate::config::Config;
+use crate::credentials::{self, Credentials, ReloadError};
 use crate::cx::allow;
 use crate::error::{NodeError, RegisterError};
 use crate::files;
@@ -67,7 +68,7 @@ pub struct Node {
     location: Location,
     name: String,
     started: bool,
-    stops_on_signals: bool,
+    config: Config,
 }
 
 impl Node {
@@ -85,11 +86,11 @@ impl Node {
     /// As [`Node::new`].
     pub fn with_resolver(config: Config, resolver: Resolver) -> Result<Self, NodeError> {
         let mut sched = Loop::new(config.scheduler.clone())?;
-        let (driver, location) = NetDriver::open(&config, &mut sched, resolver)?;
+        let (driver, location) =
+            NetDriver::open(&credentials::with_secrets_of_file(&config)?, &mut sched, resolver)?;
         files::start(&config, &mut sched)?;
         let name = config.name_at(location);
-        let stops_on_signals = config.stop_on_signals;
-        Ok(Self { sched, driver, location, name, started: false, stops_on_signals })
+        Ok(Self { sched, driver, location, name, started: false, config })
     }
 
     /// The location at which the node accepts connections.
@@ -339,8 +340,13 @@ impl Node {
 
     fn listen_for_signals(&mut self) -> Result<(), NodeError> {
         #[cfg(unix)]
-        if self.stops_on_signals {
-            self.sched.stop_on_signals()?;
+        {
+            if self.config.stop_on_signals {
+                self.sched.stop_on_signals()?;
+            }
+            if self.config.reload_on_hangup {
+                self.sched.report_hangups()?;
+            }
         }
         Ok(())
     }
@@ -351,12 +357,31 @@ impl Node {
         self.driver.flush(&mut self.sched);
         while !is_done(&self.sched) && !self.sched.has_stopped() {
             self.driver.round(&mut self.sched, None)?;
+            self.reload_on_hangup();
         }
         self.sched.reset_stop();
         let flushed = self.flush(FLUSH_WITHIN);
         // A stop may have been requested meanwhile.
         self.sched.reset_stop();
         flushed
+    }
+
+    /// Reads the files with the secrets and certificates again, if SIGHUP was received.
+    fn reload_on_hangup(&mut self) {
+        #[cfg(unix)]
+        if self.sched.take_hangup() {
+            let read = Credentials::read(&self.config).map_err(ReloadError::from);
+            let reloaded = read.and_then(|credentials| {
+                self.sched
+                    .loop_ref()
+                    .transport::<NodeCore>()
+                    .map_or(Err(ReloadError::NoNode), |core| core.reload(credentials))
+            });
+            match reloaded {
+                Ok(()) => self.driver.flush(&mut self.sched),
+                Err(reason) => tracing::error!(%reason, "at SIGHUP the node keeps its secrets and certificates"),
+            }
+        }
     }
 
     /// Runs until peers have acknowledged all that was sent, for `within` at most.

@@ -154,6 +154,14 @@ impl ActorTable {
         self.slots.get(key.index() as usize).is_some_and(|slot| slot.matches(key) && slot.cell.is_some())
     }
 
+    /// Whether the mailbox of an actor has a limit of its own; `false` if the actor has ended.
+    #[inline]
+    pub(crate) fn has_own_limit(&self, key: Key) -> bool {
+        self.slots
+            .get(key.index() as usize)
+            .is_some_and(|slot| slot.meta & Flag::OWN_LIMIT.0 != 0 && slot.matches(key))
+    }
+
     /// Replaces the cell of an actor, and returns the old one.
     #[cfg_attr(feature = "safe", expect(dead_code, reason = "only the unsafe cell uses it"))]
     pub(crate) fn replace(&mut self, key: Key, cell: Cell) -> Option<Cell> {

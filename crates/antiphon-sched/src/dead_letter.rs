@@ -47,7 +47,8 @@ pub struct DeadLetterCounts {
     pub busy: u64,
     /// [`PayloadError::WrongType`].
     pub wrong_type: u64,
-    /// [`Undelivered::NoNode`]: among others, messages that were queued for a peer that was lost.
+    /// [`Undelivered::NoNode`] and [`Undelivered::NodeRefused`]: among others, messages that were queued for a peer that was
+    /// lost.
     pub no_node: u64,
     /// [`PayloadError::TooLarge`], [`PayloadError::TooManyValues`] and [`PayloadError::TooDeep`].
     pub too_large: u64,
@@ -75,7 +76,7 @@ impl DeadLetterCounts {
             Undelivered::NoActor => (&mut self.no_actor, 0),
             Undelivered::Full => (&mut self.full, 1),
             Undelivered::Busy => (&mut self.busy, 2),
-            Undelivered::NoNode => (&mut self.no_node, 3),
+            Undelivered::NoNode | Undelivered::NodeRefused(_) => (&mut self.no_node, 3),
             Undelivered::Dropped => (&mut self.dropped, 4),
             Undelivered::Discarded => (&mut self.discarded, 9),
             Undelivered::Payload(reason) => match reason {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -28,7 +29,10 @@ impl<M> SendError<M> {
             Undelivered::NoActor => Self::NoActor(message),
             Undelivered::Full => Self::Full(message),
             Undelivered::Busy => Self::Busy(message),
-            Undelivered::NoNode | Undelivered::Dropped | Undelivered::Discarded => Self::NoNode(message),
+            Undelivered::NoNode
+            | Undelivered::NodeRefused(_)
+            | Undelivered::Dropped
+            | Undelivered::Discarded => Self::NoNode(message),
             Undelivered::Payload(reason) => Self::Payload(message, reason),
         }
     }
@@ -105,6 +109,9 @@ pub enum Undelivered {
         "the actor's node cannot be reached from here; check that this loop is part of a node, and that the node knows that peer"
     )]
     NoNode,
+    /// One of the two nodes refuses the connection to the other, for this reason.
+    #[error("the connection with the actor's node was refused: {0}")]
+    NodeRefused(Arc<str>),
     /// The message itself is at fault: the actor takes another type, or the message does not encode or decode.
     #[error("the message was refused: {0}")]
     Payload(#[from] PayloadError),
@@ -229,6 +236,10 @@ pub enum AskError {
         "the actor's node cannot be reached, or was lost before it replied; wait until it is Online again"
     )]
     NodeLost,
+    /// There is no connection with the actor's node, and one of the two nodes refuses another, for this reason. The actor
+    /// may have received the request before the connection ended.
+    #[error("the connection with the actor's node was refused: {0}")]
+    NodeRefused(Arc<str>),
     /// The requesting actor has as many open requests as [`requests_max`](crate::LoopConfig::requests_max) allows.
     #[error("too many open requests; wait for replies before sending more")]
     TooManyOpen,
@@ -246,6 +257,7 @@ impl AskError {
             Undelivered::NoActor
             | Undelivered::Full
             | Undelivered::NoNode
+            | Undelivered::NodeRefused(_)
             | Undelivered::Dropped
             | Undelivered::Discarded => Self::Dropped,
         }
@@ -260,6 +272,7 @@ impl From<Undelivered> for AskError {
             Undelivered::Busy => Self::Busy,
             Undelivered::Payload(reason) => Self::Request(reason),
             Undelivered::NoNode => Self::NodeLost,
+            Undelivered::NodeRefused(reason) => Self::NodeRefused(reason),
             Undelivered::Dropped | Undelivered::Discarded => Self::Dropped,
         }
     }

@@ -31,6 +31,8 @@ use crate::loop_ref::LoopRef;
 use crate::mailbox_limit::MailboxLimit;
 use crate::panic_guard;
 use crate::readiness::{EXTERNAL_TOKENS, Readiness, SIGNALS, WAKER};
+#[cfg(unix)]
+use crate::signals::{SignalKind, Signals};
 use crate::step::{Fold, Step};
 use crate::time::{Time, millis, secs};
 use crate::timers::DueTimer;
@@ -206,7 +208,10 @@ pub struct Loop {
     next_trim: Time,
     stop_within: Duration,
     #[cfg(unix)]
-    signals: Option<crate::signals::Signals>,
+    signals: Option<Signals>,
+    /// SIGHUP was received, and not taken.
+    #[cfg(unix)]
+    hangup: bool,
 }
 
 impl Loop {
@@ -263,6 +268,8 @@ impl Loop {
             stop_within: config.stop_within,
             #[cfg(unix)]
             signals: None,
+            #[cfg(unix)]
+            hangup: false,
         })
     }
 
@@ -645,10 +652,13 @@ impl Loop {
                 #[cfg(unix)]
                 SIGNALS => {
                     // The pipe is emptied only here: a later signal causes another event.
+                    let (stop, hangup) = (&self.core.shared.stop, &mut self.hangup);
                     if let Some(signals) = &mut self.signals {
-                        signals.drain();
+                        signals.take(|kind| match kind {
+                            SignalKind::Stop => stop.store(true, Ordering::Release),
+                            SignalKind::Hangup => *hangup = true,
+                        });
                     }
-                    self.core.shared.stop.store(true, Ordering::Release);
                 }
                 Token(id) if id >= EXTERNAL_TOKENS => {
                     external.push(ExternalReadiness { token, readable, writable, closed })
@@ -758,20 +768,43 @@ impl Loop {
     /// The system refused, 64 loops listen already, or the loop is virtual.
     #[cfg(unix)]
     pub fn stop_on_signals(&mut self) -> Result<(), LoopError> {
+        self.listen_for(SignalKind::Stop)
+    }
+
+    /// From now on SIGHUP no longer ends the process: [`Loop::take_hangup`] reports it. It holds as long as
+    /// [`Loop::stop_on_signals`].
+    ///
+    /// # Errors
+    /// As [`Loop::stop_on_signals`].
+    #[cfg(unix)]
+    pub fn report_hangups(&mut self) -> Result<(), LoopError> {
+        self.listen_for(SignalKind::Hangup)
+    }
+
+    /// Whether SIGHUP was received since the last call, after [`Loop::report_hangups`].
+    #[cfg(unix)]
+    pub fn take_hangup(&mut self) -> bool {
+        std::mem::take(&mut self.hangup)
+    }
+
+    #[cfg(unix)]
+    fn listen_for(&mut self, kind: SignalKind) -> Result<(), LoopError> {
         let Some(poll) = &self.poll else {
             return Err(LoopError::Signals(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "the loop is virtual",
             )));
         };
-        if self.signals.is_none() {
-            let signals = crate::signals::Signals::listen(poll.registry()).map_err(LoopError::Signals)?;
-            self.signals = Some(signals);
-        }
-        Ok(())
+        let mut signals = match self.signals.take() {
+            Some(signals) => signals,
+            None => Signals::new(poll.registry()).map_err(LoopError::Signals)?,
+        };
+        let listens = signals.listen(kind).map_err(LoopError::Signals);
+        self.signals = Some(signals);
+        listens
     }
 
-    /// Ends [`Loop::stop_on_signals`]: when no loop listens any more, the handlers that were set before are back.
+    /// Ends [`Loop::stop_on_signals`] and [`Loop::report_hangups`]: when no loop listens any more, the handlers that were set before are back.
     #[cfg(unix)]
     pub fn release_signals(&mut self) {
         self.signals = None;

@@ -308,7 +308,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::spawn`].
     pub fn spawn_actor<M: 'static>(&self, actor: impl Actor<M> + Send) -> Result<Addr<M>, AskError> {
-        self.run_spawn(|core| core.spawn(actor))
+        self.run_job(|core| core.spawn(actor))
     }
 
     /// As [`Handle::spawn_actor`], for an actor whose mailbox has a limit of its own.
@@ -320,7 +320,7 @@ impl Handle {
         limit: MailboxLimit,
         actor: impl Actor<M> + Send,
     ) -> Result<Addr<M>, AskError> {
-        self.run_spawn(move |core| core.spawn_with(limit, actor))
+        self.run_job(move |core| core.spawn_with(limit, actor))
     }
 
     /// As [`Handle::spawn_actor`], and returns a [`JoinHandle`] that keeps the exit value of the actor, however early it ends.
@@ -331,23 +331,35 @@ impl Handle {
         &self,
         actor: impl Actor<M> + Send,
     ) -> Result<(Addr<M>, JoinHandle<V>), AskError> {
-        self.run_spawn(move |core| {
+        self.run_job(move |core| {
             let addr = core.spawn(actor);
             (addr, JoinHandle::of(core, addr.id()))
         })
     }
 
-    fn run_spawn<R: Send + 'static>(
+    /// Runs a function on the loop's thread, between the steps of actors, and waits for its result. It fails on the loop's
+    /// own thread. A function that does not return soon holds up all actors.
+    ///
+    /// # Errors
+    /// As [`Handle::spawn`].
+    pub fn run<R: Send + 'static>(
         &self,
-        spawn: impl FnOnce(&mut Core) -> R + Send + 'static,
+        function: impl FnOnce(&mut LoopRef<'_>) -> R + Send + 'static,
+    ) -> Result<R, AskError> {
+        self.run_job(|core| function(&mut LoopRef { core }))
+    }
+
+    fn run_job<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Core) -> R + Send + 'static,
     ) -> Result<R, AskError> {
         let (sender, receiver) = bounded(1);
-        let spawn = move |core: &mut Core| {
-            let sent = sender.try_send(spawn(core));
-            debug_assert!(sent.is_ok(), "the thread waits for the address without a limit");
+        let job = move |core: &mut Core| {
+            let sent = sender.try_send(job(core));
+            debug_assert!(sent.is_ok(), "the thread waits for the result without a limit");
         };
-        match self.call(spawn, Duration::MAX, &receiver) {
-            Ok(spawned) => Ok(spawned),
+        match self.call(job, Duration::MAX, &receiver) {
+            Ok(result) => Ok(result),
             Err(CallFailure::Full) => Err(AskError::Full),
             Err(CallFailure::TimedOut | CallFailure::NoLoop) => Err(AskError::NoLoop),
         }

@@ -60,7 +60,7 @@ impl Core {
     }
 
     fn limit_of(&self, key: Key) -> Option<MailboxLimit> {
-        if !self.actors.is_alive(key) || !self.actors.has(key.index(), Flag::OWN_LIMIT) {
+        if !self.actors.has_own_limit(key) {
             return None;
         }
         self.extras.get(&key.index())?.mailbox_limit

@@ -255,7 +255,7 @@ fn refusal(reason: AskError) -> SubscribeError {
         AskError::TimedOut => SubscribeError::TimedOut,
         AskError::Full | AskError::Busy => SubscribeError::Busy,
         AskError::Request(_) | AskError::Reply(_) => SubscribeError::WrongType,
-        AskError::NodeLost => SubscribeError::NodeLost,
+        AskError::NodeLost | AskError::NodeRefused(_) => SubscribeError::NodeLost,
         AskError::TooManyOpen => SubscribeError::TooManyOpen,
         // The topic exited before it answered, or did not exist.
         _ => SubscribeError::NoChannel,

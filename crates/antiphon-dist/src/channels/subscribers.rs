@@ -516,6 +516,7 @@ fn undelivered(reason: AskError) -> Undelivered {
         AskError::Busy => Undelivered::Busy,
         AskError::NoActor => Undelivered::NoActor,
         AskError::NodeLost => Undelivered::NoNode,
+        AskError::NodeRefused(reason) => Undelivered::NodeRefused(reason),
         AskError::Request(reason) => Undelivered::Payload(reason),
         // The topic has no request left.
         _ => Undelivered::Dropped,

@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use if_addrs::{IfAddr, Interface};
 
 /// The address on which a node listens, with the data of its interface.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) struct ListenInterface {
     pub(super) ip: IpAddr,
+    scope_id: u32,
     /// The number of the interface; 0 when no interface has the address, or the system does not report the number.
     pub(super) index: u32,
     /// The broadcast address of its network; none in IPv6, or for a network of one or two addresses.
@@ -19,7 +20,7 @@ impl ListenInterface {
     /// The interface with the address `ip`. Several may have the same link-local address; `scope_id` selects one.
     pub(super) fn of(ip: IpAddr, scope_id: u32) -> Self {
         if ip.is_loopback() {
-            return Self { ip, index: 0, broadcast: Some(LOOPBACK_BROADCAST) };
+            return Self { ip, scope_id, index: 0, broadcast: Some(LOOPBACK_BROADCAST) };
         }
         let matches = |interface: &Interface| {
             interface.ip() == ip && (scope_id == 0 || interface.index == Some(scope_id))
@@ -30,7 +31,12 @@ impl ListenInterface {
             IfAddr::V4(addr) => broadcast_of(addr.ip, addr.netmask, addr.prefixlen, addr.broadcast),
             IfAddr::V6(_) => None,
         });
-        Self { ip, index, broadcast }
+        Self { ip, scope_id, index, broadcast }
+    }
+
+    /// The interface that has the address now.
+    pub(super) fn now(&self) -> Self {
+        Self::of(self.ip, self.scope_id)
     }
 
     /// The address with a port. A link-local address also gets the number of its interface, which it needs.
@@ -98,10 +104,10 @@ mod tests {
         assert_eq!(loopback.broadcast, Some(LOOPBACK_BROADCAST));
         assert_eq!(loopback.at(7).to_string(), "127.0.0.1:7");
         let link_local =
-            ListenInterface { ip: "fe80::1".parse().expect("an address"), index: 3, broadcast: None };
+            ListenInterface { index: 3, ..ListenInterface::of("fe80::1".parse().expect("an address"), 0) };
         assert_eq!(link_local.at(7).to_string(), "[fe80::1%3]:7");
         let global =
-            ListenInterface { ip: "2001:db8::1".parse().expect("an address"), index: 3, broadcast: None };
+            ListenInterface { index: 3, ..ListenInterface::of("2001:db8::1".parse().expect("an address"), 0) };
         assert_eq!(global.at(7).to_string(), "[2001:db8::1]:7");
     }
 }

@@ -183,14 +183,27 @@ impl NetDriver {
             }
             Output::Close(conn) => self.sockets.close(conn, sched),
             Output::Datagram(to, bytes) => self.udp.send(to, &bytes),
-            Output::Broadcast(bytes) => self.udp.broadcast(&bytes),
+            Output::Broadcast(bytes) => {
+                self.follow_interface(core, sched);
+                self.udp.broadcast(&bytes);
+            }
             Output::Siblings(bytes) => self.udp.send_to_siblings(&bytes),
             Output::Ask(to, bytes) => self.udp.send_probe(to, &bytes),
+            Output::UseTls(tls) => self.sockets.set_tls(tls),
             Output::Resolve { query, host, port } => {
                 if let Err(error) = sched.send(self.resolver, ResolverMessage::Resolve(query, host, port)) {
                     core.resolved(query, Err(error.to_string()));
                 }
             }
+        }
+    }
+
+    /// Before an announcement: opens the sockets of discovery again if the interface has changed.
+    fn follow_interface(&mut self, core: &mut NodeCore, sched: &mut Loop) {
+        let Some(registry) = sched.registry() else { return };
+        if self.udp.follow_interface(registry) {
+            let networks = interfaces::own_networks(self.sockets.local().ip());
+            handle(core, sched, &mut self.outputs, Input::Networks(networks));
         }
     }
 

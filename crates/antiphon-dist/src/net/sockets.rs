@@ -70,6 +70,11 @@ impl NodeSockets {
         })
     }
 
+    /// Uses another TLS for new connections.
+    pub(super) fn set_tls(&mut self, tls: Tls) {
+        self.tls = Some(tls);
+    }
+
     pub(super) fn local(&self) -> SocketAddr {
         self.local
     }

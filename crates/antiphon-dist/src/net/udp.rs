@@ -30,6 +30,11 @@ const GROUP_V4: Ipv4Addr = Ipv4Addr::new(239, 255, 97, 110);
 const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0x616e, 0x7469);
 
 pub(super) struct UdpSockets {
+    interface: ListenInterface,
+    port: u16,
+    discover: bool,
+    /// The sockets must be opened again, as soon as the interface allows it.
+    is_outdated: bool,
     /// All sockets; the index of a socket determines its token.
     sockets: Vec<UdpSocket>,
     /// The index of the socket at the node's address and the discovery port; none without discovery.
@@ -52,6 +57,10 @@ impl UdpSockets {
         registry: &Registry,
     ) -> Result<Self, NodeError> {
         let mut opened = Self {
+            interface: *interface,
+            port,
+            discover,
+            is_outdated: false,
             sockets: Vec::new(),
             unicast: None,
             announce_to: Vec::new(),
@@ -64,6 +73,28 @@ impl UdpSockets {
         }
         opened.open_probe_sockets(interface, registry);
         Ok(opened)
+    }
+
+    /// Opens the sockets again if the interface has changed: it was replaced, it has another network, or it was absent. Returns
+    /// whether it did.
+    pub(super) fn follow_interface(&mut self, registry: &Registry) -> bool {
+        let interface = self.interface.now();
+        self.is_outdated |= interface != self.interface;
+        if !self.is_outdated {
+            return false;
+        }
+        match Self::open(&interface, self.port, self.discover, registry) {
+            Ok(opened) => {
+                tracing::info!(?interface, "the network interface has changed; announcements use the new one");
+                *self = opened;
+                true
+            }
+            Err(reason) => {
+                // The sockets of before stay. The next announcement tries again.
+                tracing::debug!(%reason, "the network interface has changed, and cannot be used now");
+                false
+            }
+        }
     }
 
     fn listen(&mut self, interface: &ListenInterface, port: u16, registry: &Registry) -> io::Result<()> {

@@ -42,6 +42,8 @@ pub(super) struct Connection {
     /// The certificate that the other end presented, if the connection uses TLS.
     pub(super) certificate: Option<Fingerprint>,
     opened_at: Time,
+    /// When the credentials were replaced with which it was opened.
+    outdated_since: Option<Time>,
     /// The time of the `Connection` timer, which closes the connection unless it is established, or has written its last
     /// bytes, by then.
     deadline: Option<Time>,
@@ -88,6 +90,7 @@ impl Connections {
             dialled: dialled.then_some(remote),
             certificate: None,
             opened_at: now,
+            outdated_since: None,
             deadline: None,
             is_idle: false,
         });
@@ -97,6 +100,29 @@ impl Connections {
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Connection> {
         self.get(id)?;
         self.table.try_remove((id.0 & ((1 << INDEX_BITS) - 1)) as usize)
+    }
+
+    /// The connections whose handshakes are not complete.
+    pub(super) fn unproven(&self) -> Vec<ConnId> {
+        let is_unproven =
+            |conn: &Connection| matches!(conn.state, ConnectionState::Dialling | ConnectionState::Handshaking(_));
+        self.table.iter().filter(|(_, conn)| is_unproven(conn)).map(|(_, conn)| conn.id).collect()
+    }
+
+    /// The credentials of this node are replaced: all present connections were opened with those of before.
+    pub(super) fn set_outdated(&mut self, now: Time) {
+        for (_, conn) in &mut self.table {
+            conn.outdated_since.get_or_insert(now);
+        }
+    }
+
+    /// The established connections whose credentials were replaced at least this long ago.
+    pub(super) fn outdated_for(&self, span: Duration, now: Time) -> Vec<ConnId> {
+        let is_outdated = |conn: &Connection| {
+            matches!(conn.state, ConnectionState::Established(_))
+                && conn.outdated_since.is_some_and(|since| now.since(since) >= span)
+        };
+        self.table.iter().filter(|(_, conn)| is_outdated(conn)).map(|(_, conn)| conn.id).collect()
     }
 
     /// The unproven connection to close when there are too many: the oldest from the address with the most of them.
@@ -382,6 +408,8 @@ impl NodeCore {
         }
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
         let session = session.map(|peer_session| &peer_session.session);
+        // A node that has replaced its certificate proves that it holds the session.
+        let has_other_certificate = session.is_none() && has_other_certificate;
         let is_ignored_as_unknown =
             dialled.is_none() && session.is_none() && self.settings.ignores_unknown_nodes;
         let ignored =
@@ -419,8 +447,8 @@ impl NodeCore {
         Err(HandshakeError::Refused(refusal))
     }
 
-    /// Whether a node has connected before with another certificate. An incarnation never changes its certificate, so the
-    /// other side is a different node that uses this node's id.
+    /// Whether a node has connected before with another certificate. Unless the other side proves that it holds the session, it
+    /// may be a different node that uses this node's id.
     fn has_other_certificate(&self, node: NodeId, certificate: Option<Fingerprint>) -> bool {
         self.peers.get(&node).is_some_and(|peer| peer.status.is_some() && peer.certificate != certificate)
     }
@@ -450,8 +478,7 @@ impl NodeCore {
     fn on_proven(&mut self, id: ConnId, connection: Box<ProvenConnection>, driver: &mut impl Driver) -> bool {
         let node = sched_node(connection.peer().node);
         let certificate = self.connections.get(id).and_then(|conn| conn.certificate);
-        if self.has_other_certificate(node, certificate) {
-            // The node has connected with another certificate during this handshake.
+        if !connection.resumes() && self.has_other_certificate(node, certificate) {
             self.counts.refusals.certificates += 1;
             self.fail_conn(id, driver);
             return false;
@@ -500,10 +527,10 @@ impl NodeCore {
         if let (Some(at), HandshakeError::Refused(reason) | HandshakeError::RefusedByPeer(reason)) =
             (dialled, error)
         {
-            self.on_dial_refused(at, reason, matches!(error, HandshakeError::Refused(_)));
+            self.on_dial_refused(at, reason, matches!(error, HandshakeError::Refused(_)), driver);
         }
         if let (Some(at), HandshakeError::PeerMisbehaved(fault)) = (dialled, error) {
-            self.on_dialled_no_node(at, fault);
+            self.on_dialled_no_node(at, fault, driver);
         }
         match self.connections.get(id) {
             Some(conn) if conn.out.len() > conn.written => {

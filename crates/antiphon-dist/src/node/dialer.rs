@@ -351,11 +351,21 @@ impl NodeCore {
     }
 
     /// A dial was refused. With `by_us` this node refused it; otherwise the peer did, and its refusal is not proven.
-    pub(super) fn on_dial_refused(&mut self, at: SocketAddr, reason: Refusal, by_us: bool) {
+    pub(super) fn on_dial_refused(
+        &mut self,
+        at: SocketAddr,
+        reason: Refusal,
+        by_us: bool,
+        driver: &mut impl Driver,
+    ) {
         let harmless =
             matches!(reason, Refusal::Duplicate | Refusal::Superseded | Refusal::Busy | Refusal::Session);
         if !harmless {
             self.note_dial_error(at, DialError::Refused(reason), true);
+        }
+        // A peer that leaves says goodbye, and this node itself is no peer.
+        if !harmless && !matches!(reason, Refusal::Leaving | Refusal::SelfConnection) {
+            self.on_peers_refused(at, DialError::Refused(reason), driver);
         }
         self.recheck_connect_requests(at);
         if reason == Refusal::SelfConnection && by_us {
@@ -369,8 +379,9 @@ impl NodeCore {
     }
 
     /// The program at a dialled location does not speak the protocol.
-    pub(super) fn on_dialled_no_node(&mut self, at: SocketAddr, fault: HandshakeFault) {
+    pub(super) fn on_dialled_no_node(&mut self, at: SocketAddr, fault: HandshakeFault, driver: &mut impl Driver) {
         self.note_dial_error(at, DialError::NotAntiphon(fault), true);
+        self.on_peers_refused(at, DialError::NotAntiphon(fault), driver);
         self.recheck_connect_requests(at);
         if let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| !dial.is_configured) {
             dial.until = self.now;

@@ -1,11 +1,12 @@
 //! The inputs and outputs of the core, and the driver that performs them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use antiphon_sched::LoopRef;
 use antiphon_wire::{Entropy, TlsFault};
 
 use crate::certificates::Fingerprint;
+use crate::net::Tls;
 
 /// Identifies a TCP connection between the core and the driver.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -63,6 +64,8 @@ pub enum Input<'a> {
     Closed(ConnId),
     /// A datagram arrived.
     Datagram(SocketAddr, &'a [u8]),
+    /// The networks of the interface that the node listens on have changed.
+    Networks(Vec<(IpAddr, u8)>),
     /// This process was suspended for this long. The core does not count that time as silence of its peers.
     Stalled(std::time::Duration),
     /// Time has passed, or the loop has run: the core runs the timers that are due.
@@ -89,6 +92,8 @@ pub enum Output {
     Siblings(Vec<u8>),
     /// Broadcast a datagram on the local networks, on the discovery port.
     Broadcast(Vec<u8>),
+    /// Use this TLS for all new connections.
+    UseTls(Tls),
     /// Look up a host. The result goes to [`NodeCore::resolved`](super::NodeCore::resolved).
     Resolve {
         /// The number that identifies the result.

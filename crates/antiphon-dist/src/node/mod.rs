@@ -38,6 +38,7 @@ mod peer_session;
 mod peer_watch;
 mod peers;
 mod receipts;
+mod reload;
 mod room_waiters;
 mod settings;
 #[cfg(test)]
@@ -60,6 +61,7 @@ use antiphon_sched::{
 use antiphon_wire as wire;
 
 use crate::access::AccessPolicy;
+use crate::credentials::Credentials;
 use crate::files::SendSlots;
 use crate::location::Location;
 use crate::peer_limits::Refusals;
@@ -121,6 +123,8 @@ pub struct NodeCore {
     loop_actions: Vec<LoopAction>,
     /// Results of host queries that wait for the next call with a driver.
     resolved: Vec<(u64, Result<Vec<SocketAddr>, String>)>,
+    /// Credentials that wait for the next call with a driver.
+    new_credentials: Option<Credentials>,
     counts: Counts,
     /// The last number given to a host query, receipt or lookup.
     last_number: u64,
@@ -209,6 +213,7 @@ impl NodeCore {
             log_throttle: LogThrottle::default(),
             loop_actions: Vec::new(),
             resolved: Vec::new(),
+            new_credentials: None,
             counts: Counts::default(),
             last_number: 0,
             leaving: false,
@@ -286,6 +291,7 @@ impl NodeCore {
         !self.dirty.is_empty()
             || !self.loop_actions.is_empty()
             || !self.resolved.is_empty()
+            || self.new_credentials.is_some()
             || self.names.has_pending()
             || self.dialer.has_pending()
     }
@@ -303,6 +309,7 @@ impl NodeCore {
             Input::Written(conn, count) => self.on_written(conn, count, driver),
             Input::Closed(conn) => self.on_closed(conn, driver),
             Input::Datagram(from, bytes) => self.on_datagram(from, bytes, driver),
+            Input::Networks(networks) => self.settings.set_own_networks(networks),
             // No tick: the data that arrived during the pause is handled before the timers.
             Input::Stalled(span) => return self.on_stalled(span),
             Input::Tick => self.take_turns(driver),
@@ -328,6 +335,7 @@ impl NodeCore {
         }
         self.complete_pending_lookups();
         self.run_loop_actions(driver);
+        self.use_new_credentials(driver);
         self.start_dials(driver);
         self.transmit(driver);
     }
@@ -348,6 +356,7 @@ impl NodeCore {
             NodeTimer::Unreached(node) => self.on_unreached(node, driver),
             NodeTimer::Probe(host) => self.on_probe_due(host, driver),
             NodeTimer::ProbeReply(to) => self.reply_to_probe(to, driver),
+            NodeTimer::Credentials => self.on_credentials_due(driver),
             NodeTimer::Announce => self.announce(driver),
         }
     }

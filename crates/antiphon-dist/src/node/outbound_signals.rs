@@ -260,6 +260,7 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
                 | AskError::Full
                 | AskError::Request(_)
                 | AskError::NodeLost
+                | AskError::NodeRefused(_)
                 | AskError::TooManyOpen
                 | AskError::NoLoop
                 | _ => ReplyDroppedReason::Dropped,

@@ -102,7 +102,7 @@ impl NodeCore {
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
         (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
             (name, shown_location, locations, false);
-        peer.has_left = false;
+        (peer.has_left, peer.refusal) = (false, None);
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
         let is_new = peer.peer_session.is_none();
@@ -148,6 +148,7 @@ impl NodeCore {
         }
         if is_new {
             self.on_session_started(node, driver);
+            self.look_at_predecessors(node, dialled);
         }
         self.complete_connect_requests(node, dialled);
         self.schedule_idle_check(node);
@@ -197,6 +198,21 @@ impl NodeCore {
                 peer.replaced_by_restart = true;
             }
             self.drop_waiting(old, Undelivered::NoActor);
+        }
+    }
+
+    /// A session has started whose peer states a location at which another peer is connected. If that one is an earlier
+    /// incarnation, something between the two keeps its connection open. A dial of the location shows which of the two is
+    /// there.
+    fn look_at_predecessors(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
+        let Some(peer) = self.peers.get(&node) else { return };
+        let is_taken = |at: &SocketAddr| {
+            let others = self.peers.iter().filter(|(other, _)| **other != node);
+            others.into_iter().any(|(_, other)| other.has_session_at(*at))
+        };
+        let taken = peer.locations.iter().copied().filter(|at| Some(*at) != dialled).find(is_taken);
+        if let Some(at) = taken {
+            self.renew_dial(node, at);
         }
     }
 
@@ -462,7 +478,7 @@ impl NodeCore {
 
     /// Dials a new connection because the present one is exhausted or may be broken. The new connection replaces the
     /// present one when it is proven.
-    fn renew(&mut self, node: NodeId) {
+    pub(super) fn renew(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get(&node) else { return };
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
         if let Some(at) = dialled.or(peer.locations.first().copied()) {
@@ -484,6 +500,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(mut peer_session) = peer.peer_session.take() else { return };
         let disconnect = peer_session.disconnect.take();
+        let peer_lost = peer.undelivered();
         if is_logged {
             tracing::info!(%node, name = peer.name, reason, "session ended");
         }
@@ -499,12 +516,13 @@ impl NodeCore {
             self.forget_dialled(at, node);
         }
         self.end_backlog_session(node, local_watchers, driver);
+        let ask_error = AskError::from(peer_lost);
         let mut loop_ref = driver.loop_ref();
         for (target, id) in remote_watchers {
             loop_ref.remove_watcher(target, id);
         }
         for request_id in replies {
-            loop_ref.fail_request(request_id, AskError::NodeLost);
+            loop_ref.fail_request(request_id, ask_error.clone());
         }
         let me = self.me;
         peer_session.session.undelivered(|frame, _| {

@@ -1,10 +1,13 @@
 //! The peer watch: actors that receive the status changes of peers.
 
+use std::net::SocketAddr;
+
 use antiphon_sched::{Addr, DeadLetter, NodeId, Undelivered};
 
 use super::NodeCore;
 use super::driver::Driver;
-use crate::error::{PeerStatus, Status, UnknownNode};
+use super::peers::Peer;
+use crate::error::{DialError, PeerStatus, Status, UnknownNode};
 use crate::location::Location;
 
 /// The actors that receive every status change.
@@ -25,7 +28,7 @@ impl NodeCore {
         self.peer_watches.actors.push(watcher);
         self.reopen_all();
         let online = self.peers.iter().filter(|(_, peer)| peer.is_online());
-        online.filter_map(|(node, peer)| status_of(*node, &peer.name, peer.location(), peer.status)).collect()
+        online.filter_map(|(node, peer)| status_of(*node, peer)).collect()
     }
 
     /// The actors that receive status changes; some may have exited.
@@ -62,7 +65,33 @@ impl NodeCore {
             return;
         }
         peer.status = Some(status);
-        let Some(changed) = status_of(node, &peer.name, peer.location(), peer.status) else { return };
+        self.send_status(node, driver);
+    }
+
+    /// A dial of a location was refused, and a further one would be: the peers there that are not connected have this status,
+    /// and what waits for a session with them fails.
+    pub(super) fn on_peers_refused(&mut self, at: SocketAddr, refusal: DialError, driver: &mut impl Driver) {
+        let is_unconnected =
+            |peer: &Peer| peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.conn.is_none());
+        let refused = self.peers.iter().filter(|(_, peer)| {
+            peer.is_at(at) && !peer.replaced_by_restart && is_unconnected(peer)
+        });
+        let refused: Vec<NodeId> = refused.map(|(node, _)| *node).collect();
+        for node in refused {
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let is_new = peer.refusal.replace(refusal) != Some(refusal);
+            let undelivered = peer.undelivered();
+            if is_new {
+                self.send_status(node, driver);
+            }
+            self.drop_waiting(node, undelivered);
+        }
+        self.run_loop_actions(driver);
+    }
+
+    /// Sends the status of a peer to the subscribed actors.
+    fn send_status(&mut self, node: NodeId, driver: &mut impl Driver) {
+        let Some(changed) = self.peers.get(&node).and_then(|peer| status_of(node, peer)) else { return };
         let mut loop_ref = driver.loop_ref();
         self.peer_watches.actors.retain(|watcher| match loop_ref.send(*watcher, changed.clone()) {
             Ok(()) => true,
@@ -75,11 +104,7 @@ impl NodeCore {
     }
 }
 
-fn status_of(
-    node: NodeId,
-    name: &str,
-    location: Option<Location>,
-    status: Option<Status>,
-) -> Option<PeerStatus> {
-    Some(PeerStatus { location: location?, name: name.to_owned(), node, status: status? })
+fn status_of(node: NodeId, peer: &Peer) -> Option<PeerStatus> {
+    let (location, status) = (peer.location()?, peer.status?);
+    Some(PeerStatus { location, name: peer.name.clone(), node, status, refusal: peer.refusal })
 }

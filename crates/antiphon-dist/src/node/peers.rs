@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use antiphon_sched::{NodeId, Origin};
+use antiphon_sched::{NodeId, Origin, Undelivered};
 use antiphon_wire::Route;
 
 use super::backlog::Backlog;
@@ -16,7 +16,7 @@ use super::room_waiters::RoomWaiters;
 use super::waiting_outbound::WaitingOutbound;
 use super::{NodeCore, sched_node};
 use crate::certificates::Fingerprint;
-use crate::error::Status;
+use crate::error::{DialError, Status};
 use crate::location::Location;
 
 /// Another node, as this one knows it.
@@ -47,6 +47,8 @@ pub(super) struct Peer {
     pub(super) subscriptions: Arc<()>,
     /// `None` before the first session.
     pub(super) status: Option<Status>,
+    /// Why dials of the peer are refused, while it has no connection.
+    pub(super) refusal: Option<DialError>,
     pub(super) peer_session: Option<Box<PeerSession>>,
     /// Messages and signals that wait for a session.
     pub(super) waiting: WaitingOutbound,
@@ -77,6 +79,7 @@ impl Peer {
             room_waiters: RoomWaiters::default(),
             subscriptions: Arc::new(()),
             status: None,
+            refusal: None,
             peer_session: None,
             waiting: WaitingOutbound::default(),
             replaced_by_restart: false,
@@ -89,6 +92,11 @@ impl Peer {
 
     pub(super) fn location(&self) -> Option<Location> {
         self.shown_location.map(Location::new)
+    }
+
+    /// The reason for what cannot be sent to the peer, which has no session.
+    pub(super) fn undelivered(&self) -> Undelivered {
+        self.refusal.map_or(Undelivered::NoNode, |refusal| Undelivered::NodeRefused(refusal.to_string().into()))
     }
 
     pub(super) fn is_online(&self) -> bool {

@@ -9,8 +9,10 @@ use antiphon_wire::{CLOSES_WHEN_IDLE, DatagramKey, Limits, Profile, Suite, UNDIS
 use crate::access::{AccessError, AccessPolicy};
 use crate::certificates::Fingerprint;
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::error::{NodeError, SuitesFault};
 use crate::location::{Location, PeerAt};
+use crate::net::Tls;
 use crate::peer_limits::PeerLimits;
 
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) ignores_unknown_nodes: bool,
     pub(crate) peers: Vec<PeerAt>,
     pub(crate) dial_allow: Vec<(IpAddr, u8)>,
+    /// Whether `dial_allow` is from the configuration; otherwise it is the node's own networks.
+    pub(crate) has_dial_allow: bool,
     pub(crate) transfers_max: usize,
     pub(crate) rci_actors_max: usize,
     pub(crate) rci_access: AccessPolicy,
@@ -55,7 +59,7 @@ impl Settings {
             return Err(NodeError::Network { network: *network, bits: *bits });
         }
         check_secrets(config)?;
-        suites(config)?;
+        Self::suites(config)?;
         let access = [&config.rci_access, &config.files_access];
         if config.certfile.is_none() && access.into_iter().any(AccessPolicy::needs_tls) {
             return Err(AccessError::NoTls.into());
@@ -86,7 +90,7 @@ impl Settings {
             node: antiphon_wire::NodeId(node),
             name: name.clone(),
             locations: locations(config.ext_ip_addr, location),
-            suites: suites(config)?,
+            suites: Self::suites(config)?,
             keyring: config.keyring(),
             flags: flags(config),
             limits: config.timed_limits(),
@@ -104,6 +108,7 @@ impl Settings {
             ignored_by_actors: Vec::new(),
             ignores_unknown_nodes: false,
             peers: config.peers.clone(),
+            has_dial_allow: config.dial_allow.is_some(),
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
             transfers_max: config.transfers_max,
             rci_actors_max: config.rci_actors_max,
@@ -113,6 +118,35 @@ impl Settings {
         })
     }
 
+    /// The suites that the configuration names or implies. The suites of TLS, of secrets and of open nodes exclude each other.
+    pub(crate) fn suites(config: &Config) -> Result<Vec<Suite>, SuitesFault> {
+        let is_tls = config.certfile.is_some();
+        let Some(suites) = &config.suites else {
+            return Ok(match &config.secret {
+                _ if is_tls => vec![Suite::Tls],
+                Some(_) => Suite::aead().to_vec(),
+                None => vec![Suite::Plain],
+            });
+        };
+        let has = |suite| suites.contains(&suite);
+        if is_tls && suites.iter().any(|suite| *suite != Suite::Tls) {
+            Err(SuitesFault::BesidesTls)
+        } else if !is_tls && has(Suite::Tls) {
+            Err(SuitesFault::NoCertificate)
+        } else if config.secret.is_some() && has(Suite::Plain) {
+            Err(SuitesFault::PlainWithSecret)
+        } else {
+            Ok(suites.clone())
+        }
+    }
+
+    /// Replaces the secrets and the certificates. The suites stay.
+    pub(super) fn set_credentials(&mut self, credentials: &Credentials) {
+        self.datagram_key = credentials.keyring.datagram_key();
+        self.profile.keyring = credentials.keyring.clone();
+        self.shared_certificate = credentials.tls.as_ref().and_then(Tls::shared);
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         &self.profile.limits
     }
@@ -120,6 +154,13 @@ impl Settings {
     /// Whether all connections are TLS, so that each peer presents a certificate.
     pub(crate) fn is_tls(&self) -> bool {
         self.profile.suites.contains(&Suite::Tls)
+    }
+
+    /// Sets the networks of the interface that the node listens on.
+    pub(super) fn set_own_networks(&mut self, networks: Vec<(IpAddr, u8)>) {
+        if !self.has_dial_allow {
+            self.dial_allow = networks;
+        }
     }
 
     pub(crate) fn ignores(&self, ip: IpAddr) -> bool {
@@ -222,28 +263,6 @@ fn check_secrets(config: &Config) -> Result<(), NodeError> {
     match config.other_secrets.iter().find(|(id, _)| !ids.insert(*id)) {
         Some((id, _)) => Err(NodeError::SameKeyId { id: *id }),
         None => Ok(()),
-    }
-}
-
-/// The suites that the configuration names or implies. The suites of TLS, of secrets and of open nodes exclude each other.
-fn suites(config: &Config) -> Result<Vec<Suite>, SuitesFault> {
-    let is_tls = config.certfile.is_some();
-    let Some(suites) = &config.suites else {
-        return Ok(match &config.secret {
-            _ if is_tls => vec![Suite::Tls],
-            Some(_) => Suite::aead().to_vec(),
-            None => vec![Suite::Plain],
-        });
-    };
-    let has = |suite| suites.contains(&suite);
-    if is_tls && suites.iter().any(|suite| *suite != Suite::Tls) {
-        Err(SuitesFault::BesidesTls)
-    } else if !is_tls && has(Suite::Tls) {
-        Err(SuitesFault::NoCertificate)
-    } else if config.secret.is_some() && has(Suite::Plain) {
-        Err(SuitesFault::PlainWithSecret)
-    } else {
-        Ok(suites.clone())
     }
 }
 

@@ -124,6 +124,7 @@ fn result_of<T>(result: CallResult<T>) -> Result<Addr<T>, CallError> {
         Err(AskError::TimedOut) => CallError::TimedOut,
         Err(AskError::TooManyOpen) => CallError::TooManyOpen,
         Err(AskError::Full | AskError::Busy) => CallError::Busy,
+        Err(AskError::NodeRefused(reason)) => CallError::NodeRefused(reason),
         Err(_) => CallError::NodeLost,
     })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use antiphon_dist::Secret;
 
-use super::lab::Lab;
+use super::lab::{Lab, Net};
 use super::player::Player;
 
 /// The discovery port. No other process is in these networks.
@@ -18,8 +18,10 @@ pub(crate) struct Case {
 }
 
 pub(crate) const CASES: &[Case] = &[
-    Case { name: "broadcast joins hosts of one network", needs: &["ip", "nft"], run: broadcast },
+    Case { name: "broadcast joins hosts of one network", needs: &["ip"], run: broadcast },
     Case { name: "multicast joins hosts where broadcast is filtered", needs: &["ip", "nft"], run: multicast },
+    Case { name: "announcements follow a replaced interface", needs: &["ip"], run: replaced },
+    Case { name: "announcements follow a changed network", needs: &["ip"], run: changed },
     Case { name: "multicast joins link-local addresses of IPv6", needs: &["ip"], run: link_local },
     Case { name: "multicast joins other addresses of IPv6", needs: &["ip"], run: ipv6 },
     Case { name: "all nodes of a host are found behind a router", needs: &["ip"], run: router },
@@ -29,8 +31,6 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "a node binds the addresses in its configuration", needs: &["ip", "ss"], run: bound },
 ];
 
-const HIDE_MULTICAST: &str = "add table ip t; add chain ip t out { type filter hook output priority 0; }; \
-    add rule ip t out ip daddr 224.0.0.0/4 drop";
 const HIDE_BROADCAST: &str = "add table ip t; add chain ip t out { type filter hook output priority 0; }; \
     add rule ip t out fib daddr type broadcast drop";
 
@@ -39,12 +39,12 @@ fn secret() -> String {
 }
 
 /// Two hosts in one network.
-fn pair(addresses: [&str; 2]) -> Lab {
+fn pair(addresses: [&str; 2]) -> (Lab, Net) {
     let mut lab = Lab::new(&["a", "b"]);
     let net = lab.net();
     lab.plug("a", net, &[addresses[0]]);
     lab.plug("b", net, &[addresses[1]]);
-    lab
+    (lab, net)
 }
 
 /// Starts a node on each of two hosts. They find each other, and exchange texts. Returns their locations.
@@ -61,20 +61,51 @@ fn connect(lab: &Lab, [a, b]: [&str; 2]) -> [String; 2] {
 }
 
 fn broadcast() {
-    let lab = pair(["10.1.0.1/24", "10.1.0.2/24"]);
-    ["a", "b"].iter().for_each(|host| lab.filter(host, HIDE_MULTICAST));
+    let (lab, net) = pair(["10.1.0.1/24", "10.1.0.2/24"]);
+    ["a", "b"].iter().for_each(|host| lab.hide_multicast(host, net));
     let [a, b] = connect(&lab, ["10.1.0.1", "10.1.0.2"]);
     assert!(a.starts_with("10.1.0.1:") && b.starts_with("10.1.0.2:"), "{a} {b}");
 }
 
 fn multicast() {
-    let lab = pair(["10.1.0.1/24", "10.1.0.2/24"]);
+    let (lab, _) = pair(["10.1.0.1/24", "10.1.0.2/24"]);
     ["a", "b"].iter().for_each(|host| lab.filter(host, HIDE_BROADCAST));
     connect(&lab, ["10.1.0.1", "10.1.0.2"]);
 }
 
+/// Starts a node on `a`, changes its interface, and then starts the node on `b`.
+fn connect_after(lab: &Lab, [a, b]: [&str; 2], change: impl FnOnce()) {
+    let secret = secret();
+    let mut one = Player::start(lab, "a", &format!("ip={a} secret={secret}"));
+    one.location();
+    change();
+    let mut two = Player::start(lab, "b", &format!("ip={b} secret={secret}"));
+    two.wait("Online a at ");
+    one.send("b", "hello");
+    assert_eq!(two.wait("received "), "hello");
+}
+
+fn replaced() {
+    // In IPv6, all announcements are multicast. The membership in the group ends with the interface.
+    let (lab, net) = pair(["fd00:1::1/64", "fd00:1::2/64"]);
+    connect_after(&lab, ["fd00:1::1", "fd00:1::2"], || {
+        lab.on("a", "ip link del eth0");
+        lab.plug("a", net, &["fd00:1::1/64"]);
+    });
+}
+
+fn changed() {
+    let (lab, net) = pair(["10.1.0.1/30", "10.1.0.2/24"]);
+    ["a", "b"].iter().for_each(|host| lab.hide_multicast(host, net));
+    connect_after(&lab, ["10.1.0.1", "10.1.0.2"], || {
+        // The broadcast address was 10.1.0.3, and is 10.1.0.255 now.
+        lab.on("a", "ip addr add 10.1.0.1/24 dev eth0");
+        lab.on("a", "ip addr del 10.1.0.1/30 dev eth0");
+    });
+}
+
 fn link_local() {
-    let lab = pair(["fe80::a/64", "fe80::b/64"]);
+    let (lab, _) = pair(["fe80::a/64", "fe80::b/64"]);
     let [a, b] = connect(&lab, ["fe80::a", "fe80::b"]);
     // Each location contains the interface by which the other host reaches it.
     assert!(a.starts_with("[fe80::a%") && b.starts_with("[fe80::b%"), "{a} {b}");
@@ -91,7 +122,7 @@ fn link_local() {
 }
 
 fn ipv6() {
-    let lab = pair(["fd00:1::1/64", "fd00:1::2/64"]);
+    let (lab, _) = pair(["fd00:1::1/64", "fd00:1::2/64"]);
     let [a, _] = connect(&lab, ["fd00:1::1", "fd00:1::2"]);
     assert!(a.starts_with("[fd00:1::1]:"), "{a}");
 }
@@ -213,7 +244,7 @@ fn listening(lab: &Lab, host: &str) -> BTreeSet<String> {
 }
 
 fn bound() {
-    let lab = pair(["10.1.0.1/24", "10.1.0.2/24"]);
+    let (lab, _) = pair(["10.1.0.1/24", "10.1.0.2/24"]);
     let set =
         |addresses: &[&str]| -> BTreeSet<String> { addresses.iter().map(|&at| at.to_owned()).collect() };
     let on_loopback = set(&["127.0.0.1", "127.255.255.255", "[::1]"]);

@@ -65,6 +65,12 @@ impl Lab {
         }
     }
 
+    /// From now on, the switch of a network sends no multicast to a host.
+    pub(crate) fn hide_multicast(&self, host: &str, net: Net) {
+        let port = format!("{}p{}", self.full_name(host), net.0);
+        run("ip", &format!("link set {port} type bridge_slave mcast_flood off"));
+    }
+
     /// Sets the default gateway of a host.
     pub(crate) fn route(&self, host: &str, gateway: &str) {
         self.on(host, &format!("ip route add default via {gateway}"));

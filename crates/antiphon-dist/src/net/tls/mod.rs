@@ -111,7 +111,7 @@ impl Tls {
     }
 
     /// The TLS of a node; `None` if its configuration has no certificate.
-    pub(super) fn of(config: &Config) -> Result<Option<Self>, TlsError> {
+    pub(crate) fn of(config: &Config) -> Result<Option<Self>, TlsError> {
         match TlsConfig::of(config) {
             Ok(config) => Self::with_protocol(NODE_PROTOCOL, &config).map(Some),
             Err(Some(field)) => Err(TlsError::NoCertfile { field }),
@@ -119,7 +119,7 @@ impl Tls {
         }
     }
 
-    pub(super) fn shared(&self) -> Option<Fingerprint> {
+    pub(crate) fn shared(&self) -> Option<Fingerprint> {
         self.shared
     }
 
@@ -133,6 +133,15 @@ impl Tls {
         Ok(rustls::ServerConnection::new(self.server.clone())?.into())
     }
 }
+
+/// Clones of one value are equal.
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.client, &other.client)
+    }
+}
+
+impl Eq for Tls {}
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

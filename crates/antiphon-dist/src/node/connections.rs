@@ -366,7 +366,7 @@ impl NodeCore {
             Ok(HandshakeStep::Introduced) => {
                 self.introduce(&mut handshake, dialled, certificate, &mut out, driver)
             }
-            Ok(HandshakeStep::Proven) => self.confirm(&mut handshake, &mut out),
+            Ok(HandshakeStep::Proven) => self.confirm(&mut handshake, certificate, &mut out),
             Ok(HandshakeStep::Done(connection)) => Ok(HandshakeProgress::Proven(connection)),
             Err(error) => Err(error),
         };
@@ -408,8 +408,9 @@ impl NodeCore {
         }
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
         let session = session.map(|peer_session| &peer_session.session);
-        // A node that has replaced its certificate proves that it holds the session.
-        let has_other_certificate = session.is_none() && has_other_certificate;
+        // A node that has replaced its certificate claims to hold the session, and proves it next.
+        let claims_session = session.is_some() && hello.resume_state.known != 0;
+        let has_other_certificate = has_other_certificate && !claims_session;
         let is_ignored_as_unknown =
             dialled.is_none() && session.is_none() && self.settings.ignores_unknown_nodes;
         let ignored =
@@ -457,15 +458,22 @@ impl NodeCore {
     fn confirm(
         &mut self,
         handshake: &mut Handshake,
+        certificate: Option<Fingerprint>,
         out: &mut Vec<u8>,
     ) -> Result<HandshakeProgress, HandshakeError> {
         let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
+        let has_other_certificate = self.has_other_certificate(sched_node(hello.node), certificate);
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
         match Session::confirm_to(
             session.map(|peer_session| &peer_session.session),
             &mut self.epochs,
             handshake,
         ) {
+            Ok(held) if has_other_certificate && !handshake.is_resumed(&held) => {
+                self.counts.refusals.certificates += 1;
+                handshake.refuse(Refusal::Certificate, out);
+                Err(HandshakeError::Refused(Refusal::Certificate))
+            }
             Ok(held) => handshake.confirm(&self.settings.profile, &held, out).map(HandshakeProgress::Proven),
             Err(refusal) => {
                 handshake.refuse(refusal, out);
@@ -480,7 +488,7 @@ impl NodeCore {
         let certificate = self.connections.get(id).and_then(|conn| conn.certificate);
         if !connection.resumes() && self.has_other_certificate(node, certificate) {
             self.counts.refusals.certificates += 1;
-            self.fail_conn(id, driver);
+            self.on_handshake_error(id, HandshakeError::Refused(Refusal::Certificate), driver);
             return false;
         }
         let session = self

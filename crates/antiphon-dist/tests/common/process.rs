@@ -130,6 +130,11 @@ impl Process {
         recv(&self.lines)
     }
 
+    /// The lines that have come from the child, and were not returned before.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
     /// The next line, which is a location.
     #[track_caller]
     pub(crate) fn location(&self) -> Location {
@@ -155,6 +160,11 @@ impl Process {
         self.signal(Signal::STOP);
         let stopped = waitpid(Some(self.pid()), WaitOptions::UNTRACED).expect("the child can be waited for");
         assert!(stopped.is_some_and(|(_, status)| status.stopped()), "the child has stopped");
+    }
+
+    /// Sends SIGHUP to the child.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
     }
 
     /// Continues the child by SIGCONT.

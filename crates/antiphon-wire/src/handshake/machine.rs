@@ -330,6 +330,12 @@ impl Handshake {
         Ok(())
     }
 
+    /// Acceptor, at [`HandshakeStep::Proven`]: whether the dialler has proven that it holds this session.
+    pub fn is_resumed(&self, held: &HeldSession) -> bool {
+        let HandshakeState::AcceptorGotProof { draft, schedule, proof } = &self.state else { return false };
+        resumed_key(draft, schedule, proof, held).is_some()
+    }
+
     /// Answers the dialler's proof: appends the acceptor's proof to `out`, and returns the proven connection.
     ///
     /// # Errors
@@ -347,15 +353,15 @@ impl Handshake {
         else {
             return Err(HandshakeError::CallerMisused);
         };
-        let key = find_key(&draft, &schedule, HandshakeRole::Dialler, &proof, held);
-        let resumes = proof.claim.resumes && held.hold != Hold::None && key.is_some();
+        let key = resumed_key(&draft, &schedule, &proof, held);
+        let resumes = key.is_some();
         if held.hold == Hold::Firm && !resumes {
             Refusal::Session.put(out);
             return Err(HandshakeError::Refused(Refusal::Session));
         }
         let claim = Claim { resumes, next: if resumes { held.next } else { 0 } };
-        let resume_key = key.flatten().filter(|_| resumes);
-        let proofs = resume_key
+        let proofs = key
+            .flatten()
             .map(|key| schedule.prove_resumption(key, HandshakeRole::Acceptor, claim))
             .into_iter()
             .collect();
@@ -476,6 +482,17 @@ fn check_secret(
         (None, true) | (Some(_), false) => return Err(HandshakeFault::Unexpected.into()),
     };
     is_verified.then_some(()).ok_or(HandshakeError::Refused(Refusal::WrongSecret))
+}
+
+/// For the acceptor: the resume key with which a dialler has proven that it holds the session, as [`find_key`].
+fn resumed_key<'h>(
+    draft: &Draft,
+    schedule: &Schedule,
+    proof: &Proof,
+    held: &'h HeldSession,
+) -> Option<Option<&'h ResumeKey>> {
+    let resumes = proof.claim.resumes && held.hold != Hold::None;
+    resumes.then(|| find_key(draft, schedule, HandshakeRole::Dialler, proof, held)).flatten()
 }
 
 /// Finds the resume key that both sides hold: `Some(None)` if the session needs no proof, `None` if no proof matches.

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
             tls_server_killed_is_lost_and_found_again,
             dialling_server_killed_is_lost_and_found_again,
             announced_server_killed_is_lost_and_found_again,
+            server_killed_behind_relay_is_lost_when_successor_connects,
             peer_frozen_is_suspect_then_online_or_offline,
             process_resumed_suspects_no_peer,
             node_blocked_by_actor_suspects_no_peer,
@@ -148,6 +150,43 @@ fn announced_server_killed_is_lost_and_found_again() {
     let at = server.location();
     let stale = kill(&mut server, &client);
     restart(&net, at, &client, stale);
+}
+
+/// Carries the bytes of one connection to a node. It leaves the connection to the node open when the other side closes.
+fn start_relay(to: Location) -> Location {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let at = listener.local_addr().expect("the listener is bound");
+    std::thread::spawn(move || {
+        let (dialler, _) = listener.accept().expect("the server dials");
+        let node = TcpStream::connect(to.addr()).expect("the node listens");
+        let halves = |stream: &TcpStream| stream.try_clone().expect("a socket can be cloned");
+        let (mut from_node, mut to_dialler) = (halves(&node), halves(&dialler));
+        std::thread::spawn(move || std::io::copy(&mut from_node, &mut to_dialler));
+        // The copies end with an error or without one: the connection is cut.
+        drop(std::io::copy(&mut &dialler, &mut &node));
+        std::thread::sleep(secs(60));
+        drop(node);
+    });
+    at.into()
+}
+
+fn server_killed_behind_relay_is_lost_when_successor_connects() {
+    let net = Net { udp_port: 0, ..Net::new() };
+    let client = net.static_node("client", &[]);
+    let mut server = Process::start_at(&net, "server", 0, Some(start_relay(client.location)));
+    let at = server.location();
+    let addr: Addr<Order> = client.find("server");
+    let down = client.monitor(addr);
+    assert_eq!(client.deliver(addr, Order::Text("before".into())), Ok(()));
+    server.kill();
+    let successor = Process::start_at(&net, "server", at.addr().port(), Some(client.location));
+    assert_eq!(successor.location(), at);
+    let started = Instant::now();
+    assert_eq!(recv(&down), Exit::NodeLost);
+    assert!(started.elapsed() < LOSS_WITHIN, "the loss was reported after {:?}", started.elapsed());
+    let addr: Addr<Order> = client.find("server");
+    let echo = |reply| Order::Echo("again".into(), reply);
+    assert_eq!(client.handle.ask(addr, secs(10), echo), Ok("again".to_owned()));
 }
 
 /// A frozen peer becomes suspect. It is online again if it continues in time, and offline otherwise.

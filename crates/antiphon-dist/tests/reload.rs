@@ -15,6 +15,8 @@ use common::certs::{Certs, set_mode};
 use common::harness::{self, tests};
 use common::process::{self, Process, Role};
 use common::{Net, PATIENCE, TestNode, recv, recv_until, report};
+#[cfg(unix)]
+use rustix::process::Signal;
 
 fn main() -> ExitCode {
     harness::run(
@@ -434,13 +436,13 @@ fn secrets_and_certificates_replaced_by_sighup_lose_no_message() {
     for step in &steps[1..] {
         for (name, (member, _)) in NAMES.into_iter().zip(&members) {
             write(name, step);
-            member.hang_up();
+            member.signal(Signal::HUP);
             wait_for_all();
         }
     }
     // A file that cannot be used changes nothing.
     certs.write("a/secrets", "no secret");
-    members[0].0.hang_up();
+    members[0].0.signal(Signal::HUP);
     members[0].1.wait_for("at SIGHUP the node keeps its secrets and certificates");
     // Longer than `peer_timeout`.
     std::thread::sleep(millis(2500));

@@ -4,13 +4,13 @@
 //! lines that begin with a mark for its parent, and exits when its input ends.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{Config, Location, Secret};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use super::{Log, Net, recv};
+use super::{Log, Net, recv, wait_for};
 
 const MARK: &str = "@@ ";
 const ROLE: &str = "ANTIPHON_TEST_ROLE";
@@ -151,7 +151,8 @@ impl Process {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("process ids are positive")
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends a signal to the child.
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("the child can be signalled");
     }
 
@@ -162,14 +163,14 @@ impl Process {
         assert!(stopped.is_some_and(|(_, status)| status.stopped()), "the child has stopped");
     }
 
-    /// Sends SIGHUP to the child.
-    pub(crate) fn hang_up(&self) {
-        self.signal(Signal::HUP);
-    }
-
     /// Continues the child by SIGCONT.
     pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Waits until the child has ended.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait_for("the end of the child", || self.child.try_wait().expect("the child can be waited for"))
     }
 
     /// Kills the child by SIGKILL, and waits for its end.

@@ -30,6 +30,8 @@ pub struct SimNode {
     writing: BTreeMap<ConnId, usize>,
     /// The names that can be resolved.
     hosts: BTreeMap<String, SocketAddr>,
+    /// All actors have ended after a stop, and the node says goodbye when its peers have acknowledged all that was sent.
+    has_stopped: bool,
 }
 
 /// The driver of the node's core during one call.
@@ -83,6 +85,7 @@ impl SimNode {
             ids: BTreeMap::new(),
             writing: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            has_stopped: false,
         }
     }
 
@@ -96,7 +99,8 @@ impl SimNode {
         self.hosts.insert(name.to_owned(), location);
     }
 
-    /// The event loop of this node, for example to spawn more actors.
+    /// The event loop of this node, for example to spawn more actors. After a stop by its handle, the node leaves as a real one
+    /// does.
     pub fn sched(&mut self) -> &mut Loop {
         &mut self.sched
     }
@@ -190,6 +194,7 @@ impl SimNode {
             self.sched.work();
             self.feed(dist::Input::Tick, out);
             let dirty = self.with_core(|core, _, _| core.is_dirty());
+            self.leave_after_stop(out);
             if !dirty && !self.sched.is_runnable() {
                 break;
             }
@@ -201,6 +206,17 @@ impl SimNode {
         let next = [core, self.sched.next_deadline()].into_iter().flatten().min();
         if let Some(at) = next {
             out.push(MachineOutput::Wake(Time::from_nanos(at.as_nanos())));
+        }
+    }
+
+    /// When all actors have ended after a stop, waits until everything that was sent is acknowledged; then says goodbye.
+    fn leave_after_stop(&mut self, out: &mut Outputs) {
+        if self.sched.has_stopped() {
+            self.sched.reset_stop();
+            self.has_stopped = true;
+        }
+        if self.has_stopped && self.with_core(|core, _, _| core.is_flushed()) {
+            self.feed(dist::Input::Leave, out);
         }
     }
 

@@ -37,6 +37,8 @@ fn main() -> Result<(), Failure> {
     let mut node = Node::new(Config {
         secret: Some(args.secret.into()),
         udp_port: Some(args.udp_port),
+        // At SIGHUP the files are read again.
+        reload_on_hangup: args.tls.is_some(),
         certfile: args.tls,
         ..Config::default()
     })?;

@@ -59,6 +59,8 @@ fn main() -> Result<(), Failure> {
         name: Some("hub".into()),
         secret: Some(args.secret.into()),
         udp_port: Some(args.udp_port),
+        // At SIGHUP the files are read again.
+        reload_on_hangup: args.tls.is_some(),
         certfile: args.tls,
         ..Config::default()
     })?;

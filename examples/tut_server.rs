@@ -11,6 +11,9 @@ struct Args {
     /// The secret that server and clients share
     #[arg(long, default_value = "key")]
     secret: String,
+    /// A file with the secrets, in place of `--secret`. Each line is a number and a secret; the first is the own one
+    #[arg(long)]
+    secret_file: Option<std::path::PathBuf>,
     /// The UDP port on which nodes find each other
     #[arg(long, default_value_t = 51350)]
     udp_port: u16,
@@ -27,8 +30,11 @@ fn main() -> Result<(), Failure> {
     let args = Args::parse();
     let mut node = Node::new(Config {
         name: Some("server".into()),
-        secret: Some(args.secret.into()),
+        secret: args.secret_file.is_none().then(|| args.secret.into()),
+        secret_file: args.secret_file.clone(),
         udp_port: Some(args.udp_port),
+        // At SIGHUP the files are read again.
+        reload_on_hangup: args.tls.is_some() || args.secret_file.is_some(),
         certfile: args.tls,
         tcp_port: args.tcp_port,
         ..Config::default()

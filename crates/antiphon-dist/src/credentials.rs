@@ -1,9 +1,5 @@
 //! The credentials of a node: its secrets and its certificates, read from their files and checked.
 
-use std::fs::File;
-use std::io;
-use std::path::Path;
-
 use antiphon_sched::{AskError, Handle};
 use antiphon_wire::{Keyring, Secret, Suite};
 use thiserror::Error;
@@ -12,7 +8,6 @@ use crate::config::Config;
 use crate::error::NodeError;
 use crate::net::Tls;
 use crate::node::{NodeCore, Settings};
-use crate::private_file;
 
 /// What a node proves to its peers, and what it accepts from them.
 #[derive(Debug)]
@@ -87,66 +82,13 @@ pub enum ReloadError {
     NoNode,
 }
 
-/// Why a file with secrets cannot be used.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum SecretFileFault {
-    /// `secret` or `other_secrets` is set too.
-    #[error("`secret_file` is set beside `secret` or `other_secrets`; set only one of them")]
-    NotAlone,
-    /// It cannot be read.
-    #[error("it cannot be read ({0}); check the path, and that this user may read the file")]
-    Unreadable(#[from] io::Error),
-    /// Users other than its owner may read or write it.
-    #[error("users other than its owner may open it (mode {mode:o}); restrict it with `chmod 600`")]
-    Exposed {
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// It is not UTF-8.
-    #[error("it is not text in UTF-8; each line is a key id and a secret")]
-    NotText,
-    /// A line is not a key id and a secret.
-    #[error("line {line} is not a key id and a secret, as in `1 antiphon-..`")]
-    BadLine {
-        /// The number of the line.
-        line: usize,
-    },
-    /// It contains no secret.
-    #[error("it contains no secret; write a key id and a secret into one line, as in `1 antiphon-..`")]
-    Empty,
-}
-
 /// The configuration with the secrets of its `secret_file`.
 pub(crate) fn with_secrets_of_file(config: &Config) -> Result<Config, NodeError> {
     let Some(path) = &config.secret_file else { return Ok(config.clone()) };
-    let failed = |fault| NodeError::SecretFile { path: path.clone(), fault };
     if config.secret.is_some() || !config.other_secrets.is_empty() {
-        return Err(failed(SecretFileFault::NotAlone));
+        return Err(NodeError::TwoSecretSources);
     }
-    let mut secrets = read_secrets(path).map_err(failed)?;
+    let mut secrets = Secret::all_from_file(path)?;
     let (key_id, secret) = secrets.remove(0);
     Ok(Config { secret: Some(secret), key_id, other_secrets: secrets, secret_file: None, ..config.clone() })
-}
-
-/// The secrets in a file with their key ids, at least one.
-fn read_secrets(path: &Path) -> Result<Vec<(u32, Secret)>, SecretFileFault> {
-    let file = File::open(path)?;
-    if let Some(mode) = private_file::exposed_mode(&file)? {
-        return Err(SecretFileFault::Exposed { mode });
-    }
-    let bytes = private_file::read(&file)?;
-    let text = str::from_utf8(&bytes).map_err(|_| SecretFileFault::NotText)?;
-    let mut secrets = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let parsed = line
-            .split_once(char::is_whitespace)
-            .and_then(|(id, secret)| Some((id.parse().ok()?, Secret::from(secret.trim_start()))));
-        secrets.push(parsed.ok_or(SecretFileFault::BadLine { line: index + 1 })?);
-    }
-    if secrets.is_empty() { Err(SecretFileFault::Empty) } else { Ok(secrets) }
 }

@@ -89,13 +89,11 @@ pub enum NodeError {
     #[error(transparent)]
     Suites(#[from] SuitesFault),
     /// The file with the secrets cannot be used.
-    #[error("the secrets in {} cannot be used: {fault}", path.display())]
-    SecretFile {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        fault: crate::credentials::SecretFileFault,
-    },
+    #[error(transparent)]
+    SecretFile(#[from] antiphon_wire::SecretError),
+    /// `secret_file` is set beside `secret` or `other_secrets`.
+    #[error("`secret_file` is set beside `secret` or `other_secrets`; set only one of them")]
+    TwoSecretSources,
     /// A certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::certificates::TlsError),

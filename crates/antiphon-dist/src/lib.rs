@@ -25,7 +25,7 @@ mod config;
 pub use config::{Config, UDP_PORT};
 
 mod credentials;
-pub use credentials::{NetHandle, ReloadError, SecretFileFault};
+pub use credentials::{NetHandle, ReloadError};
 
 mod cx;
 pub use cx::{Named, NetCx, Watch};
@@ -67,7 +67,6 @@ mod runtime;
 pub use runtime::Node;
 
 mod from_node;
-mod private_file;
 mod quota_usage;
 
 pub use antiphon_wire::{

@@ -379,7 +379,9 @@ impl Node {
             });
             match reloaded {
                 Ok(()) => self.driver.flush(&mut self.sched),
-                Err(reason) => tracing::error!(%reason, "at SIGHUP the node keeps its secrets and certificates"),
+                Err(reason) => {
+                    tracing::error!(%reason, "at SIGHUP the node keeps its secrets and certificates")
+                }
             }
         }
     }

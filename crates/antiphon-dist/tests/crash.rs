@@ -23,7 +23,7 @@ fn main() -> ExitCode {
             tls_server_killed_is_lost_and_found_again,
             dialling_server_killed_is_lost_and_found_again,
             announced_server_killed_is_lost_and_found_again,
-            server_killed_behind_relay_is_lost_when_successor_connects,
+            server_behind_relay_lost_when_successor_connects,
             peer_frozen_is_suspect_then_online_or_offline,
             process_resumed_suspects_no_peer,
             node_blocked_by_actor_suspects_no_peer,
@@ -170,7 +170,7 @@ fn start_relay(to: Location) -> Location {
     at.into()
 }
 
-fn server_killed_behind_relay_is_lost_when_successor_connects() {
+fn server_behind_relay_lost_when_successor_connects() {
     let net = Net { udp_port: 0, ..Net::new() };
     let client = net.static_node("client", &[]);
     let mut server = Process::start_at(&net, "server", 0, Some(start_relay(client.location)));

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{
-    Config, DialError, Location, NetCx, NetHandle, Node, NodeError, PeerError, PeerStatus, Refusal,
-    ReloadError, Secret, SecretFileFault, Status, TlsFault,
+    Config, DialError, FileFault, Location, NetCx, NetHandle, Node, NodeError, PeerError, PeerStatus,
+    Refusal, ReloadError, Secret, SecretError, Status, TlsFault,
 };
 use antiphon_sched::{Addr, AskError, Cx, Event, ReplyTo, millis, receive, secs, stop};
 use common::certs::{Certs, set_mode};
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
             configuration_that_cannot_be_reloaded_changes_nothing,
             secret_file_with_faults_is_refused,
             #[cfg(unix)]
-            secrets_and_certificates_replaced_by_sighup_lose_no_message,
+            credentials_replaced_by_sighup_lose_no_message,
         ],
     )
 }
@@ -212,7 +212,8 @@ fn full_statuses(node: &TestNode) -> Receiver<PeerStatus> {
 /// ends, and what waits for the other node fails, with the reason.
 #[track_caller]
 fn replace_on_one_side(config: Config, other: Config, reason: Refusal) {
-    let there = TestNode::start(Config { name: Some("there".into()), peer_timeout: secs(1), ..config.clone() });
+    let there =
+        TestNode::start(Config { name: Some("there".into()), peer_timeout: secs(1), ..config.clone() });
     let peers = vec![there.location.into()];
     let here =
         TestNode::start(Config { name: Some("here".into()), peers, peer_timeout: secs(1), ..config.clone() });
@@ -261,10 +262,9 @@ fn configuration_that_cannot_be_reloaded_changes_nothing() {
     let config = net.static_config("first", &[]);
     let reload = |config: Config| first.handle.reload(&config).expect_err("the configuration is refused");
     let own = certs.node("own").both;
-    for other in [
-        Config { secret: None, ..config.clone() },
-        Config { certfile: Some(own.clone()), ..config.clone() },
-    ] {
+    for other in
+        [Config { secret: None, ..config.clone() }, Config { certfile: Some(own.clone()), ..config.clone() }]
+    {
         assert!(matches!(reload(other), ReloadError::Protection));
     }
     let absent = Config { certfile: Some("absent.pem".into()), ..config.clone() };
@@ -287,22 +287,22 @@ fn secret_file_with_faults_is_refused() {
         ..Config::default()
     };
     let fault = |config: Config| match Node::new(config).err() {
-        Some(NodeError::SecretFile { fault, .. }) => fault,
+        Some(NodeError::SecretFile(SecretError::File { fault, .. })) => fault,
         other => panic!("{other:?}"),
     };
     let of = |text: &[u8]| fault(config(&certs.write("faulty", text)));
-    assert!(matches!(of(b"# a comment\n\n"), SecretFileFault::Empty));
-    assert!(matches!(of(b"1 one\n\ntwo"), SecretFileFault::BadLine { line: 3 }));
-    assert!(matches!(of(b"x one"), SecretFileFault::BadLine { line: 1 }));
-    assert!(matches!(of(b"1 \xff"), SecretFileFault::NotText));
-    assert!(matches!(fault(config(&certs.path().join("absent"))), SecretFileFault::Unreadable(_)));
+    assert!(matches!(of(b"# a comment\n\n"), FileFault::Empty));
+    assert!(matches!(of(b"1 one\n\ntwo"), FileFault::BadLine { line: 3 }));
+    assert!(matches!(of(b"x one"), FileFault::BadLine { line: 1 }));
+    assert!(matches!(of(b"1 \xff"), FileFault::NotText));
+    assert!(matches!(fault(config(&certs.path().join("absent"))), FileFault::Unreadable(_)));
     let file = certs.write("secrets", "1 one\n2 two\n");
     let beside = Config { secret: Some("three".into()), ..config(&file) };
-    assert!(matches!(fault(beside), SecretFileFault::NotAlone));
+    assert!(matches!(Node::new(beside).err(), Some(NodeError::TwoSecretSources)));
     assert!(Node::new(config(&file)).is_ok());
     set_mode(&file, 0o644);
     #[cfg(unix)]
-    assert!(matches!(fault(config(&file)), SecretFileFault::Exposed { mode: 0o644 }));
+    assert!(matches!(fault(config(&file)), FileFault::Exposed { mode: 0o644 }));
     let same = certs.write("same", "1 one\n1 two\n");
     assert!(matches!(Node::new(config(&same)).err(), Some(NodeError::SameKeyId { id: 1 })));
 }
@@ -391,7 +391,7 @@ fn flow(
 }
 
 #[cfg(unix)]
-fn secrets_and_certificates_replaced_by_sighup_lose_no_message() {
+fn credentials_replaced_by_sighup_lose_no_message() {
     let (net, certs, new) = (Net::new(), Certs::new(), new_secret());
     let [old_pem, new_pem] = ["old", "new"].map(|name| certs.node(name));
     let [old_cert, new_cert] =
@@ -424,7 +424,8 @@ fn secrets_and_certificates_replaced_by_sighup_lose_no_message() {
     // that is not `Online`.
     let wait_for_all = || {
         for (member, _) in &members {
-            let sender = |line: String| line.split_once(" from ").expect("no peer is lost or silent").1.to_owned();
+            let sender =
+                |line: String| line.split_once(" from ").expect("no peer is lost or silent").1.to_owned();
             member.lines().into_iter().map(sender).for_each(drop);
             let mut senders = std::collections::BTreeSet::new();
             while senders.len() < 2 {
@@ -449,7 +450,12 @@ fn secrets_and_certificates_replaced_by_sighup_lose_no_message() {
     wait_for_all();
     let outsider = |key_id, secret: &Secret, files: &common::certs::Files| {
         let secret = Some(secret.clone());
-        TestNode::start(Config { secret, key_id, certfile: Some(files.both.clone()), ..net.static_config("d", &[]) })
+        TestNode::start(Config {
+            secret,
+            key_id,
+            certfile: Some(files.both.clone()),
+            ..net.static_config("d", &[])
+        })
     };
     for at in at {
         assert_eq!(connect(&outsider(2, &new, &new_pem), at), Ok(vec![at]));

@@ -7,9 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use antiphon_dist::{Config, LocateError, NetCx, PeerStatus, Status};
-use antiphon_sched::{
-    Actor, Addr, Cx, Event, Loop, SendError, Step, finishing, millis, receive, secs, stop,
-};
+use antiphon_sched::{Actor, Addr, Cx, Event, Loop, SendError, Step, finishing, millis, receive, secs, stop};
 use antiphon_sim::{Faults, Replay, SimNode, World, assert_covered, seeds};
 
 const ACTORS: usize = 1000;

@@ -31,10 +31,10 @@ pub use antiphon_sched::wire;
 /// The types and functions that most programs need: `use antiphon::prelude::*;`.
 pub mod prelude {
     pub use antiphon_dist::{
-        AccessError, AccessPolicy, CallError, Channel, CloseError, Config, DeliverError, EndOnLag,
-        Fingerprint, Ignored, LocateError, Location, NetCx, Node, NodeError, PeerAt, PeerError, PeerLimits,
-        PeerOptions, PeerStatus, Rci, RegisterError, Secret, Status, SubscribeError, Subscriber, UnknownNode,
-        UnknownPeer, Watch,
+        AccessError, AccessPolicy, CallError, Channel, CloseError, Config, DeliverError, DialError, EndOnLag,
+        Fingerprint, Ignored, LocateError, Location, NetCx, NetHandle, Node, NodeError, PeerAt, PeerError,
+        PeerLimits, PeerOptions, PeerStatus, Rci, RegisterError, ReloadError, Secret, Status, SubscribeError,
+        Subscriber, UnknownNode, UnknownPeer, Watch,
     };
     pub use antiphon_dist::{
         DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,

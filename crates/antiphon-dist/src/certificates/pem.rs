@@ -1,6 +1,7 @@
 //! Reads certificates and keys from PEM files. Their order in a file does not matter.
 
 use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use rustls_pki_types::pem::{PemObject, SectionKind};
@@ -8,7 +9,6 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use super::TlsError;
-use crate::private_file;
 
 /// The certificate of a node, the CA certificates between it and a root, and its key.
 pub(crate) struct CertificateIdentity {
@@ -99,15 +99,34 @@ fn read_whole(file: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     read(file, &opened)
 }
 
+/// Reads a file that may contain a key. The buffer is wiped when it is dropped.
 fn read(file: &Path, opened: &File) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    private_file::read(opened).map_err(|source| TlsError::Unreadable { file: file.to_owned(), source })
+    let failed = |source| TlsError::Unreadable { file: file.to_owned(), source };
+    let mut text = Zeroizing::new(Vec::new());
+    // The whole size is reserved at once: a buffer that grows would leave its old memory unwiped.
+    let bytes = opened.metadata().map_err(failed)?.len();
+    text.reserve_exact(usize::try_from(bytes.min(FILE_BYTES_MAX)).unwrap_or_default() + 1);
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, "the file is larger than 4 MiB")));
+    }
+    Ok(text)
 }
 
-/// Refuses a key that other users of this machine may read or write.
+/// Refuses a key that other users of this machine may read or write. Checks the open file, since the path may name another
+/// file by now.
+#[cfg(unix)]
 fn check_mode(file: &Path, opened: &File) -> Result<(), TlsError> {
-    match private_file::exposed_mode(opened) {
-        Ok(None) => Ok(()),
-        Ok(Some(mode)) => Err(TlsError::ExposedKey { file: file.to_owned(), mode }),
-        Err(source) => Err(TlsError::Unreadable { file: file.to_owned(), source }),
-    }
+    use std::os::unix::fs::PermissionsExt;
+
+    let failed = |source| TlsError::Unreadable { file: file.to_owned(), source };
+    let mode = opened.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 { Err(TlsError::ExposedKey { file: file.to_owned(), mode }) } else { Ok(()) }
 }
+
+#[cfg(not(unix))]
+fn check_mode(_: &Path, _: &File) -> Result<(), TlsError> {
+    Ok(())
+}
+
+const FILE_BYTES_MAX: u64 = 4 << 20;

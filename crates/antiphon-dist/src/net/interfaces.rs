@@ -106,8 +106,10 @@ mod tests {
         let link_local =
             ListenInterface { index: 3, ..ListenInterface::of("fe80::1".parse().expect("an address"), 0) };
         assert_eq!(link_local.at(7).to_string(), "[fe80::1%3]:7");
-        let global =
-            ListenInterface { index: 3, ..ListenInterface::of("2001:db8::1".parse().expect("an address"), 0) };
+        let global = ListenInterface {
+            index: 3,
+            ..ListenInterface::of("2001:db8::1".parse().expect("an address"), 0)
+        };
         assert_eq!(global.at(7).to_string(), "[2001:db8::1]:7");
     }
 }

@@ -85,7 +85,10 @@ impl UdpSockets {
         }
         match Self::open(&interface, self.port, self.discover, registry) {
             Ok(opened) => {
-                tracing::info!(?interface, "the network interface has changed; announcements use the new one");
+                tracing::info!(
+                    ?interface,
+                    "the network interface has changed; announcements use the new one"
+                );
                 *self = opened;
                 true
             }

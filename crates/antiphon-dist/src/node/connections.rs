@@ -104,8 +104,9 @@ impl Connections {
 
     /// The connections whose handshakes are not complete.
     pub(super) fn unproven(&self) -> Vec<ConnId> {
-        let is_unproven =
-            |conn: &Connection| matches!(conn.state, ConnectionState::Dialling | ConnectionState::Handshaking(_));
+        let is_unproven = |conn: &Connection| {
+            matches!(conn.state, ConnectionState::Dialling | ConnectionState::Handshaking(_))
+        };
         self.table.iter().filter(|(_, conn)| is_unproven(conn)).map(|(_, conn)| conn.id).collect()
     }
 

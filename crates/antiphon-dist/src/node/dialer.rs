@@ -379,7 +379,12 @@ impl NodeCore {
     }
 
     /// The program at a dialled location does not speak the protocol.
-    pub(super) fn on_dialled_no_node(&mut self, at: SocketAddr, fault: HandshakeFault, driver: &mut impl Driver) {
+    pub(super) fn on_dialled_no_node(
+        &mut self,
+        at: SocketAddr,
+        fault: HandshakeFault,
+        driver: &mut impl Driver,
+    ) {
         self.note_dial_error(at, DialError::NotAntiphon(fault), true);
         self.on_peers_refused(at, DialError::NotAntiphon(fault), driver);
         self.recheck_connect_requests(at);

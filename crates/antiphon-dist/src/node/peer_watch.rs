@@ -73,9 +73,10 @@ impl NodeCore {
     pub(super) fn on_peers_refused(&mut self, at: SocketAddr, refusal: DialError, driver: &mut impl Driver) {
         let is_unconnected =
             |peer: &Peer| peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.conn.is_none());
-        let refused = self.peers.iter().filter(|(_, peer)| {
-            peer.is_at(at) && !peer.replaced_by_restart && is_unconnected(peer)
-        });
+        let refused = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.is_at(at) && !peer.replaced_by_restart && is_unconnected(peer));
         let refused: Vec<NodeId> = refused.map(|(node, _)| *node).collect();
         for node in refused {
             let Some(peer) = self.peers.get_mut(&node) else { continue };

@@ -96,7 +96,8 @@ impl Peer {
 
     /// The reason for what cannot be sent to the peer, which has no session.
     pub(super) fn undelivered(&self) -> Undelivered {
-        self.refusal.map_or(Undelivered::NoNode, |refusal| Undelivered::NodeRefused(refusal.to_string().into()))
+        self.refusal
+            .map_or(Undelivered::NoNode, |refusal| Undelivered::NodeRefused(refusal.to_string().into()))
     }
 
     pub(super) fn is_online(&self) -> bool {

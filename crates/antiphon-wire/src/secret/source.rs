@@ -53,9 +53,15 @@ pub enum FileFault {
     /// The content is not UTF-8.
     #[error("it is not UTF-8; write a secret into it, for example from `cargo xtask keygen`")]
     NotText,
-    /// The file is larger than a secret may be.
-    #[error("it has more than {SECRET_BYTES_MAX} bytes; a secret is one short line")]
+    /// The file is larger than secrets may be.
+    #[error("it has more than {FILE_BYTES_MAX} bytes; a secret is one short line")]
     TooLong,
+    /// A line is not a key id and a secret.
+    #[error("line {line} is not a key id and a secret with a space between them, as in `1 antiphon-..`")]
+    BadLine {
+        /// The number of the line.
+        line: usize,
+    },
 }
 
 /// Why an environment variable holds no usable secret.
@@ -81,8 +87,18 @@ impl Secret {
     /// # Errors
     /// [`SecretError::File`], which names the file, the fault and the remedy.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Secret, SecretError> {
-        let path = path.as_ref();
-        read(path).map_err(|fault| SecretError::File { file: path.to_owned(), fault })
+        read(path.as_ref(), |text| Ok(Secret::from(trimmed(text))))
+    }
+
+    /// Reads secrets with their key ids from a file, at least one. Each line is a key id and a secret, with a space between
+    /// them. Empty lines and lines that begin with `#` are ignored.
+    ///
+    /// On Unix, a file that users other than its owner may access is refused.
+    ///
+    /// # Errors
+    /// [`SecretError::File`], which names the file, the fault and the remedy.
+    pub fn all_from_file(path: impl AsRef<Path>) -> Result<Vec<(u32, Secret)>, SecretError> {
+        read(path.as_ref(), secrets_of)
     }
 
     /// Reads a secret from an environment variable. One line end after the secret is removed.
@@ -100,22 +116,41 @@ impl Secret {
     }
 }
 
-fn read(path: &Path) -> Result<Secret, FileFault> {
+/// Reads a file, and takes from its text what `parse` finds.
+fn read<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T, FileFault>) -> Result<T, SecretError> {
+    read_text(path)
+        .and_then(|bytes| match std::str::from_utf8(&bytes) {
+            Err(_) => Err(FileFault::NotText),
+            Ok(text) if trimmed(text).is_empty() => Err(FileFault::Empty),
+            Ok(text) => parse(text),
+        })
+        .map_err(|fault| SecretError::File { file: path.to_owned(), fault })
+}
+
+fn secrets_of(text: &str) -> Result<Vec<(u32, Secret)>, FileFault> {
+    let mut secrets = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let parts = line.split_once(char::is_whitespace);
+        let parsed =
+            parts.and_then(|(id, secret)| Some((id.parse().ok()?, Secret::from(secret.trim_start()))));
+        secrets.push(parsed.ok_or(FileFault::BadLine { line: index + 1 })?);
+    }
+    if secrets.is_empty() { Err(FileFault::Empty) } else { Ok(secrets) }
+}
+
+fn read_text(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileFault> {
     let file = File::open(path)?;
     // Check the opened file, not the path: another file may be at that path by now.
     check_mode(&file)?;
     // The capacity suffices for the whole read. If the vector grew, its old buffer would be freed without being
     // wiped.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX + 1));
-    file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > SECRET_BYTES_MAX {
-        return Err(FileFault::TooLong);
-    }
-    let text = std::str::from_utf8(&bytes).map_err(|_| FileFault::NotText)?;
-    match trimmed(text) {
-        "" => Err(FileFault::Empty),
-        text => Ok(Secret::from(text)),
-    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX + 1));
+    file.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > FILE_BYTES_MAX { Err(FileFault::TooLong) } else { Ok(bytes) }
 }
 
 #[cfg(unix)]
@@ -136,5 +171,5 @@ fn trimmed(text: &str) -> &str {
     text.strip_suffix('\r').unwrap_or(text)
 }
 
-/// The largest file that is read. A secret needs far less.
-const SECRET_BYTES_MAX: usize = 4096;
+/// The largest file that is read. Secrets need far less.
+const FILE_BYTES_MAX: usize = 4096;

@@ -145,20 +145,23 @@ impl Core {
     }
 
     pub(crate) fn spawn<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
-        let key = self.actors.insert(Cell::new(Mailbox::<M>::new(), actor));
-        self.live_actors += 1;
-        self.actors.enqueue(key.index());
-        if self.is_stopping() {
-            self.note_spawned(key);
-        }
-        Addr::local(self.id(key))
+        self.add_actor(actor, false)
     }
 
     /// As [`Core::spawn`], for a service: a daemon that ends after all other actors when the loop stops.
     pub(crate) fn spawn_service<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
+        self.add_actor(actor, true)
+    }
+
+    #[inline]
+    fn add_actor<M: 'static>(&mut self, actor: impl Actor<M>, is_service: bool) -> Addr<M> {
         let key = self.actors.insert(Cell::new(Mailbox::<M>::new(), actor));
-        self.actors.set(key.index(), Flag::SERVICE, true);
-        self.actors.set(key.index(), Flag::DAEMON, true);
+        if is_service {
+            self.actors.set(key.index(), Flag::SERVICE, true);
+            self.actors.set(key.index(), Flag::DAEMON, true);
+        } else {
+            self.live_actors += 1;
+        }
         self.actors.enqueue(key.index());
         if self.is_stopping() {
             self.note_spawned(key);

@@ -217,11 +217,10 @@ impl<'a, M: 'static> Cx<'a, M> {
     ) {
         let me = self.me;
         let core = &mut *self.loop_ref.core;
-        if !core.may_open_request::<M>(me) {
-            return core.push_reply(me, || answer(Err(AskError::TooManyOpen)));
-        }
-        let handler = AskHandler { answer, types: PhantomData::<fn(R) -> M> };
-        let Some(request_id) = core.open_request::<M>(me, Box::new(handler)) else { return };
+        let request_id = match core.open_request::<M, _>(me, answer, AskHandler::<R, M, _>::boxed) {
+            Ok(request_id) => request_id,
+            Err(answer) => return core.push_reply(me, || answer(Err(AskError::TooManyOpen))),
+        };
         core.set_request_timeout(request_id, timeout);
         let reply = ReplyTo::new(core.node_id, request_id);
         if let Err(error) = to.put(&mut self.loop_ref, request(reply), SendMode::Ask) {
@@ -243,8 +242,8 @@ impl<'a, M: 'static> Cx<'a, M> {
     ) -> Result<RequestId, AskError> {
         let me = self.me;
         let core = &mut *self.loop_ref.core;
-        let handler = AskHandler { answer, types: PhantomData::<fn(R) -> M> };
-        let request_id = core.open_request::<M>(me, Box::new(handler)).ok_or(AskError::TooManyOpen)?;
+        let opened = core.open_request::<M, _>(me, answer, AskHandler::<R, M, _>::boxed);
+        let request_id = opened.map_err(|_| AskError::TooManyOpen)?;
         let reply = ReplyTo::new(core.node_id, request_id);
         match to.put(&mut self.loop_ref, request(reply), mode) {
             Ok(()) => Ok(request_id),
@@ -266,14 +265,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         F: FnOnce(R) -> M + 'static,
     {
         let me = self.me;
-        let core = self.core();
-        if !core.may_open_request::<M>(me) {
-            return Err(answer);
-        }
-        let handler = RequestHandler { answer, types: PhantomData::<fn(R) -> M> };
-        Ok(core
-            .open_request::<M>(me, Box::new(handler))
-            .expect("the mailbox exists and has room for a request"))
+        self.core().open_request::<M, _>(me, answer, RequestHandler::<R, M, _>::boxed)
     }
 
     /// Pushes a message into this actor's own mailbox. The mailbox limit does not apply, as for a reply.

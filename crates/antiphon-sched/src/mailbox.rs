@@ -612,13 +612,6 @@ impl<M> Mailbox<M> {
         taken
     }
 
-    /// The number of open requests, timers and monitors.
-    #[inline]
-    pub(crate) fn open_len(&self) -> usize {
-        let beyond = self.extras.as_ref().filter(|_| self.open == u16::MAX);
-        usize::from(self.open) + beyond.map_or(0, |extras| extras.open_beyond)
-    }
-
     /// Counts one more open request, timer or monitor; false if the actor has `max` of them.
     #[inline]
     pub(crate) fn open_one(&mut self, max: usize) -> bool {

@@ -254,26 +254,23 @@ impl Core {
         Ok(Value::encoded_with_nodes(&type_name, &body, &refs.nodes))
     }
 
-    /// Whether an actor may open one more request.
-    pub(crate) fn may_open_request<M: 'static>(&mut self, owner: Key) -> bool {
-        let max = self.requests_max;
-        self.mailbox::<M>(owner).is_some_and(|mailbox| mailbox.open_len() < max)
-    }
-
-    /// Opens a request of `owner`; `None` when it has the maximum of open requests.
-    pub(crate) fn open_request<M: 'static>(
+    /// Opens a request of `owner`, which `handler` makes from `answer`. `answer` comes back when the owner has as many open
+    /// requests as it may.
+    pub(crate) fn open_request<M: 'static, A>(
         &mut self,
         owner: Key,
-        handler: Box<dyn ReplyHandler>,
-    ) -> Option<RequestId> {
+        answer: A,
+        handler: impl FnOnce(A) -> Box<dyn ReplyHandler>,
+    ) -> Result<RequestId, A> {
         let max = self.requests_max;
-        let mailbox = self.actors.cell_mut(owner)?.mailbox::<M>()?;
+        let mailbox = self.actors.cell_mut(owner).and_then(|cell| cell.mailbox::<M>());
+        let Some(mailbox) = mailbox else { return Err(answer) };
         if !mailbox.open_one(max) {
-            return None;
+            return Err(answer);
         }
-        let request_id = self.requests.open(Some(owner), handler, mailbox.newest_request);
+        let request_id = self.requests.open(Some(owner), handler(answer), mailbox.newest_request);
         mailbox.newest_request = request_id.to_bits() as u32;
-        Some(request_id)
+        Ok(request_id)
     }
 
     /// Opens a request that no actor owns.

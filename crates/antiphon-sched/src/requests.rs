@@ -293,8 +293,14 @@ impl<R> fmt::Debug for ReplyTo<R> {
 
 /// The handler of [`Cx::ask`](crate::Cx::ask): makes a message of the reply or of the error.
 pub(crate) struct AskHandler<R, M, F> {
-    pub(crate) answer: F,
-    pub(crate) types: PhantomData<fn(R) -> M>,
+    answer: F,
+    types: PhantomData<fn(R) -> M>,
+}
+
+impl<R: 'static, M: 'static, F: FnOnce(Result<R, AskError>) -> M + 'static> AskHandler<R, M, F> {
+    pub(crate) fn boxed(answer: F) -> Box<dyn ReplyHandler> {
+        Box::new(Self { answer, types: PhantomData })
+    }
 }
 
 impl<R, M, F> ReplyHandler for AskHandler<R, M, F>
@@ -324,8 +330,14 @@ where
 
 /// The handler of [`Cx::open_request`](crate::Cx::open_request). The reply has errors of its own; other failures are ignored.
 pub(crate) struct RequestHandler<R, M, F> {
-    pub(crate) answer: F,
-    pub(crate) types: PhantomData<fn(R) -> M>,
+    answer: F,
+    types: PhantomData<fn(R) -> M>,
+}
+
+impl<R: 'static, M: 'static, F: FnOnce(R) -> M + 'static> RequestHandler<R, M, F> {
+    pub(crate) fn boxed(answer: F) -> Box<dyn ReplyHandler> {
+        Box::new(Self { answer, types: PhantomData })
+    }
 }
 
 impl<R, M, F> ReplyHandler for RequestHandler<R, M, F>

@@ -171,13 +171,11 @@ impl<M: 'static> Cx<'_, M> {
     #[cfg(unix)]
     pub fn child(
         &mut self,
-        mut command: Command,
+        command: Command,
         framing: Framing,
-        mut to_message: impl FnMut(Conn, ProcessEvent) -> M + 'static,
+        to_message: impl FnMut(Conn, ProcessEvent) -> M + 'static,
     ) -> io::Result<Conn> {
-        let (core, me) = self.parts();
-        let sink = event_sink(move |(conn, event)| to_message(conn, event));
-        core.spawn_child(me, (&mut command, false), framing, sink)
+        self.start_child((command, false), framing, to_message)
     }
 
     /// As [`Cx::child`], in a process group of its own: the processes that the child starts are in it too, unless they leave it.
@@ -188,13 +186,23 @@ impl<M: 'static> Cx<'_, M> {
     #[cfg(unix)]
     pub fn child_group(
         &mut self,
-        mut command: Command,
+        command: Command,
+        framing: Framing,
+        to_message: impl FnMut(Conn, ProcessEvent) -> M + 'static,
+    ) -> io::Result<Conn> {
+        self.start_child((command, true), framing, to_message)
+    }
+
+    #[cfg(unix)]
+    fn start_child(
+        &mut self,
+        (mut command, has_group): (Command, bool),
         framing: Framing,
         mut to_message: impl FnMut(Conn, ProcessEvent) -> M + 'static,
     ) -> io::Result<Conn> {
         let (core, me) = self.parts();
         let sink = event_sink(move |(conn, event)| to_message(conn, event));
-        core.spawn_child(me, (&mut command, true), framing, sink)
+        core.spawn_child(me, (&mut command, has_group), framing, sink)
     }
 
     /// Kills a child process (SIGKILL). Its end arrives as [`ProcessEvent::Ended`].

@@ -1,13 +1,13 @@
 //! The credentials of a node: its secrets and its certificates, read from their files and checked.
 
-use antiphon_sched::{AskError, Handle};
+use antiphon_sched::AskError;
 use antiphon_wire::{Keyring, Secret, Suite};
 use thiserror::Error;
 
 use crate::config::Config;
 use crate::error::NodeError;
 use crate::net::Tls;
-use crate::node::{NodeCore, Settings};
+use crate::node::Settings;
 
 /// What a node proves to its peers, and what it accepts from them.
 #[derive(Debug)]
@@ -24,41 +24,6 @@ impl Credentials {
         let config = with_secrets_of_file(config)?;
         Settings::check(&config)?;
         Ok(Self { keyring: config.keyring(), suites: Settings::suites(&config)?, tls: Tls::of(&config)? })
-    }
-}
-
-/// The methods that a node adds to its handle.
-pub trait NetHandle {
-    /// Replaces the secrets and the certificates of the running node by those of `config`: `secret`, `key_id`,
-    /// `other_secrets`, `secret_file`, `certfile`, `keyfile`, `pinned` and `ca_files`. All other fields are only checked.
-    /// The files are read on this thread.
-    ///
-    /// No session ends, and no message is lost, as long as the node and its peer accept each other again within
-    /// `peer_timeout`: each connection is replaced by one that is proven with the new secrets and certificates. A
-    /// connection that was not replaced by then is closed, and the peer is lost if it can prove nothing else. So a secret
-    /// or a certificate that is removed is refused soon. To change a secret or a certificate on several nodes, one after
-    /// another:
-    ///
-    /// 1. Reload each node with the new one as accepted: in `other_secrets`, or in `pinned`.
-    /// 2. Reload each with the new one as its own, and the old one as accepted.
-    /// 3. Reload each without the old one.
-    ///
-    /// A peer recognises the node by its session. If it has lost the node before it sees the new certificate, it refuses
-    /// the node ([`Refusal::Certificate`](crate::Refusal::Certificate)) until the node starts again.
-    ///
-    /// # Errors
-    /// Nothing was changed: a file cannot be used, or the configuration is not valid, or connections would be protected in
-    /// another way (with or without TLS, with or without a secret), which needs a new start.
-    fn reload(&self, config: &Config) -> Result<(), ReloadError>;
-}
-
-impl NetHandle for Handle {
-    fn reload(&self, config: &Config) -> Result<(), ReloadError> {
-        let credentials = Credentials::read(config)?;
-        self.run(|loop_ref| match loop_ref.transport::<NodeCore>() {
-            Some(core) => core.reload(credentials),
-            None => Err(ReloadError::NoNode),
-        })?
     }
 }
 

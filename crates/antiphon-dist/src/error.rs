@@ -449,7 +449,7 @@ pub struct PeerStatus {
 }
 
 /// Whether a peer is reachable.
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum Status {
     /// The peer is connected, was connected until a moment ago, or agreed to close its idle connection.
     Online,

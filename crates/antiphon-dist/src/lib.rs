@@ -25,7 +25,7 @@ mod config;
 pub use config::{Config, UDP_PORT};
 
 mod credentials;
-pub use credentials::{NetHandle, ReloadError};
+pub use credentials::ReloadError;
 
 mod cx;
 pub use cx::{Named, NetCx, Watch};
@@ -52,8 +52,11 @@ pub use location::{Ignored, Location, PeerAt, PeerAtError, PeerOptions};
 mod net;
 pub use net::{Resolver, Tls, TlsAt, TlsConfig};
 
+mod net_handle;
+pub use net_handle::NetHandle;
+
 pub mod node;
-pub use node::Counts;
+pub use node::{Counts, NameCursor, NameInfo, NamePage, PeerCursor, PeerInfo, PeerPage, SessionInfo, Space};
 
 mod encoding;
 

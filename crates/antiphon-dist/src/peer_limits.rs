@@ -53,7 +53,8 @@ impl Default for PeerLimits {
 }
 
 /// How often peers were refused since the node started, by kind.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Refusals {
     /// Messages, signals and lookups for actors that are not open to the peer.
     pub access: u64,

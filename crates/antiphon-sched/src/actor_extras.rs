@@ -412,9 +412,7 @@ impl Core {
     ) {
         let mut address = extras.address;
         let watched = address.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
-        if !watched {
-            self.log_exit((key, actor_type), reason);
-        }
+        self.log_exit((key, actor_type), reason, watched);
         if extras.named {
             self.shared.names.lock().remove(&key);
         }
@@ -436,10 +434,12 @@ impl Core {
         }
     }
 
-    /// Logs the failure of an actor without monitors.
-    pub(crate) fn log_exit(&self, (key, actor_type): (Key, ActorType), reason: &ExitReason) {
-        if matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_)) {
+    /// Logs the end of an actor: as a warning, if it failed and has no monitors.
+    pub(crate) fn log_exit(&self, (key, actor_type): (Key, ActorType), reason: &ExitReason, watched: bool) {
+        if !watched && matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_)) {
             tracing::warn!(actor = %self.describe_as(key, Some(actor_type)), %reason, "unmonitored actor failed");
+        } else {
+            tracing::debug!(actor = %self.describe_as(key, Some(actor_type)), %reason, "an actor has ended");
         }
     }
 }

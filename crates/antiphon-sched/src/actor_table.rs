@@ -249,6 +249,12 @@ impl ActorTable {
         }
     }
 
+    /// The actor in a place: `None` beyond the last place, `Some(None)` if the place is free.
+    pub(crate) fn key_at(&self, index: u32) -> Option<Option<Key>> {
+        let slot = self.slots.get(index as usize)?;
+        Some(slot.cell.as_ref().map(|_| Key::new(slot.generation(), index)))
+    }
+
     /// The keys of all actors.
     pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
         self.slots().map(|(slot, index)| Key::new(slot.generation(), index))

@@ -58,6 +58,12 @@ pub struct Permit {
     bytes: u64,
 }
 
+impl Permit {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.budget.for_each_level(|sum| sum.fetch_sub(self.bytes, Ordering::Relaxed));

@@ -2,7 +2,7 @@
 //!
 //! Invariant: user code runs only while nothing of the core is borrowed, except through the `Cx` that it holds.
 
-use std::any::TypeId;
+use std::any::{TypeId, type_name};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,9 +21,11 @@ use crate::cell::{self, ActorType, Cell};
 use crate::codec_context;
 use crate::dead_letter::{DeadLetter, DeadLetters};
 use crate::error::{PayloadError, SendError, Undelivered};
+use crate::event_loop::LoopConfig;
 use crate::handle::Shared;
 use crate::id::{ActorId, Key, NodeId};
 use crate::inbox::WaitingMessages;
+use crate::inspection::ActivityTable;
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::mailbox_limit::MailboxAdmission;
@@ -60,6 +62,12 @@ pub(crate) struct Core {
     /// Actors that keep the loop running: all but daemons.
     pub(crate) live_actors: usize,
     pub(crate) terminations: Terminations,
+    /// Timers that are due, and wait for their turn.
+    pub(crate) timers_due: usize,
+    /// The activity of actors, if the configuration asks for it.
+    pub(crate) activity: Option<ActivityTable>,
+    /// Batches are recorded or logged.
+    pub(crate) observes_batches: bool,
     /// The actor whose step is running.
     pub(crate) current: Option<Key>,
     pub(crate) steps: u64,
@@ -98,7 +106,7 @@ impl Core {
         node_id: NodeId,
         seed: u64,
         clock: Option<Instant>,
-        (mailbox_max, requests_max): (usize, usize),
+        config: &LoopConfig,
         shared: Arc<Shared>,
         readiness: Readiness,
         pools: LoopPools,
@@ -110,8 +118,8 @@ impl Core {
             now: Time::ZERO,
             clock,
             round_end: Time::MAX,
-            mailbox_max,
-            requests_max,
+            mailbox_max: config.mailbox_max,
+            requests_max: config.requests_max,
             wheel: TimerWheel::new(),
             requests: PendingRequests::new(rng.u64(..)),
             extras: FxHashMap::default(),
@@ -120,6 +128,9 @@ impl Core {
             undelivered_replies: 0,
             live_actors: 0,
             terminations: Terminations::default(),
+            timers_due: 0,
+            activity: config.actor_activity.then(ActivityTable::default),
+            observes_batches: config.actor_activity,
             current: None,
             steps: 0,
             rng,
@@ -166,6 +177,10 @@ impl Core {
         if self.is_stopping() {
             self.note_spawned(key);
         }
+        if let Some(activity) = &mut self.activity {
+            activity.begin(key, self.now);
+        }
+        tracing::debug!(actor = %key, messages = type_name::<M>(), "an actor starts");
         Addr::local(self.id(key))
     }
 
@@ -327,7 +342,11 @@ impl Core {
     /// Runs one batch of the next runnable actor; false if there is none.
     #[inline]
     pub(crate) fn run_one(&mut self) -> bool {
+        let steps_before = self.steps;
         let Some((key, outcome)) = cell::run_next(self) else { return false };
+        if self.observes_batches {
+            self.observe_batch(key, steps_before);
+        }
         match outcome {
             BatchOutcome::Idle => {}
             // An actor that was ended during its own step has no slot any more.
@@ -467,7 +486,7 @@ impl Core {
         drop(cell);
         match extras {
             Some(extras) => self.drop_extras((key, actor_type), *extras, &reason),
-            None => self.log_exit((key, actor_type), &reason),
+            None => self.log_exit((key, actor_type), &reason, false),
         }
         // The exit value may be of a user's type, whose drop may panic.
         crate::panic_guard::log_panic(|| drop(reason));

@@ -14,8 +14,10 @@ use crate::blocking_pool::JobPool;
 use crate::core::Core;
 use crate::dead_letter::DeadLetter;
 use crate::error::{AskError, JobError, SendError, TooManyAdapters, TooManyOpen, Undelivered};
+use crate::event_loop::LoopStats;
 use crate::handle::Handle;
 use crate::id::{ActorId, Key};
+use crate::inspection::{ActorCursor, ActorPage};
 use crate::loop_ref::LoopRef;
 use crate::mailbox::PendingTimer;
 use crate::mailbox_limit::MailboxLimit;
@@ -276,6 +278,16 @@ impl<'a, M: 'static> Cx<'a, M> {
             mailbox.push_own(message);
             core.actors.enqueue(me.index());
         }
+    }
+
+    /// The sizes of the loop's tables, and its counters.
+    pub fn stats(&self) -> LoopStats {
+        self.loop_ref.stats()
+    }
+
+    /// Some of the loop's actors, from `from` on; see [`Handle::actors`](crate::Handle::actors).
+    pub fn actors(&mut self, from: Option<ActorCursor>) -> ActorPage {
+        self.loop_ref.actors(from)
     }
 
     /// Replies to a request. A reply that is not delivered is logged; [`Cx::try_reply`] returns the reason.

@@ -37,6 +37,7 @@ impl DeadLetter {
 
 /// The numbers of dead letters since the start of a loop, by their reasons.
 #[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct DeadLetterCounts {
     /// [`Undelivered::NoActor`]: the actor has exited, also with messages in its mailbox.

@@ -18,8 +18,10 @@ use crate::cx::Cx;
 use crate::dead_letter::DeadLetter;
 use crate::dropped_replies::DroppedReply;
 use crate::error::{AskError, JoinError, SendError, Undelivered};
+use crate::event_loop::LoopStats;
 use crate::id::{ActorId, Key, NodeId};
 use crate::inbox::{InboxMessage, InboxOutcome, InboxState};
+use crate::inspection::{ActorCursor, ActorPage};
 use crate::join_handle::{JoinHandle, value_of};
 use crate::loop_ref::LoopRef;
 use crate::mailbox_limit::MailboxLimit;
@@ -88,6 +90,11 @@ impl Shared {
             step_clock: StepClock::default(),
         };
         (shared, queues)
+    }
+
+    /// Messages and requests of handles that are not delivered yet.
+    pub(crate) fn inbox_len(&self) -> usize {
+        self.inbox.len() + self.inbox_state.waiting()
     }
 
     /// Whether the loop has ended.
@@ -308,7 +315,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::spawn`].
     pub fn spawn_actor<M: 'static>(&self, actor: impl Actor<M> + Send) -> Result<Addr<M>, AskError> {
-        self.run_job(|core| core.spawn(actor))
+        self.run(Duration::MAX, |loop_ref| loop_ref.core.spawn(actor))
     }
 
     /// As [`Handle::spawn_actor`], for an actor whose mailbox has a limit of its own.
@@ -320,7 +327,7 @@ impl Handle {
         limit: MailboxLimit,
         actor: impl Actor<M> + Send,
     ) -> Result<Addr<M>, AskError> {
-        self.run_job(move |core| core.spawn_with(limit, actor))
+        self.run(Duration::MAX, move |loop_ref| loop_ref.core.spawn_with(limit, actor))
     }
 
     /// As [`Handle::spawn_actor`], and returns a [`JoinHandle`] that keeps the exit value of the actor, however early it ends.
@@ -331,38 +338,81 @@ impl Handle {
         &self,
         actor: impl Actor<M> + Send,
     ) -> Result<(Addr<M>, JoinHandle<V>), AskError> {
-        self.run_job(move |core| {
-            let addr = core.spawn(actor);
-            (addr, JoinHandle::of(core, addr.id()))
+        self.run(Duration::MAX, move |loop_ref| {
+            let addr = loop_ref.core.spawn(actor);
+            (addr, JoinHandle::of(loop_ref.core, addr.id()))
         })
     }
 
-    /// Runs a function on the loop's thread, between the steps of actors, and waits for its result. It fails on the loop's
-    /// own thread. A function that does not return soon holds up all actors.
+    /// Runs a function on the loop's thread, between the steps of actors, and waits for its result; `Duration::MAX` waits
+    /// without a limit. It fails on the loop's own thread. A function that does not return soon holds up all actors.
     ///
     /// # Errors
-    /// As [`Handle::spawn`].
+    /// As [`Handle::spawn`]; `TimedOut` if the function has not run in time, and it may still run later. `NoLoop` also if the
+    /// function has panicked, which is logged.
     pub fn run<R: Send + 'static>(
         &self,
+        timeout: Duration,
         function: impl FnOnce(&mut LoopRef<'_>) -> R + Send + 'static,
-    ) -> Result<R, AskError> {
-        self.run_job(|core| function(&mut LoopRef { core }))
-    }
-
-    fn run_job<R: Send + 'static>(
-        &self,
-        job: impl FnOnce(&mut Core) -> R + Send + 'static,
     ) -> Result<R, AskError> {
         let (sender, receiver) = bounded(1);
         let job = move |core: &mut Core| {
-            let sent = sender.try_send(job(core));
-            debug_assert!(sent.is_ok(), "the thread waits for the result without a limit");
+            // It fails only when this call has already returned `TimedOut`.
+            drop(sender.try_send(function(&mut LoopRef { core })));
         };
-        match self.call(job, Duration::MAX, &receiver) {
-            Ok(result) => Ok(result),
-            Err(CallFailure::Full) => Err(AskError::Full),
-            Err(CallFailure::TimedOut | CallFailure::NoLoop) => Err(AskError::NoLoop),
-        }
+        self.call(job, timeout, &receiver).map_err(|failure| match failure {
+            CallFailure::Full => AskError::Full,
+            CallFailure::TimedOut => AskError::TimedOut,
+            CallFailure::NoLoop => AskError::NoLoop,
+        })
+    }
+
+    /// The sizes of the loop's tables, and its counters.
+    ///
+    /// # Errors
+    /// As [`Handle::run`].
+    pub fn stats(&self, timeout: Duration) -> Result<LoopStats, AskError> {
+        self.run(timeout, |loop_ref| loop_ref.stats())
+    }
+
+    /// Some of the loop's actors: at most 1,000. `from` is `None` for the first page, and [`ActorPage::next`] of the page before
+    /// for each further one.
+    ///
+    /// ```
+    /// use antiphon_sched::{Cx, Event, Loop, LoopConfig, receive, secs};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut events = Loop::new(LoopConfig::default())?;
+    /// events.spawn(|cx: &mut Cx<u32>, event| {
+    ///     if matches!(event, Event::Start) {
+    ///         cx.set_name("worker");
+    ///     }
+    ///     receive()
+    /// });
+    /// let handle = events.handle();
+    /// let watching = std::thread::spawn(move || {
+    ///     let mut next = None;
+    ///     loop {
+    ///         let page = handle.actors(next, secs(5)).expect("the loop runs");
+    ///         for actor in &page.actors {
+    ///             println!("{} has {} messages", actor.name, actor.mailbox);
+    ///         }
+    ///         next = page.next;
+    ///         if next.is_none() {
+    ///             return handle.stop();
+    ///         }
+    ///     }
+    /// });
+    /// events.run()?;
+    /// # watching.join().expect("no panic");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Handle::run`].
+    pub fn actors(&self, from: Option<ActorCursor>, timeout: Duration) -> Result<ActorPage, AskError> {
+        self.run(timeout, move |loop_ref| loop_ref.actors(from))
     }
 
     /// Stops the loop in order, and then `run` returns: each actor is terminated when all newer actors have ended, also

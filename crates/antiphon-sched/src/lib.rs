@@ -92,6 +92,9 @@ pub use id::{ActorId, Key, NodeId};
 
 mod inbox;
 
+mod inspection;
+pub use inspection::{ActorActivity, ActorCursor, ActorInfo, ActorPage, ActorState};
+
 mod join_handle;
 pub use join_handle::JoinHandle;
 

@@ -10,7 +10,9 @@ use crate::budget::Permit;
 use crate::core::{Core, TransportSlot};
 use crate::dead_letter::DeadLetter;
 use crate::error::{AskError, PayloadError, SendError, Undelivered};
+use crate::event_loop::LoopStats;
 use crate::id::{ActorId, Key, NodeId};
+use crate::inspection::{ActorCursor, ActorPage};
 use crate::lag::Lag;
 use crate::mailbox_limit::MailboxLimit;
 use crate::mailbox_waiters::{RoomMark, Ticket, Turn, Waiter};
@@ -52,6 +54,16 @@ impl LoopRef<'_> {
     /// The incarnation of this loop.
     pub fn node_id(&self) -> NodeId {
         self.core.node_id
+    }
+
+    /// The sizes of the loop's tables, and its counters.
+    pub fn stats(&self) -> LoopStats {
+        self.core.stats()
+    }
+
+    /// Some of the loop's actors, from `from` on; see [`Handle::actors`](crate::Handle::actors).
+    pub fn actors(&mut self, from: Option<ActorCursor>) -> ActorPage {
+        self.core.actors_from(from)
     }
 
     /// The time of the present round.

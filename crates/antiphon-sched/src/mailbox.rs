@@ -11,6 +11,7 @@ use slab::Slab;
 use crate::actor_event::SystemEvent;
 use crate::budget::Permit;
 use crate::cell::RunState;
+use crate::inspection::MailboxInfo;
 use crate::step::Admit;
 use crate::time::Time;
 use crate::timers::TimerKey;
@@ -231,6 +232,12 @@ impl<M> Mailbox<M> {
             Item::Attached(attached) => Some(attached.1),
             Item::SystemEvent(_) => None,
         }
+    }
+
+    /// All that waits, in no order.
+    fn items(&self) -> impl Iterator<Item = &Item<M>> {
+        let rest = self.rest.iter().flat_map(|rest| rest.queue.iter().chain(&rest.skipped));
+        self.first.iter().chain(rest)
     }
 
     fn push_item(&mut self, item: Item<M>) {
@@ -728,6 +735,8 @@ pub(crate) trait AnyMailbox {
     fn messages(&self) -> usize;
     /// The Rust type of the messages.
     fn type_name(&self) -> &'static str;
+    /// What the mailbox shows of itself. It looks at all that waits.
+    fn info(&self) -> MailboxInfo;
     /// Whether the actor waits for the end of a `sleep` or `suspend`.
     fn ignores_events(&self) -> bool;
     /// The timer of a wait has fired; a later deadline may have replaced its own.
@@ -780,8 +789,24 @@ impl<M> AnyMailbox for Mailbox<M> {
             Item::Attached(attached) => matches!(attached.0, Attachment::Permit(_)),
             Item::SystemEvent(_) => false,
         };
-        let rest = self.rest.iter().flat_map(|rest| rest.queue.iter().chain(&rest.skipped));
-        self.first.iter().chain(rest).filter(is_message).count()
+        self.items().filter(is_message).count()
+    }
+
+    fn info(&self) -> MailboxInfo {
+        let bytes = |item: &Item<M>| match item {
+            Item::Attached(attached) => match &attached.0 {
+                Attachment::Permit(permit) => permit.bytes(),
+                Attachment::Tick(_) | Attachment::Own => 0,
+            },
+            Item::Message(_) | Item::SystemEvent(_) => 0,
+        };
+        let beyond = self.extras.as_ref().map_or(0, |extras| extras.open_beyond);
+        MailboxInfo {
+            wait: self.wait,
+            waiting: self.waiting(),
+            peer_bytes: self.items().map(bytes).sum(),
+            open: usize::from(self.open) + beyond,
+        }
     }
 
     fn type_name(&self) -> &'static str {

@@ -23,6 +23,8 @@ pub(crate) struct StepClock {
     actor: AtomicU64,
     actor_type: RunningType,
     slow: AtomicU64,
+    /// The sampled time of the steps of the last actor in each place of the table of actors, if the configuration asks for it.
+    busy: Mutex<FxHashMap<u32, (Key, Duration)>>,
     is_parked: AtomicBool,
     thread: Mutex<Option<Thread>>,
 }
@@ -58,6 +60,23 @@ impl StepClock {
         self.step.store(0, Ordering::Relaxed);
     }
 
+    /// The sampled time of the steps of an actor.
+    pub(crate) fn busy(&self, actor: Key) -> Duration {
+        let busy = self.busy.lock();
+        busy.get(&actor.index()).filter(|(key, _)| *key == actor).map_or(Duration::ZERO, |(_, span)| *span)
+    }
+
+    /// Adds a sample of the running step.
+    fn sample(&self, span: Duration) {
+        let actor = Key::from_bits(self.actor.load(Ordering::Relaxed));
+        let mut busy = self.busy.lock();
+        let (key, sum) = busy.entry(actor.index()).or_insert((actor, Duration::ZERO));
+        if *key != actor {
+            (*key, *sum) = (actor, Duration::ZERO);
+        }
+        *sum += span;
+    }
+
     /// The number of steps that took too long.
     pub(crate) fn slow(&self) -> u64 {
         self.slow.load(Ordering::Relaxed)
@@ -65,10 +84,11 @@ impl StepClock {
 }
 
 /// Starts the watchdog of a loop; its thread runs until the loop is dropped.
-pub(crate) fn start(shared: &Arc<Shared>, limit: Duration) {
+pub(crate) fn start(shared: &Arc<Shared>, limit: Duration, samples: bool) {
     let watched = Arc::downgrade(shared);
-    let spawned =
-        thread::Builder::new().name("antiphon-watchdog".into()).spawn(move || watch(&watched, limit));
+    let spawned = thread::Builder::new()
+        .name("antiphon-watchdog".into())
+        .spawn(move || watch(&watched, limit, samples));
     match spawned {
         Ok(thread) => *shared.step_clock.thread.lock() = Some(thread.thread().clone()),
         Err(reason) => {
@@ -84,7 +104,7 @@ pub(crate) fn end(shared: &Shared) {
     }
 }
 
-fn watch(watched: &Weak<Shared>, limit: Duration) {
+fn watch(watched: &Weak<Shared>, limit: Duration, samples: bool) {
     // A step seen three times, half a limit apart, runs for at least the limit.
     let mut last = 0;
     let mut seen = 0;
@@ -99,6 +119,9 @@ fn watch(watched: &Weak<Shared>, limit: Duration) {
             let step = shared.step_clock.step.load(Ordering::Relaxed);
             idle = if step == 0 { idle + 1 } else { 0 };
             seen = if step != 0 && step == last { seen + 1 } else { 0 };
+            if samples && step != 0 {
+                shared.step_clock.sample(limit / 2);
+            }
             if seen == 2 {
                 log_slow_step(&shared, limit, &mut logged);
             }

@@ -19,6 +19,18 @@ pub enum Suite {
     Plain = 5,
 }
 
+impl std::fmt::Display for Suite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Suite::Aes128Gcm => "aes-128-gcm",
+            Suite::ChaCha20Poly1305 => "chacha20-poly1305",
+            Suite::Hmac => "hmac",
+            Suite::Tls => "tls",
+            Suite::Plain => "plain",
+        })
+    }
+}
+
 impl Suite {
     /// The two suites called `aead`, the faster one on this machine first.
     pub fn aead() -> [Suite; 2] {

@@ -16,7 +16,7 @@ use crate::error::{
 };
 use crate::files::{DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
 use crate::location::{Ignored, Location, PeerAt, PeerOptions};
-use crate::node::Space;
+use crate::node::{Counts, NameCursor, NamePage, PeerCursor, PeerPage, Space};
 use crate::rci::Rci;
 
 pub(crate) use node_ref::{allow, may_log, node_mut, register};
@@ -307,6 +307,15 @@ pub trait NetCx<M: 'static> {
 
     /// The locations of the peers that are reachable.
     fn peers(&mut self) -> Vec<Location>;
+
+    /// The counters of the node; all 0 in a loop without a node.
+    fn counts(&mut self) -> Counts;
+
+    /// Some of the nodes that this one knows, from `from` on; see [`NetHandle::peer_infos`](crate::NetHandle::peer_infos).
+    fn peer_infos(&mut self, from: Option<PeerCursor>) -> PeerPage;
+
+    /// Some of the names of this node, from `from` on; see [`NetHandle::name_infos`](crate::NetHandle::name_infos).
+    fn name_infos(&mut self, from: Option<NameCursor>) -> NamePage;
 
     /// Connects to the node at a location, or to all nodes on a host if the port is 0. It is enough if one of two nodes
     /// does this. The answer is the locations of the connected nodes; for a host, of the nodes that were found within some

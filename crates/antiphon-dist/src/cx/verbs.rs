@@ -17,7 +17,10 @@ use crate::error::{
 };
 use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
 use crate::location::{Ignored, Location, PeerAt, PeerOptions};
-use crate::node::{FoundName, LookupStart, NodeCore, Space, complete_if_open};
+use crate::node::{
+    Counts, FoundName, LookupStart, NameCursor, NamePage, NodeCore, PeerCursor, PeerPage, Space,
+    complete_if_open,
+};
 use crate::rci::{self, Rci};
 
 impl<M: 'static> NetCx<M> for Cx<'_, M> {
@@ -257,6 +260,18 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
 
     fn peers(&mut self) -> Vec<Location> {
         node(self).map(|core| core.online()).unwrap_or_default()
+    }
+
+    fn counts(&mut self) -> Counts {
+        node(self).map(|core| core.counts()).unwrap_or_default()
+    }
+
+    fn peer_infos(&mut self, from: Option<PeerCursor>) -> PeerPage {
+        node(self).map(|core| core.peers_from(from)).unwrap_or_default()
+    }
+
+    fn name_infos(&mut self, from: Option<NameCursor>) -> NamePage {
+        node(self).map(|core| core.names_from(from)).unwrap_or_default()
     }
 
     fn peer(

@@ -263,6 +263,7 @@ impl NodeCore {
     pub(super) fn on_written(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
         conn.written += count;
+        self.counts.bytes_sent += count as u64;
         if conn.written < conn.out.len() {
             return;
         }
@@ -335,6 +336,7 @@ impl NodeCore {
     pub(super) fn on_received(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
         conn.deframer.filled(count);
+        self.counts.bytes_received += count as u64;
         conn.is_idle = false;
         loop {
             let Some(conn) = self.connections.get(id) else { return };

@@ -46,6 +46,9 @@ impl NodeCore {
             self.learn_route(message.route);
         }
         let tag = peer_session.session.tag_name(message.tag);
+        tracing::trace!(
+            %node, actor = %to, tag, bytes = message.body.len(), "a message from a peer"
+        );
         let delivery = match check_inbound(tag, message.body) {
             _ if !is_open => Delivery::NoActor,
             Ok(_) if self.has_backlog_for(node, to.actor()) => Delivery::Full,

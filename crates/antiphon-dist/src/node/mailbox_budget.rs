@@ -59,6 +59,11 @@ impl PeerBudget {
         }
     }
 
+    /// The bytes of messages, replies and values.
+    pub(super) fn bytes(&self) -> u64 {
+        self.all.bytes() + self.replies.bytes()
+    }
+
     fn bytes_of(&self, actor: Key) -> u64 {
         self.actors.get(&actor).map_or(0, Budget::bytes)
     }

@@ -25,6 +25,7 @@ mod frames;
 mod host_discovery;
 mod idle_close;
 mod inbound_messages;
+mod inspection;
 mod log_throttle;
 mod mailbox_budget;
 mod names;
@@ -47,6 +48,7 @@ mod timers;
 mod waiting_outbound;
 
 pub use driver::{ConnId, Driver, Input, Output, OverTls};
+pub use inspection::{NameCursor, NameInfo, NamePage, PeerCursor, PeerInfo, PeerPage, SessionInfo};
 pub use names::Space;
 pub(crate) use names::{FoundName, LookupStart};
 pub(crate) use payload_faults::check_body;
@@ -142,7 +144,8 @@ enum LoopAction {
 }
 
 /// The sizes of a node's tables, and the numbers of its refusals and failures since its start.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Counts {
     /// Known nodes, whether they were ever connected or not.
     pub peers: usize,
@@ -162,6 +165,12 @@ pub struct Counts {
     pub watchers: usize,
     /// Open connections, including those with an incomplete handshake.
     pub connections: usize,
+    /// Peers that are online or suspect.
+    pub online: usize,
+    /// Bytes that were written to connections.
+    pub bytes_sent: u64,
+    /// Bytes that were read from connections.
+    pub bytes_received: u64,
     /// Bytes that wait for full mailboxes.
     pub backlog_bytes: u64,
     /// Handshakes that this node or the other side refused, or that timed out.
@@ -268,6 +277,7 @@ impl NodeCore {
     pub fn counts(&self) -> Counts {
         Counts {
             peers: self.peers.len(),
+            online: self.peers.values().filter(|peer| peer.is_online()).count(),
             names: self.names.user_names_len(),
             lookups: self.names.lookups_len(),
             channel_relays: self.channel_relays.len(),

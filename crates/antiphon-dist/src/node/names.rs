@@ -8,12 +8,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::time::Duration;
 
 use antiphon_sched::{ActorId, Key, NodeId, RequestId, TYPE_NAME_MAX, Time};
 use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace};
 
 use super::driver::Driver;
+use super::inspection::NameInfo;
 use super::peer_session::PeerSession;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, complete_if_open, sched_key, wire_key};
@@ -25,7 +27,7 @@ const NAMES_MAX: usize = 65_536;
 const NAME_BYTES_MAX: usize = 255;
 
 /// The kind of thing that a name stands for. The same name may be registered once in each space.
-#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
 #[non_exhaustive]
 pub enum Space {
     /// Actors.
@@ -133,6 +135,20 @@ struct NodeLookup {
 }
 
 impl NameRegistry {
+    /// The registered names from `first` on.
+    pub(super) fn registered_from(
+        &self,
+        first: Bound<FullName>,
+        me: NodeId,
+    ) -> impl Iterator<Item = NameInfo> {
+        self.registered.range((first, Bound::Unbounded)).map(move |((space, name), registration)| NameInfo {
+            space: *space,
+            name: name.to_string(),
+            type_name: registration.tag.to_owned(),
+            actor: ActorId::new(me, registration.key),
+        })
+    }
+
     /// An access policy has changed: checks the peers' lookups of registered names again in the next tick.
     pub(super) fn recheck_peer_lookups(&mut self) {
         let registered = self.peer_lookups.keys().filter(|name| self.registered.contains_key(*name));
@@ -245,6 +261,7 @@ impl NodeCore {
         self.check_free(space, name)?;
         self.names.owned.entry(key).or_default().insert(full_name.clone());
         self.names.registered.insert(full_name.clone(), Registration { key, tag, owner });
+        tracing::debug!(name, ?space, actor = %key, tag, "a name is registered");
         if self.names.peer_lookups.contains_key(&full_name) {
             self.names.pending.insert(full_name.clone());
         }
@@ -296,6 +313,7 @@ impl NodeCore {
             return Err(RegisterError::NotOwner { name: name.to_owned() });
         };
         self.names.registered.remove(&full_name);
+        tracing::debug!(name, ?space, actor = %key, "a name is unregistered");
         if let Some(owned) = self.names.owned.get_mut(&key) {
             owned.remove(&full_name);
             if owned.is_empty() {
@@ -309,6 +327,8 @@ impl NodeCore {
     pub(super) fn unregister_all(&mut self, key: Key) {
         for full_name in self.names.owned.remove(&key).unwrap_or_default() {
             self.names.registered.remove(&full_name);
+            let (space, name) = full_name;
+            tracing::debug!(name, ?space, actor = %key, "a name is unregistered, since its actor has ended");
         }
     }
 
@@ -665,5 +685,9 @@ fn check_type(wanted: &str, found: &str) -> Result<(), LocateError> {
 }
 
 fn complete_lookup(driver: &mut impl Driver, request_id: RequestId, found: Result<FoundName, LocateError>) {
+    match &found {
+        Ok(found) => tracing::debug!(actor = %found.id, "a lookup has found its name"),
+        Err(reason) => tracing::debug!(%reason, "a lookup has failed"),
+    }
     complete_if_open(&mut driver.loop_ref(), request_id, found);
 }

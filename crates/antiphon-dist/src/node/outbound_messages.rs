@@ -45,6 +45,9 @@ impl Transport for NodeCore {
         if peer.has_left {
             return Err(Undelivered::NoNode);
         }
+        tracing::trace!(
+            %node, tag = outbound.type_name, bytes = outbound.body.len(), "a message to a peer"
+        );
         let bytes_max = self.settings.profile.limits.message_bytes_max.into();
         if outbound.is_checked {
             check_size(outbound.body, bytes_max)?;

@@ -40,6 +40,7 @@ const REFUSED_FOR: Duration = Duration::from_millis(100);
 pub(super) struct PeerSession {
     pub(super) session: Session,
     pub(super) conn: Option<ConnId>,
+    pub(super) started: Time,
     /// The location that this side dialled last for the session, if it did.
     pub(super) dialled: Option<SocketAddr>,
     /// The credit of frames that use too many bytes at this node.
@@ -111,6 +112,7 @@ impl NodeCore {
             Box::new(PeerSession {
                 session: Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection),
                 conn: None,
+                started: self.now,
                 dialled: None,
                 held_credit: Vec::new(),
                 dirty: false,
@@ -158,10 +160,9 @@ impl NodeCore {
 
     /// Handles the start of a session: sends the messages that waited for it, and reports the status of the peer.
     fn on_session_started(&mut self, node: NodeId, driver: &mut impl Driver) {
-        if self.may_log("peer connected", node)
-            && let Some(peer) = self.peers.get(&node)
-        {
-            tracing::info!(%node, name = peer.name, "a peer has connected");
+        if let Some(peer) = self.peers.get(&node) {
+            let location = peer.location().map(tracing::field::display);
+            tracing::info!(%node, name = peer.name, location, "a peer has connected");
         }
         self.warn_of_duplicate_name(node);
         self.set_status(node, Status::Online, driver);
@@ -495,15 +496,11 @@ impl NodeCore {
 
     /// Ends the session with a node, and completes every open operation on it.
     pub(super) fn end_session(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
-        let is_logged = self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some())
-            && self.may_log("session ended", format_args!("{node} {reason}"));
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(mut peer_session) = peer.peer_session.take() else { return };
         let disconnect = peer_session.disconnect.take();
         let peer_lost = peer.undelivered();
-        if is_logged {
-            tracing::info!(%node, name = peer.name, reason, "session ended");
-        }
+        tracing::info!(%node, name = peer.name, reason, "the session with a peer has ended");
         self.epochs.ended(wire::NodeId(node.to_bits()));
         let (local_watchers, remote_watchers) = peer.monitors.take();
         // The messages that wait for the next session, after a disconnect, keep their receipts and requests.

@@ -15,6 +15,7 @@ mod events;
 mod fairness;
 mod handles;
 mod inbox;
+mod inspection;
 mod layers;
 mod limits;
 mod mailbox_room;

@@ -41,6 +41,11 @@ impl Keepalive {
         Keepalive { last_received: now, pings: 0, liveness: Liveness::Online, is_stopped: false }
     }
 
+    /// When the last record arrived; later, if this side did not run for a while since.
+    pub(crate) fn last_received(&self) -> Time {
+        self.last_received
+    }
+
     pub(crate) fn liveness(&self) -> Liveness {
         self.liveness
     }

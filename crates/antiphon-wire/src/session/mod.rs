@@ -57,6 +57,10 @@ pub struct Session {
     keepalive: Keepalive,
     /// The position up to which the peer lets this side send. Never falls.
     credit: u64,
+    /// When the last ping was sent, until its reply arrives.
+    pinged_at: Option<Time>,
+    /// The round-trip time of the last ping.
+    round_trip: Option<Duration>,
     ack_due: Option<Time>,
     events: SessionEvents,
 }
@@ -203,6 +207,8 @@ impl Session {
             control: Control::default(),
             keepalive: Keepalive::new(now),
             credit: u64::from(peer_limits.window_bytes),
+            pinged_at: None,
+            round_trip: None,
             ack_due: None,
             events: SessionEvents::default(),
         }
@@ -298,10 +304,21 @@ impl Session {
         }
         let next_action = self.keepalive.next_action(now, &self.limits, self.is_connected());
         if next_action.ping {
-            self.control.ping = Some(now.as_nanos());
+            self.ping(now);
             self.release_spare();
         }
         self.events.liveness = next_action.liveness.or(self.events.liveness);
+    }
+
+    /// Sends a ping with the next record, to measure the round-trip time.
+    pub fn ping(&mut self, now: Time) {
+        self.control.ping = Some(now.as_nanos());
+        self.pinged_at = Some(now);
+    }
+
+    /// The round-trip time of the last ping; `None` before the first reply.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
     }
 
     /// Excludes `span` from the peer's silence, because this node itself did not run (a stopped process, a long step).

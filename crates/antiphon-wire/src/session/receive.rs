@@ -168,6 +168,11 @@ impl Session {
             self.outbound.acknowledge(ack.next).map_err(|_| PeerFault::FrameNumber { frame: ack.next })?;
         } else if let Frame::Credit(credit) = frame {
             self.credit = self.credit.max(credit.until);
+        } else if let Frame::Pong(pong) = frame {
+            // A reply to an earlier ping, or one that was never sent, says nothing.
+            if let Some(at) = self.pinged_at.take_if(|at| at.as_nanos() == pong.token) {
+                self.round_trip = Some(self.keepalive.last_received().since(at));
+            }
         } else if let Frame::Ping(ping) = frame {
             self.control.pong = Some(ping.token);
             // The peer received nothing for a while, so this side has nothing to send.

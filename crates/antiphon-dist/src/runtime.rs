@@ -13,7 +13,7 @@ use antiphon_sched::{
 use crate::access::{AccessError, AccessPolicy};
 use crate::channels::{self, Channel};
 use crate::config::Config;
-use crate::credentials::{self, Credentials, ReloadError};
+use crate::credentials::{self, Reloader};
 use crate::cx::allow;
 use crate::error::{NodeError, RegisterError};
 use crate::files;
@@ -69,6 +69,7 @@ pub struct Node {
     name: String,
     started: bool,
     config: Config,
+    reloader: Reloader,
 }
 
 impl Node {
@@ -90,7 +91,7 @@ impl Node {
             NetDriver::open(&credentials::with_secrets_of_file(&config)?, &mut sched, resolver)?;
         files::start(&config, &mut sched)?;
         let name = config.name_at(location);
-        Ok(Self { sched, driver, location, name, started: false, config })
+        Ok(Self { sched, driver, location, name, started: false, config, reloader: Reloader::default() })
     }
 
     /// The location at which the node accepts connections.
@@ -370,19 +371,7 @@ impl Node {
     fn reload_on_hangup(&mut self) {
         #[cfg(unix)]
         if self.sched.take_hangup() {
-            let read = Credentials::read(&self.config).map_err(ReloadError::from);
-            let reloaded = read.and_then(|credentials| {
-                self.sched
-                    .loop_ref()
-                    .transport::<NodeCore>()
-                    .map_or(Err(ReloadError::NoNode), |core| core.reload(credentials))
-            });
-            match reloaded {
-                Ok(()) => self.driver.flush(&mut self.sched),
-                Err(reason) => {
-                    tracing::error!(%reason, "at SIGHUP the node keeps its secrets and certificates")
-                }
-            }
+            self.reloader.start(&self.config, self.sched.handle());
         }
     }
 

@@ -92,7 +92,7 @@ fn handle_shows_names_in_pages() {
         receive()
     });
     recv(&registered);
-    node.with(|node| drop(node.channel::<u64>("a channel").expect("the name is free")));
+    node.with(|node| node.channel::<u64>("a channel").map(|_| ()).expect("the name is free"));
     let (mut all, mut next) = (Vec::new(), None);
     loop {
         let page = node.handle.name_infos(next, PATIENCE).expect("the node runs");

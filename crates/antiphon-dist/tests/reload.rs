@@ -8,13 +8,13 @@ use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{
     Config, DialError, FileFault, Location, NetCx, NetHandle, Node, NodeError, PeerError, PeerStatus,
-    Refusal, ReloadError, Secret, SecretError, Status, TlsFault,
+    Refusal, ReloadError, Secret, SecretError, Status, Suite, TlsFault,
 };
 use antiphon_sched::{Addr, AskError, Cx, Event, ReplyTo, millis, receive, secs, stop};
 use common::certs::{Certs, set_mode};
 use common::harness::{self, tests};
 use common::process::{self, Process, Role};
-use common::{Net, PATIENCE, TestNode, recv, recv_until, report};
+use common::{Net, PATIENCE, TestNode, recv, recv_until, report, wait_for};
 #[cfg(unix)]
 use rustix::process::Signal;
 
@@ -28,6 +28,9 @@ fn main() -> ExitCode {
             removed_certificate_is_refused_after_timeout,
             configuration_that_cannot_be_reloaded_changes_nothing,
             secret_file_with_faults_is_refused,
+            peer_accepted_again_is_reported_without_refusal,
+            #[cfg(unix)]
+            file_that_blocks_holds_up_no_actor,
             #[cfg(unix)]
             credentials_replaced_by_sighup_lose_no_message,
         ],
@@ -262,6 +265,11 @@ fn configuration_that_cannot_be_reloaded_changes_nothing() {
     let config = net.static_config("first", &[]);
     let reload = |config: Config| first.handle.reload(&config).expect_err("the configuration is refused");
     let own = certs.node("own").both;
+    // With named suites, the secret alone decides.
+    let suites = Some(vec![Suite::Aes128Gcm]);
+    let named = TestNode::start(Config { suites: suites.clone(), ..config.clone() });
+    let without = Config { secret: None, suites, ..config.clone() };
+    assert!(matches!(named.handle.reload(&without), Err(ReloadError::Protection)));
     for other in
         [Config { secret: None, ..config.clone() }, Config { certfile: Some(own.clone()), ..config.clone() }]
     {
@@ -295,6 +303,13 @@ fn secret_file_with_faults_is_refused() {
     assert!(matches!(of(b"1 one\n\ntwo"), FileFault::BadLine { line: 3 }));
     assert!(matches!(of(b"x one"), FileFault::BadLine { line: 1 }));
     assert!(matches!(of(b"1 \xff"), FileFault::NotText));
+    assert!(matches!(of(b"1 one # a comment"), FileFault::BadLine { line: 1 }));
+    assert!(matches!(of(b"1 one\r2 two"), FileFault::BadLine { line: 1 }));
+    let whole = new_secret().reveal().to_owned();
+    let half = &whole[..whole.len() - 1];
+    assert!(matches!(of(format!("1 {half}").as_bytes()), FileFault::Damaged));
+    let alone = Secret::from_file(certs.write("half", half)).expect_err("it is damaged");
+    assert!(matches!(alone, SecretError::File { fault: FileFault::Damaged, .. }));
     assert!(matches!(fault(config(&certs.path().join("absent"))), FileFault::Unreadable(_)));
     let file = certs.write("secrets", "1 one\n2 two\n");
     let beside = Config { secret: Some("three".into()), ..config(&file) };
@@ -464,4 +479,49 @@ fn credentials_replaced_by_sighup_lose_no_message() {
             Err(PeerError::Refused(Refusal::UnknownKey))
         );
     }
+}
+
+fn peer_accepted_again_is_reported_without_refusal() {
+    let net = Net::new();
+    let there = TestNode::start(Config { key_id: 1, ..net.static_config("there", &[]) });
+    let config = Config { key_id: 1, peer_timeout: secs(2), ..net.static_config("here", &[there.location]) };
+    let here = TestNode::start(config.clone());
+    let statuses = full_statuses(&here);
+    assert_eq!(recv(&statuses).refusal, None);
+    let new = Config { secret: Some(new_secret()), key_id: 2, ..config };
+    here.handle.reload(&new).expect("the credentials are valid");
+    // The connection is closed after the timeout. The peer accepts the new secret before the session is lost.
+    let seen = recv_until(&statuses, |status| status.refusal.is_some());
+    assert_eq!(seen.last().map(|status| status.status), Some(Status::Online), "{seen:?}");
+    there.handle.reload(&new).expect("the credentials are valid");
+    let seen = recv_until(&statuses, |status| status.refusal.is_none());
+    assert!(seen.iter().all(|status| status.status != Status::Offline), "{seen:?}");
+}
+
+#[cfg(unix)]
+fn file_that_blocks_holds_up_no_actor() {
+    let (certs, secret) = (Certs::new(), new_secret());
+    let folder = certs.path().join("a");
+    std::fs::create_dir(&folder).expect("the folder can be made");
+    let own = certs.node("own");
+    let read = |file| std::fs::read_to_string(file).expect("the file exists");
+    certs.write("a/secrets", format!("1 {}", secret.reveal()));
+    certs.write("a/own.pem", read(&own.both));
+    certs.write("a/pinned.pem", read(&own.cert));
+    let net = Net::new();
+    let text = folder.to_str().expect("the path is valid UTF-8").to_owned();
+    let (mut member, log) = Process::start_logged(&net, "a", None, &[(FOLDER, &text)]);
+    member.location();
+    let secrets = folder.join("secrets");
+    std::fs::remove_file(&secrets).expect("the file exists");
+    let made = std::process::Command::new("mkfifo").arg(&secrets).status();
+    assert!(made.expect("the system has `mkfifo`").success());
+    set_mode(&secrets, 0o600);
+    // No writer opens the other end, so the read never returns. A further signal shows that it has begun.
+    wait_for("the warning", || {
+        member.signal(Signal::HUP);
+        (!log.lines("are still being read").is_empty()).then_some(())
+    });
+    member.signal(Signal::TERM);
+    assert_eq!(member.wait().code(), Some(0), "the node stops in order");
 }

@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
+use tracing::level_filters::LevelFilter;
+
 use crate::actor::Actor;
 use crate::actor_event::{ExitReason, SystemEvent};
 use crate::actor_extras::ActorExtras;
@@ -25,7 +27,7 @@ use crate::event_loop::LoopConfig;
 use crate::handle::Shared;
 use crate::id::{ActorId, Key, NodeId};
 use crate::inbox::WaitingMessages;
-use crate::inspection::ActivityTable;
+use crate::inspection::{ActivityTable, ObservedBatch};
 use crate::loop_ref::Delivery;
 use crate::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::mailbox_limit::MailboxAdmission;
@@ -68,6 +70,7 @@ pub(crate) struct Core {
     pub(crate) activity: Option<ActivityTable>,
     /// Batches are recorded or logged.
     pub(crate) observes_batches: bool,
+    pub(crate) observed_batch: ObservedBatch,
     /// The actor whose step is running.
     pub(crate) current: Option<Key>,
     pub(crate) steps: u64,
@@ -131,6 +134,7 @@ impl Core {
             timers_due: 0,
             activity: config.actor_activity.then(ActivityTable::default),
             observes_batches: config.actor_activity,
+            observed_batch: ObservedBatch::default(),
             current: None,
             steps: 0,
             rng,
@@ -177,10 +181,9 @@ impl Core {
         if self.is_stopping() {
             self.note_spawned(key);
         }
-        if let Some(activity) = &mut self.activity {
-            activity.begin(key, self.now);
+        if self.activity.is_some() || LevelFilter::current() >= LevelFilter::DEBUG {
+            self.observe_start(key, type_name::<M>());
         }
-        tracing::debug!(actor = %key, messages = type_name::<M>(), "an actor starts");
         Addr::local(self.id(key))
     }
 
@@ -325,6 +328,9 @@ impl Core {
     #[inline]
     pub(crate) fn begin_batch(&mut self, key: Key, actor_type: ActorType) {
         self.current = Some(key);
+        if self.observes_batches {
+            self.observe_batch(Some(key));
+        }
         self.shared.step_clock.batch_started(key, actor_type);
     }
 
@@ -342,11 +348,7 @@ impl Core {
     /// Runs one batch of the next runnable actor; false if there is none.
     #[inline]
     pub(crate) fn run_one(&mut self) -> bool {
-        let steps_before = self.steps;
         let Some((key, outcome)) = cell::run_next(self) else { return false };
-        if self.observes_batches {
-            self.observe_batch(key, steps_before);
-        }
         match outcome {
             BatchOutcome::Idle => {}
             // An actor that was ended during its own step has no slot any more.

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Registry, Token};
 use thiserror::Error;
 
+use tracing::level_filters::LevelFilter;
+
 use crate::actor::{Actor, FoldActor};
 use crate::actor_event::{Event, ExitReason};
 use crate::addr::{Addr, Target};
@@ -453,7 +455,8 @@ impl Loop {
         self.read_clock();
         self.begin_stop();
         self.core.shared.step_clock.round_started();
-        self.core.observes_batches = self.core.activity.is_some() || tracing::enabled!(tracing::Level::TRACE);
+        let traces = LevelFilter::current() >= LevelFilter::TRACE;
+        self.core.observes_batches = self.core.activity.is_some() || traces;
         self.take_inbox();
         self.fire_timers();
         self.serve_sockets();
@@ -545,6 +548,9 @@ impl Loop {
                     break;
                 }
             }
+        }
+        if self.core.observes_batches {
+            self.core.observe_batch(None);
         }
         self.core.current = None;
     }

@@ -115,6 +115,14 @@ pub(crate) struct MailboxInfo {
     pub(crate) open: usize,
 }
 
+/// The batch that is running, if batches are observed.
+#[derive(Default)]
+pub(crate) struct ObservedBatch {
+    actor: Option<Key>,
+    /// The number of steps of the loop before it.
+    begun: u64,
+}
+
 /// The activity of all actors: one record for each place in the table of actors.
 #[derive(Default)]
 pub(crate) struct ActivityTable {
@@ -236,11 +244,24 @@ impl Core {
         })
     }
 
-    /// Records a batch: the steps since `steps_before`.
+    /// Records and logs the start of an actor.
     #[cold]
     #[inline(never)]
-    pub(crate) fn observe_batch(&mut self, key: Key, steps_before: u64) {
-        let steps = self.steps - steps_before;
+    pub(crate) fn observe_start(&mut self, key: Key, messages: &'static str) {
+        if let Some(activity) = &mut self.activity {
+            activity.begin(key, self.now);
+        }
+        tracing::debug!(actor = %key, messages, "an actor starts");
+    }
+
+    /// Records and logs the batch that has ended, before that of `next`, if there is one.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn observe_batch(&mut self, next: Option<Key>) {
+        let before =
+            std::mem::replace(&mut self.observed_batch, ObservedBatch { actor: next, begun: self.steps });
+        let Some(key) = before.actor else { return };
+        let steps = self.steps - before.begun;
         if let Some(activity) = &mut self.activity {
             activity.add(key, steps);
         }

@@ -102,12 +102,22 @@ impl Connections {
         self.table.try_remove((id.0 & ((1 << INDEX_BITS) - 1)) as usize)
     }
 
-    /// The connections whose handshakes are not complete.
-    pub(super) fn unproven(&self) -> Vec<ConnId> {
-        let is_unproven = |conn: &Connection| {
-            matches!(conn.state, ConnectionState::Dialling | ConnectionState::Handshaking(_))
+    /// The connections whose handshakes have begun, and are not complete.
+    pub(super) fn in_handshake(&self) -> Vec<ConnId> {
+        let has_begun = |conn: &Connection| match &conn.state {
+            ConnectionState::Handshaking(handshake) => {
+                handshake.peer().is_some() || handshake.resume_state().is_some()
+            }
+            ConnectionState::Dialling | ConnectionState::Established(_) | ConnectionState::Closing => false,
         };
-        self.table.iter().filter(|(_, conn)| is_unproven(conn)).map(|(_, conn)| conn.id).collect()
+        self.table.iter().filter(|(_, conn)| has_begun(conn)).map(|(_, conn)| conn.id).collect()
+    }
+
+    /// Whether a connection is being dialled, or its handshake is not complete.
+    pub(super) fn is_unproven(&mut self, id: ConnId) -> bool {
+        self.get(id).is_some_and(|conn| {
+            matches!(conn.state, ConnectionState::Dialling | ConnectionState::Handshaking(_))
+        })
     }
 
     /// The credentials of this node are replaced: all present connections were opened with those of before.
@@ -157,6 +167,11 @@ impl Connections {
 }
 
 impl Connection {
+    /// Whether the credentials with which it was opened were replaced since.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.outdated_since.is_some()
+    }
+
     /// Frees the buffers if no bytes have arrived since the last call. An idle connection holds no buffers.
     pub(super) fn release_buffers(&mut self) {
         if std::mem::replace(&mut self.is_idle, true) {

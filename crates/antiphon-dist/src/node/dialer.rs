@@ -115,7 +115,7 @@ impl Dialer {
     }
 
     /// Whether a datagram may cause another attempt now. Counts the attempt if so.
-    fn may_hint(&mut self, now: Time) -> bool {
+    pub(super) fn may_hint(&mut self, now: Time) -> bool {
         if now.since(self.hints_since) >= Duration::from_secs(1) {
             (self.hints, self.hints_since) = (0, now);
         }
@@ -227,6 +227,10 @@ impl NodeCore {
     /// Dials a second connection, because the present one has used up its keys or may be broken.
     pub(super) fn renew_dial(&mut self, node: NodeId, at: SocketAddr) {
         if let Some(dial) = self.dialer.by_location.get_mut(&at) {
+            if dial.conn.is_some_and(|conn| self.connections.is_unproven(conn)) {
+                // A dial is under way.
+                return;
+            }
             dial.conn = None;
         }
         self.dial_node_until(node, at, self.now + self.settings.limits().lost_after);
@@ -317,6 +321,7 @@ impl NodeCore {
         let Some(at) = gone.dialled else { return };
         if refused {
             self.note_dial_error(at, DialError::ConnectionRefused, false);
+            self.clear_refusals(at, driver);
         }
         let node = self.dialer.node_at(at);
         self.retry_dial(at, conn);

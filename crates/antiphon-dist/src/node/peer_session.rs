@@ -28,6 +28,8 @@ use crate::location::seen_from;
 const OUT_BYTES_MAX: usize = 256 * 1024;
 /// How long the accepting side waits for the peer to dial again before it dials itself.
 const REDIAL_AFTER: Duration = Duration::from_secs(1);
+/// How long a peer may take to answer when another one states its location.
+const PREDECESSOR_WITHIN: Duration = Duration::from_secs(1);
 /// How long a closing connection may take to write its last bytes.
 const LINGER: Duration = Duration::from_secs(1);
 /// The number of refused dials after which the session with a peer may end.
@@ -41,6 +43,8 @@ pub(super) struct PeerSession {
     pub(super) session: Session,
     pub(super) conn: Option<ConnId>,
     pub(super) started: Time,
+    /// Another node that states a location of this peer, while this peer is asked whether it is still there.
+    successor: Option<(NodeId, SocketAddr)>,
     /// The location that this side dialled last for the session, if it did.
     pub(super) dialled: Option<SocketAddr>,
     /// The credit of frames that use too many bytes at this node.
@@ -83,6 +87,7 @@ impl NodeCore {
         let now = self.wire_now();
         let Some(conn) = self.connections.get(id) else { return false };
         let (dialled, remote, certificate) = (conn.dialled, conn.remote, conn.certificate);
+        let is_outdated = conn.is_outdated();
         let hello = connection.peer();
         let (name, undiscovered) = (hello.name.clone(), hello.flags & wire::UNDISCOVERED != 0);
         let stated = seen_from(hello.locations.iter().copied(), remote);
@@ -103,7 +108,8 @@ impl NodeCore {
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
         (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
             (name, shown_location, locations, false);
-        (peer.has_left, peer.refusal) = (false, None);
+        peer.has_left = false;
+        let was_refused = peer.refusal.take().is_some();
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
         let is_new = peer.peer_session.is_none();
@@ -113,6 +119,7 @@ impl NodeCore {
                 session: Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection),
                 conn: None,
                 started: self.now,
+                successor: None,
                 dialled: None,
                 held_credit: Vec::new(),
                 dirty: false,
@@ -150,7 +157,12 @@ impl NodeCore {
         }
         if is_new {
             self.on_session_started(node, driver);
-            self.look_at_predecessors(node, dialled);
+            self.ask_predecessors(node, dialled);
+        } else if was_refused {
+            self.send_status(node, driver);
+        }
+        if is_outdated {
+            self.renew(node);
         }
         self.complete_connect_requests(node, dialled);
         self.schedule_idle_check(node);
@@ -203,17 +215,39 @@ impl NodeCore {
     }
 
     /// A session has started whose peer states a location at which another peer is connected. If that one is an earlier
-    /// incarnation, something between the two keeps its connection open. A dial of the location shows which of the two is
-    /// there.
-    fn look_at_predecessors(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
+    /// incarnation, something between the two keeps its connection open: it gets a ping, which it does not answer.
+    fn ask_predecessors(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
+        let now = self.wire_now();
         let Some(peer) = self.peers.get(&node) else { return };
-        let is_taken = |at: &SocketAddr| {
-            let others = self.peers.iter().filter(|(other, _)| **other != node);
-            others.into_iter().any(|(_, other)| other.has_session_at(*at))
+        let stated: Vec<SocketAddr> =
+            peer.locations.iter().copied().filter(|at| Some(*at) != dialled).collect();
+        let mut asked = Vec::new();
+        for (other, peer) in self.peers.iter_mut().filter(|(other, _)| **other != node) {
+            let Some(at) = stated.iter().copied().find(|at| peer.has_session_at(*at)) else { continue };
+            let Some(peer_session) = peer.peer_session.as_mut() else { continue };
+            if peer_session.conn.is_some() && peer_session.successor.replace((node, at)).is_none() {
+                peer_session.session.ping(now);
+                asked.push(*other);
+            }
+        }
+        for other in asked {
+            self.mark_dirty(other);
+            self.timers.add(self.now + PREDECESSOR_WITHIN, NodeTimer::Predecessor(other));
+        }
+    }
+
+    /// A peer was asked whether it is still there. If it has not answered, its location is dialled: that shows which of the
+    /// two peers is there.
+    pub(super) fn on_predecessor_due(&mut self, node: NodeId) {
+        let since = self.now;
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
         };
-        let taken = peer.locations.iter().copied().filter(|at| Some(*at) != dialled).find(is_taken);
-        if let Some(at) = taken {
-            self.renew_dial(node, at);
+        let Some((successor, at)) = peer_session.successor.take() else { return };
+        let silent = since.since(Time::from_nanos(peer_session.session.last_received().as_nanos()));
+        let is_connected = peer_session.conn.is_some();
+        if is_connected && silent >= PREDECESSOR_WITHIN && self.dialer.may_hint(self.now) {
+            self.renew_dial(successor, at);
         }
     }
 

@@ -9,12 +9,20 @@ use super::NodeCore;
 use super::driver::{Driver, Output};
 use super::timers::NodeTimer;
 use crate::credentials::{Credentials, ReloadError};
+use crate::error::NodeError;
 
 impl NodeCore {
     /// Replaces the secrets and the certificates of this node, at the next tick.
     pub(crate) fn reload(&mut self, credentials: Credentials) -> Result<(), ReloadError> {
-        if credentials.suites != self.settings.profile.suites {
+        let profile = &self.settings.profile;
+        if credentials.suites != profile.suites
+            || credentials.keyring.is_empty() != profile.keyring.is_empty()
+        {
             return Err(ReloadError::Protection);
+        }
+        let ip = self.settings.location.addr().ip();
+        if !ip.is_loopback() && credentials.is_weak {
+            return Err(NodeError::WeakSecret { ip }.into());
         }
         self.new_credentials = Some(credentials);
         Ok(())
@@ -27,7 +35,7 @@ impl NodeCore {
         if let Some(tls) = credentials.tls {
             driver.output(Output::UseTls(tls));
         }
-        for conn in self.connections.unproven() {
+        for conn in self.connections.in_handshake() {
             self.fail_conn(conn, driver);
         }
         self.connections.set_outdated(self.now);

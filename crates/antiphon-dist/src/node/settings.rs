@@ -67,15 +67,20 @@ impl Settings {
         if ip.is_loopback() {
             return Ok(());
         }
-        let mut secrets = config.secret.iter().chain(config.other_secrets.iter().map(|(_, secret)| secret));
-        // With certificates, a peer without one is refused, however weak the secrets are.
-        if config.certfile.is_none() && !config.weak_secret && secrets.any(|secret| !secret.is_strong()) {
+        if Self::has_weak_secret(config) {
             return Err(NodeError::WeakSecret { ip });
         }
         if config.certfile.is_none() && config.secret.is_none() && !config.open {
             return Err(NodeError::NoSecret { ip });
         }
         Ok(antiphon_sched::egress::allowed(&SocketAddr::new(ip, 0))?)
+    }
+
+    /// Whether a secret can be guessed, and the configuration does not permit that. With certificates, a peer without one is
+    /// refused, however weak the secrets are.
+    pub(crate) fn has_weak_secret(config: &Config) -> bool {
+        let mut secrets = config.secret.iter().chain(config.other_secrets.iter().map(|(_, secret)| secret));
+        config.certfile.is_none() && !config.weak_secret && secrets.any(|secret| !secret.is_strong())
     }
 
     /// The settings of a node that listens at `location`.

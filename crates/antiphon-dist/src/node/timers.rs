@@ -40,6 +40,8 @@ pub(super) enum NodeTimer {
     Probe(SocketAddr),
     /// The reply to a probe, after its random wait.
     ProbeReply(SocketAddr),
+    /// The peer was asked whether it is still there, and should have answered by now.
+    Predecessor(NodeId),
     /// The end of connections that were proven with credentials of before.
     Credentials,
     /// The next announcement of this node.

@@ -168,8 +168,9 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
-    /// Waits until the child has ended.
+    /// Closes the input of the child, and waits until the child has ended.
     pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.stdin = None;
         wait_for("the end of the child", || self.child.try_wait().expect("the child can be waited for"))
     }
 

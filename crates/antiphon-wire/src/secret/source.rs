@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::Secret;
+use super::{PREFIX, Secret};
 
 /// Why no secret could be read.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,9 @@ pub enum FileFault {
     /// The file is larger than secrets may be.
     #[error("it has more than {FILE_BYTES_MAX} bytes; a secret is one short line")]
     TooLong,
+    /// A generated secret has lost or gained characters.
+    #[error("a secret in it begins as a generated one does, and its checksum is wrong; copy it again, whole")]
+    Damaged,
     /// A line is not a key id and a secret.
     #[error("line {line} is not a key id and a secret with a space between them, as in `1 antiphon-..`")]
     BadLine {
@@ -87,7 +90,7 @@ impl Secret {
     /// # Errors
     /// [`SecretError::File`], which names the file, the fault and the remedy.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Secret, SecretError> {
-        read(path.as_ref(), |text| Ok(Secret::from(trimmed(text))))
+        read(path.as_ref(), |text| secret_of(trimmed(text)))
     }
 
     /// Reads secrets with their key ids from a file, at least one. Each line is a key id and a secret, with a space between
@@ -127,6 +130,12 @@ fn read<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T, FileFault>) -> Res
         .map_err(|fault| SecretError::File { file: path.to_owned(), fault })
 }
 
+/// A secret. A generated one with a wrong checksum has lost or gained characters.
+fn secret_of(text: &str) -> Result<Secret, FileFault> {
+    let secret = Secret::from(text);
+    if text.starts_with(PREFIX) && !secret.is_strong() { Err(FileFault::Damaged) } else { Ok(secret) }
+}
+
 fn secrets_of(text: &str) -> Result<Vec<(u32, Secret)>, FileFault> {
     let mut secrets = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -135,9 +144,10 @@ fn secrets_of(text: &str) -> Result<Vec<(u32, Secret)>, FileFault> {
             continue;
         }
         let parts = line.split_once(char::is_whitespace);
-        let parsed =
-            parts.and_then(|(id, secret)| Some((id.parse().ok()?, Secret::from(secret.trim_start()))));
-        secrets.push(parsed.ok_or(FileFault::BadLine { line: index + 1 })?);
+        let parsed = parts.and_then(|(id, secret)| Some((id.parse().ok()?, secret.trim_start())));
+        let is_one_word = |(_, secret): &(u32, &str)| !secret.contains(char::is_whitespace);
+        let (id, secret) = parsed.filter(is_one_word).ok_or(FileFault::BadLine { line: index + 1 })?;
+        secrets.push((id, secret_of(secret)?));
     }
     if secrets.is_empty() { Err(FileFault::Empty) } else { Ok(secrets) }
 }

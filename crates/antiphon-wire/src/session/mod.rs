@@ -316,6 +316,11 @@ impl Session {
         self.pinged_at = Some(now);
     }
 
+    /// When the last record arrived; later, if this side did not run for a while since.
+    pub fn last_received(&self) -> Time {
+        self.keepalive.last_received()
+    }
+
     /// The round-trip time of the last ping; `None` before the first reply.
     pub fn round_trip(&self) -> Option<Duration> {
         self.round_trip

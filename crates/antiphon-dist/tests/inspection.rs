@@ -160,11 +160,11 @@ fn log_reports_actors_names_and_messages() {
     assert_eq!(recv(&messages), "hello");
     running.join().expect("the node's thread does not panic");
     for part in [
-        "DEBUG antiphon_sched::core: an actor starts",
+        "DEBUG antiphon::actors: an actor starts",
         "a name is registered name=\"finder\" space=Actor",
-        "INFO antiphon_dist::node::peer_session: a peer has connected",
+        "INFO antiphon::peers: a peer has connected",
         "a lookup has found its name",
-        "a message to a peer node=",
+        "TRACE antiphon::messages: a message to a peer node=",
         "a batch of an actor has run",
         "a name is unregistered, since its actor has ended",
         "an actor has ended actor=finder",

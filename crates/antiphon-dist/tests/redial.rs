@@ -165,3 +165,25 @@ fn loopback_confinement_refuses_other_hosts() {
     let far: PeerAt = "far.test:9".parse().expect("a host");
     assert!(matches!(connect(&here, far), Err(PeerError::UnknownHost { .. })));
 }
+
+/// One node states the location of another one: both stay connected, since each of them answers.
+#[test]
+fn peer_with_wrong_external_address_stays_connected() {
+    let net = Net::new();
+    let middle = net.static_node("middle", &[]);
+    let named = |name, ip: [u8; 4]| Config { ip: ip.into(), ..net.static_config(name, &[middle.location]) };
+    let right = TestNode::start(named("right", [127, 0, 0, 5]));
+    let statuses = middle.statuses();
+    recv_until(&statuses, |status| *status == ("right".into(), Status::Online));
+    let wrong = TestNode::start(Config {
+        tcp_port: right.location.addr().port(),
+        ext_ip_addr: Some(right.location.addr().ip()),
+        ..named("wrong", [127, 0, 0, 6])
+    });
+    recv_until(&statuses, |status| *status == ("wrong".into(), Status::Online));
+    // Longer than a peer may take to answer.
+    std::thread::sleep(secs(2));
+    assert_eq!(statuses.try_iter().collect::<Vec<_>>(), []);
+    middle.wait_for_counts("both", |counts| counts.connections == 2);
+    drop(wrong);
+}

@@ -437,9 +437,9 @@ impl Core {
     /// Logs the end of an actor: as a warning, if it failed and has no monitors.
     pub(crate) fn log_exit(&self, (key, actor_type): (Key, ActorType), reason: &ExitReason, watched: bool) {
         if !watched && matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_)) {
-            tracing::warn!(actor = %self.describe_as(key, Some(actor_type)), %reason, "unmonitored actor failed");
+            tracing::warn!(target: "antiphon::actors", actor = %self.describe_as(key, Some(actor_type)), %reason, "unmonitored actor failed");
         } else {
-            tracing::debug!(actor = %self.describe_as(key, Some(actor_type)), %reason, "an actor has ended");
+            tracing::debug!(target: "antiphon::actors", actor = %self.describe_as(key, Some(actor_type)), %reason, "an actor has ended");
         }
     }
 }

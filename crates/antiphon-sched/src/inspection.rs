@@ -251,7 +251,7 @@ impl Core {
         if let Some(activity) = &mut self.activity {
             activity.begin(key, self.now);
         }
-        tracing::debug!(actor = %key, messages, "an actor starts");
+        tracing::debug!(target: "antiphon::actors", actor = %key, messages, "an actor starts");
     }
 
     /// Records and logs the batch that has ended, before that of `next`, if there is one.
@@ -265,6 +265,6 @@ impl Core {
         if let Some(activity) = &mut self.activity {
             activity.add(key, steps);
         }
-        tracing::trace!(actor = %key, steps, "a batch of an actor has run");
+        tracing::trace!(target: "antiphon::actors", actor = %key, steps, "a batch of an actor has run");
     }
 }

@@ -347,7 +347,7 @@ impl Core {
     /// Closes a request of this loop with an error. Does nothing if the request is already closed.
     pub(crate) fn fail_request(&mut self, request_id: RequestId, reason: AskError) {
         if let Some((owner, handler)) = self.close_request(request_id) {
-            tracing::debug!(actor = %owner, reply = handler.type_name(), %reason, "a request has failed");
+            tracing::debug!(target: "antiphon::requests", actor = %owner, reply = handler.type_name(), %reason, "a request has failed");
             handler.fail(self, owner, reason);
         }
     }

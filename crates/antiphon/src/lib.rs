@@ -36,6 +36,8 @@ pub mod prelude {
         PeerLimits, PeerOptions, PeerStatus, Rci, RegisterError, ReloadError, Secret, Status, SubscribeError,
         Subscriber, UnknownNode, UnknownPeer, Watch,
     };
+    /// What a running node shows of itself.
+    pub use antiphon_dist::{Counts, NameInfo, NamePage, PeerInfo, PeerPage, SessionInfo};
     pub use antiphon_dist::{
         DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
         Transfer,
@@ -49,6 +51,7 @@ pub mod prelude {
         millis, receive, receive_again, receive_if, receive_if_within, receive_within, secs, sleep, stop,
         suspend, swap, swap_actor, to,
     };
+    pub use antiphon_sched::{ActorInfo, ActorPage, ActorState, LoopStats};
     // A loop without a node, and the sockets and child processes of actors.
     pub use antiphon_sched::{
         Conn, Endpoint, Framing, Loop, LoopConfig, LoopError, ProcessEvent, SocketError, SocketEvent, Udp,

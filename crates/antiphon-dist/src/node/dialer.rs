@@ -115,7 +115,7 @@ impl Dialer {
     }
 
     /// Whether a datagram may cause another attempt now. Counts the attempt if so.
-    pub(super) fn may_hint(&mut self, now: Time) -> bool {
+    fn may_hint(&mut self, now: Time) -> bool {
         if now.since(self.hints_since) >= Duration::from_secs(1) {
             (self.hints, self.hints_since) = (0, now);
         }
@@ -236,6 +236,19 @@ impl NodeCore {
         self.dial_node_until(node, at, self.now + self.settings.limits().lost_after);
         if let Some(dial) = self.dialer.by_location.get_mut(&at) {
             dial.renews = true;
+        }
+    }
+
+    /// Dials a second connection to a node at a location that it states, to see whether it is there: for one second, if
+    /// [`HINTS_PER_SECOND`] is not reached.
+    pub(super) fn look_at(&mut self, node: NodeId, at: SocketAddr) {
+        if !self.settings.may_dial(at) || !self.dialer.may_hint(self.now) {
+            return;
+        }
+        self.renew_dial(node, at);
+        let until = self.now + Duration::from_secs(1);
+        if let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| !dial.is_configured) {
+            (dial.until, dial.hinted) = (until, true);
         }
     }
 

@@ -47,7 +47,7 @@ impl NodeCore {
         }
         let tag = peer_session.session.tag_name(message.tag);
         tracing::trace!(
-            %node, actor = %to, tag, bytes = message.body.len(), "a message from a peer"
+            target: "antiphon::messages", %node, actor = %to, tag, bytes = message.body.len(), "a message from a peer"
         );
         let delivery = match check_inbound(tag, message.body) {
             _ if !is_open => Delivery::NoActor,

@@ -261,7 +261,7 @@ impl NodeCore {
         self.check_free(space, name)?;
         self.names.owned.entry(key).or_default().insert(full_name.clone());
         self.names.registered.insert(full_name.clone(), Registration { key, tag, owner });
-        tracing::debug!(name, ?space, actor = %key, tag, "a name is registered");
+        tracing::debug!(target: "antiphon::names", name, ?space, actor = %key, tag, "a name is registered");
         if self.names.peer_lookups.contains_key(&full_name) {
             self.names.pending.insert(full_name.clone());
         }
@@ -313,7 +313,7 @@ impl NodeCore {
             return Err(RegisterError::NotOwner { name: name.to_owned() });
         };
         self.names.registered.remove(&full_name);
-        tracing::debug!(name, ?space, actor = %key, "a name is unregistered");
+        tracing::debug!(target: "antiphon::names", name, ?space, actor = %key, "a name is unregistered");
         if let Some(owned) = self.names.owned.get_mut(&key) {
             owned.remove(&full_name);
             if owned.is_empty() {
@@ -328,7 +328,7 @@ impl NodeCore {
         for full_name in self.names.owned.remove(&key).unwrap_or_default() {
             self.names.registered.remove(&full_name);
             let (space, name) = full_name;
-            tracing::debug!(name, ?space, actor = %key, "a name is unregistered, since its actor has ended");
+            tracing::debug!(target: "antiphon::names", name, ?space, actor = %key, "a name is unregistered, since its actor has ended");
         }
     }
 
@@ -686,8 +686,10 @@ fn check_type(wanted: &str, found: &str) -> Result<(), LocateError> {
 
 fn complete_lookup(driver: &mut impl Driver, request_id: RequestId, found: Result<FoundName, LocateError>) {
     match &found {
-        Ok(found) => tracing::debug!(actor = %found.id, "a lookup has found its name"),
-        Err(reason) => tracing::debug!(%reason, "a lookup has failed"),
+        Ok(found) => {
+            tracing::debug!(target: "antiphon::names", actor = %found.id, "a lookup has found its name")
+        }
+        Err(reason) => tracing::debug!(target: "antiphon::names", %reason, "a lookup has failed"),
     }
     complete_if_open(&mut driver.loop_ref(), request_id, found);
 }

@@ -46,7 +46,7 @@ impl Transport for NodeCore {
             return Err(Undelivered::NoNode);
         }
         tracing::trace!(
-            %node, tag = outbound.type_name, bytes = outbound.body.len(), "a message to a peer"
+            target: "antiphon::messages", %node, tag = outbound.type_name, bytes = outbound.body.len(), "a message to a peer"
         );
         let bytes_max = self.settings.profile.limits.message_bytes_max.into();
         if outbound.is_checked {

@@ -43,8 +43,8 @@ pub(super) struct PeerSession {
     pub(super) session: Session,
     pub(super) conn: Option<ConnId>,
     pub(super) started: Time,
-    /// Another node that states a location of this peer, while this peer is asked whether it is still there.
-    successor: Option<(NodeId, SocketAddr)>,
+    /// Another node, a location of this peer that it states, and when this peer was therefore asked whether it is still there.
+    successor: Option<(NodeId, SocketAddr, wire::Time)>,
     /// The location that this side dialled last for the session, if it did.
     pub(super) dialled: Option<SocketAddr>,
     /// The credit of frames that use too many bytes at this node.
@@ -109,6 +109,7 @@ impl NodeCore {
         (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
             (name, shown_location, locations, false);
         peer.has_left = false;
+        peer.reached_at = dialled.or(peer.reached_at);
         let was_refused = peer.refusal.take().is_some();
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
@@ -174,7 +175,7 @@ impl NodeCore {
     fn on_session_started(&mut self, node: NodeId, driver: &mut impl Driver) {
         if let Some(peer) = self.peers.get(&node) {
             let location = peer.location().map(tracing::field::display);
-            tracing::info!(%node, name = peer.name, location, "a peer has connected");
+            tracing::info!(target: "antiphon::peers", %node, name = peer.name, location, "a peer has connected");
         }
         self.warn_of_duplicate_name(node);
         self.set_status(node, Status::Online, driver);
@@ -225,7 +226,8 @@ impl NodeCore {
         for (other, peer) in self.peers.iter_mut().filter(|(other, _)| **other != node) {
             let Some(at) = stated.iter().copied().find(|at| peer.has_session_at(*at)) else { continue };
             let Some(peer_session) = peer.peer_session.as_mut() else { continue };
-            if peer_session.conn.is_some() && peer_session.successor.replace((node, at)).is_none() {
+            if peer_session.conn.is_some() && peer_session.successor.is_none() {
+                peer_session.successor = Some((node, at, now));
                 peer_session.session.ping(now);
                 asked.push(*other);
             }
@@ -239,15 +241,13 @@ impl NodeCore {
     /// A peer was asked whether it is still there. If it has not answered, its location is dialled: that shows which of the
     /// two peers is there.
     pub(super) fn on_predecessor_due(&mut self, node: NodeId) {
-        let since = self.now;
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
-        let Some((successor, at)) = peer_session.successor.take() else { return };
-        let silent = since.since(Time::from_nanos(peer_session.session.last_received().as_nanos()));
-        let is_connected = peer_session.conn.is_some();
-        if is_connected && silent >= PREDECESSOR_WITHIN && self.dialer.may_hint(self.now) {
-            self.renew_dial(successor, at);
+        let Some((successor, at, asked_at)) = peer_session.successor.take() else { return };
+        let is_silent = peer_session.conn.is_some() && peer_session.session.last_received() < asked_at;
+        if is_silent {
+            self.look_at(successor, at);
         }
     }
 
@@ -534,7 +534,7 @@ impl NodeCore {
         let Some(mut peer_session) = peer.peer_session.take() else { return };
         let disconnect = peer_session.disconnect.take();
         let peer_lost = peer.undelivered();
-        tracing::info!(%node, name = peer.name, reason, "the session with a peer has ended");
+        tracing::info!(target: "antiphon::peers", %node, name = peer.name, reason, "the session with a peer has ended");
         self.epochs.ended(wire::NodeId(node.to_bits()));
         let (local_watchers, remote_watchers) = peer.monitors.take();
         // The messages that wait for the next session, after a disconnect, keep their receipts and requests.

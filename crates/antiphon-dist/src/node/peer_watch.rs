@@ -71,16 +71,12 @@ impl NodeCore {
     /// A dial of a location was refused, and a further one would be: the peers there that are not connected have this status,
     /// and what waits for a session with them fails.
     pub(super) fn on_peers_refused(&mut self, at: SocketAddr, refusal: DialError, driver: &mut impl Driver) {
-        let last = self.dialer.node_at(at);
         let is_unconnected =
             |peer: &Peer| peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.conn.is_none());
-        let is_there = |node: NodeId, peer: &Peer| {
-            let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
-            peer.is_at(at) || dialled == Some(at) || last == Some(node)
-        };
-        let refused = self.peers.iter().filter(|(node, peer)| {
-            is_there(**node, peer) && !peer.replaced_by_restart && is_unconnected(peer)
-        });
+        let refused = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.is_dialled_at(at) && !peer.replaced_by_restart && is_unconnected(peer));
         let refused: Vec<NodeId> = refused.map(|(node, _)| *node).collect();
         for node in refused {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
@@ -96,7 +92,8 @@ impl NodeCore {
 
     /// No program listens at a location any more: what refused the peers there has gone.
     pub(super) fn clear_refusals(&mut self, at: SocketAddr, driver: &mut impl Driver) {
-        let there = self.peers.iter_mut().filter(|(_, peer)| peer.is_at(at) && peer.refusal.is_some());
+        let there =
+            self.peers.iter_mut().filter(|(_, peer)| peer.is_dialled_at(at) && peer.refusal.is_some());
         let cleared: Vec<NodeId> = there
             .map(|(node, peer)| {
                 peer.refusal = None;

@@ -27,6 +27,8 @@ pub(super) struct Peer {
     pub(super) locations: Vec<SocketAddr>,
     /// The location that actors see. The peer states it, so this node does not dial it for that reason alone.
     pub(super) shown_location: Option<SocketAddr>,
+    /// The location at which this node reached it last by a dial, which the peer need not state.
+    pub(super) reached_at: Option<SocketAddr>,
     /// All locations that the peer states, best first. This node passes them on to other nodes.
     pub(super) stated_locations: Vec<SocketAddr>,
     /// The peer takes no part in discovery: this node does not name it there.
@@ -69,6 +71,7 @@ impl Peer {
             name: name.to_owned(),
             shown_location: locations.first().copied(),
             stated_locations: locations.clone(),
+            reached_at: None,
             undiscovered: false,
             locations,
             certificate: None,
@@ -107,6 +110,11 @@ impl Peer {
     /// Whether the peer is shown at this location, or may be dialled there.
     pub(super) fn is_at(&self, at: SocketAddr) -> bool {
         self.shown_location == Some(at) || self.locations.contains(&at)
+    }
+
+    /// Whether dials of this location concern the peer.
+    pub(super) fn is_dialled_at(&self, at: SocketAddr) -> bool {
+        self.is_at(at) || self.reached_at == Some(at)
     }
 
     /// Whether there is a session with the peer, and it is at this location.

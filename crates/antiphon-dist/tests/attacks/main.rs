@@ -49,6 +49,7 @@ fn main() -> ExitCode {
             handshakes::suite_downgrade_in_the_middle_is_refused,
             handshakes::handshake_with_flipped_bit_fails,
             members::decoder_bomb_is_refused_and_session_continues,
+            members::locations_of_members_cause_ten_dials_a_second,
             members::lookups_are_limited_and_dropped_with_their_peer,
             members::monitors_are_limited_and_dropped_with_their_peer,
             members::rci_calls_over_quota_are_refused,

@@ -2,19 +2,22 @@
 
 use std::cell::Cell;
 use std::sync::mpsc::channel;
+use std::time::Instant;
 
-use antiphon_dist::{CallError, Config, Limits, NetCx, PeerLimits, Rci};
-use antiphon_sched::{Event, Wire, receive};
+use antiphon_dist::{CallError, Config, Limits, NetCx, PeerLimits, Rci, Suite};
+use antiphon_sched::{Event, Wire, millis, receive};
 use antiphon_wire::frame::{
     DownReason, Fragment, FragmentPart, Goodbye, GoodbyeReason, Lookup, LookupResult, Message, Monitor,
     NameSpace, Outcome, PayloadFault, Tag,
 };
-use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Route, TagId};
+use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Profile, Route, TagId};
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
+use crate::caller::{handshake, profile};
 use crate::common::bombs::{Tree, bombs};
 use crate::common::{PATIENCE, TestNode, recv, report, wait_for};
+use crate::datagrams::{DialTrap, assert_dials_in};
 use crate::member::Member;
 use crate::payloads;
 use crate::victim::CALLED;
@@ -232,3 +235,28 @@ pub(crate) fn fragments_and_tags_over_limits_end_session() {
 
 /// The kind of a frame with a message.
 const MESSAGE: u8 = 0x22;
+
+/// Members claim locations at which others are connected, which answer nothing.
+pub(crate) fn locations_of_members_cause_ten_dials_a_second() {
+    let mut attack = AttackTest::without_discovery();
+    let (net, at) = (attack.net.clone(), attack.victim.location.addr());
+    let join = |trap: &DialTrap| {
+        let profile = Profile { locations: vec![trap.location()], ..profile(&net, &Suite::aead()) };
+        handshake(at, &profile, PATIENCE, |_, _| ()).expect("the victim accepts a member")
+    };
+    let traps: Vec<DialTrap> = (0..50).map(|_| DialTrap::at([127, 0, 0, 2], 0)).collect();
+    let _silent: Vec<_> = traps.iter().map(join).collect();
+    let (begun, mut dials, mut claiming) = (Instant::now(), 0, Vec::new());
+    // Silent members are suspected after three seconds, which causes a dial of each.
+    while begun.elapsed() < millis(2500) {
+        for trap in &traps {
+            claiming.push(join(trap));
+            dials += trap.take_all();
+        }
+        claiming.clear();
+    }
+    assert_dials_in(dials, begun.elapsed());
+    assert!(attack.victim.count("connections") <= 200, "connections that were closed are gone");
+    let bound = bounds::datagrams() + bounds::pending_connections(&Limits::default(), false);
+    attack.end("locations of members", bound);
+}

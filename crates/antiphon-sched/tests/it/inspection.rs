@@ -44,7 +44,8 @@ fn actors_are_listed_in_pages() {
 #[test]
 fn actor_info_shows_type_state_and_mailbox() {
     let mut events = virtual_loop();
-    let waits: [(fn() -> Step<u32>, ActorState); 5] = [
+    type Waits = [(fn() -> Step<u32>, ActorState); 5];
+    let waits: Waits = [
         (receive, ActorState::Waiting),
         (|| receive_within(secs(9)), ActorState::Waiting),
         (|| receive_if(|n| *n > 5), ActorState::Selecting),

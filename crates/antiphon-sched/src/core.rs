@@ -123,7 +123,7 @@ impl Core {
             round_end: Time::MAX,
             mailbox_max: config.mailbox_max,
             requests_max: config.requests_max,
-            wheel: TimerWheel::new(),
+            wheel: TimerWheel::new(clock.is_none()),
             requests: PendingRequests::new(rng.u64(..)),
             extras: FxHashMap::default(),
             adapters_open: 0,

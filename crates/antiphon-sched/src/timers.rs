@@ -1,6 +1,7 @@
 //! A hashed timer wheel: four levels of 256 slots, with a tick of about a millisecond.
 //!
-//! Insert, cancel and push back take constant time. A timer never fires early, and at most one tick late. Timers
+//! Insert, cancel and push back take constant time. A timer never fires early, and at most one tick late; in virtual time, which
+//! uses an ordered set in place of the lists, it fires exactly in time. Timers
 //! of one tick fire in the order of their deadlines, and at equal deadlines in the order in which they were set.
 //!
 //! A list is a vector of node indexes, not a chain through the nodes. With a million timers each node is a cache
@@ -9,6 +10,9 @@
 //! Invariant: a node in level `l`, slot `s`, is linked for a tick with `s` as its `l`-th byte, and less than
 //! `256^(l+1)` ticks ahead. `lists[node.list][node.at]` is the node. `bitmap` has a bit for each list that is not
 //! empty.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::id::Key;
 use crate::requests::RequestId;
@@ -19,6 +23,8 @@ const TICK_SHIFT: u32 = 20;
 const LEVELS: usize = 4;
 const SLOTS: usize = 256;
 const NONE: u32 = u32::MAX;
+/// The `list` of a running timer in virtual time.
+const EXACT: u32 = u32::MAX - 1;
 /// An emptied list keeps its memory up to this capacity.
 const KEPT_MAX: usize = 64;
 /// The most ticks ahead that the wheel can hold. A later timer is linked there, and linked again when it comes up.
@@ -69,11 +75,17 @@ pub(crate) struct TimerWheel {
     tick: u64,
     order: u64,
     len: usize,
+    /// In virtual time: all running timers, with the indexes of their nodes. The lists are empty then.
+    exact: Option<BTreeSet<(Time, u64, u32)>>,
+    /// In virtual time: the time of the last `advance`.
+    exact_now: Time,
 }
 
 impl TimerWheel {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(is_virtual: bool) -> Self {
         Self {
+            exact: is_virtual.then(BTreeSet::new),
+            exact_now: Time::ZERO,
             nodes: Vec::new(),
             free: NONE,
             lists: vec![Vec::new(); LEVELS * SLOTS].into(),
@@ -136,11 +148,14 @@ impl TimerWheel {
     pub(crate) fn push_back(&mut self, key: TimerKey, deadline: Time) -> bool {
         let Some(old) = self.get(key).map(|node| node.deadline) else { return false };
         self.order += 1;
+        let moves = deadline < old || self.exact.is_some();
+        if moves {
+            self.unlink(key.index);
+        }
         let node = &mut self.nodes[key.index as usize];
         node.deadline = deadline;
         node.order = self.order;
-        if deadline < old {
-            self.unlink(key.index);
+        if moves {
             self.link(key.index, self.tick + 1);
         }
         true
@@ -148,6 +163,9 @@ impl TimerWheel {
 
     /// Appends to `due` all timers that are due at `now`.
     pub(crate) fn advance(&mut self, now: Time, due: &mut Vec<DueTimer>) {
+        if self.exact.is_some() {
+            return self.advance_exactly(now, due);
+        }
         let target = now.as_nanos() >> TICK_SHIFT;
         while self.tick < target {
             match self.next_busy_tick() {
@@ -164,7 +182,22 @@ impl TimerWheel {
 
     /// When to call `advance` next: never later than in the tick of the first deadline.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
+        if let Some(exact) = &self.exact {
+            return exact.first().map(|(deadline, ..)| *deadline);
+        }
         self.next_busy_tick().map(|tick| Time::from_nanos(tick << TICK_SHIFT))
+    }
+
+    #[cold]
+    fn advance_exactly(&mut self, now: Time, due: &mut Vec<DueTimer>) {
+        self.exact_now = self.exact_now.max(now);
+        while let Some(exact) = &mut self.exact
+            && exact.first().is_some_and(|(deadline, ..)| *deadline <= now)
+            && let Some((_, _, index)) = exact.pop_first()
+        {
+            due.push(self.nodes[index as usize].due);
+            self.release(index);
+        }
     }
 
     fn cascade(&mut self) {
@@ -220,6 +253,14 @@ impl TimerWheel {
 
     /// Links a node into the list of its deadline, but not before the tick `earliest`.
     fn link(&mut self, index: u32, earliest: u64) {
+        if let Some(exact) = &mut self.exact {
+            let node = &mut self.nodes[index as usize];
+            // Later than now: an actor that waits for no time at all does not stop the time.
+            node.deadline = node.deadline.max(self.exact_now + Duration::from_nanos(1));
+            node.list = EXACT;
+            exact.insert((node.deadline, node.order, index));
+            return;
+        }
         let tick = tick_of(self.nodes[index as usize].deadline).clamp(earliest, self.tick + HORIZON);
         let ahead = tick - self.tick;
         let level = (0..LEVELS).find(|&l| ahead < 1 << (8 * (l + 1))).unwrap_or(LEVELS - 1);
@@ -234,7 +275,12 @@ impl TimerWheel {
     }
 
     fn unlink(&mut self, index: u32) {
-        let TimerNode { list, at, .. } = self.nodes[index as usize];
+        let TimerNode { list, at, deadline, order, .. } = self.nodes[index as usize];
+        if let Some(exact) = &mut self.exact {
+            exact.remove(&(deadline, order, index));
+            self.nodes[index as usize].list = NONE;
+            return;
+        }
         let list = list as usize;
         self.lists[list].swap_remove(at as usize);
         match self.lists[list].get(at as usize) {
@@ -306,7 +352,7 @@ mod tests {
 
     #[test]
     fn wheel_fires_by_deadline_then_insertion_order() {
-        let mut wheel = TimerWheel::new();
+        let mut wheel = TimerWheel::new(false);
         let at = |ms: u64| Time::from_nanos(ms * 1_000_000);
         wheel.insert(at(700), timer(0));
         wheel.insert(at(5), timer(1));
@@ -323,7 +369,7 @@ mod tests {
 
     #[test]
     fn cancelled_key_stays_invalid_after_reuse() {
-        let mut wheel = TimerWheel::new();
+        let mut wheel = TimerWheel::new(false);
         let old = wheel.insert(Time::from_nanos(1 << 30), timer(0));
         assert_eq!(wheel.cancel(old), Some(timer(0)));
         let new = wheel.insert(Time::from_nanos(1 << 30), timer(1));
@@ -333,13 +379,48 @@ mod tests {
     }
 
     proptest! {
+        /// In virtual time, each timer fires exactly at its time, in the order of their deadlines.
+        #[test]
+        fn virtual_timers_fire_exactly(
+            spans in prop::collection::vec((1u64..1 << 45, 1u64..1 << 45), 1..60),
+        ) {
+            let mut wheel = TimerWheel::new(true);
+            let mut model: Vec<(u64, u32)> = Vec::new();
+            for ((span, other), id) in spans.into_iter().zip(0..) {
+                let key = wheel.insert(Time::from_nanos(span), timer(id));
+                match id % 3 {
+                    0 => model.push((span, id)),
+                    1 => {
+                        prop_assert!(wheel.push_back(key, Time::from_nanos(other)));
+                        model.push((other, id));
+                    }
+                    _ => prop_assert_eq!(wheel.cancel(key), Some(timer(id))),
+                }
+            }
+            model.sort_unstable();
+            let mut fired = Vec::new();
+            while let Some(next) = wheel.next_deadline() {
+                let mut due = Vec::new();
+                wheel.advance(next, &mut due);
+                prop_assert!(!due.is_empty());
+                for due in due {
+                    let DueTimer::Message(_, id) = due else { panic!("only timers with messages were set") };
+                    fired.push((next.as_nanos(), id));
+                }
+            }
+            prop_assert_eq!(fired.iter().map(|fired| fired.0).collect::<Vec<_>>(), model.iter().map(|m| m.0).collect::<Vec<_>>());
+            fired.sort_unstable();
+            prop_assert_eq!(fired, model);
+            prop_assert_eq!(wheel.len(), 0);
+        }
+
         /// Compared with a sorted list: no timer fires early, more than a tick late, or never.
         #[test]
         fn wheel_agrees_with_sorted_list(
             spans in prop::collection::vec((0u64..1 << 45, any::<bool>(), 0u64..1 << 45), 1..60),
             steps in prop::collection::vec(1u64..1 << 43, 1..60),
         ) {
-            let mut wheel = TimerWheel::new();
+            let mut wheel = TimerWheel::new(false);
             let mut model: Vec<(u64, u32)> = Vec::new();
             let mut now = 0;
             let mut spans = spans.into_iter().zip(0..);

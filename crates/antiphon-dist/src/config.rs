@@ -177,6 +177,17 @@ impl Default for Config {
 }
 
 impl Config {
+    /// A configuration for a test: on loopback, with a secret and a discovery port of its own. So it finds no node of another
+    /// test or of a running program, even if that one has [`Config::default`]. Give a clone to each node of the test.
+    ///
+    /// # Panics
+    /// If the system has no random numbers or no free UDP port.
+    pub fn isolated() -> Self {
+        let secret = Secret::generate().expect("the system has random numbers");
+        let udp_port = Some(antiphon_sched::testing::free_udp_port());
+        Self { secret: Some(secret), udp_port, ..Self::default() }
+    }
+
     /// The UDP port for discovery.
     pub(crate) fn discovery_port(&self) -> u16 {
         match self.udp_port {

@@ -55,6 +55,8 @@ pub struct FaultCounts {
     pub crashes: u64,
     /// Machines that a test stalled.
     pub stalls: u64,
+    /// Partitions, in one direction each.
+    pub partitions: u64,
     /// Datagrams that were lost.
     pub lost_datagrams: u64,
     /// Datagrams that were duplicated.
@@ -67,13 +69,14 @@ pub struct FaultCounts {
 
 impl FaultCounts {
     /// Each count with the name of its field.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 9] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 10] {
         let FaultCounts {
             cuts,
             half_open_cuts,
             failed_dials,
             crashes,
             stalls,
+            partitions,
             lost_datagrams,
             duplicated_datagrams,
             split_writes,
@@ -85,6 +88,7 @@ impl FaultCounts {
             ("failed_dials", failed_dials),
             ("crashes", crashes),
             ("stalls", stalls),
+            ("partitions", partitions),
             ("lost_datagrams", lost_datagrams),
             ("duplicated_datagrams", duplicated_datagrams),
             ("split_writes", split_writes),

@@ -67,9 +67,10 @@ impl Drop for Replay {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Replay { seed, test } = self;
-            eprintln!(
-                "seed {seed} failed; replay it with: ANTIPHON_SEED={seed} cargo test -p antiphon-sim {test}"
-            );
+            // Cargo sets the name of the package whose test runs.
+            let package =
+                std::env::var("CARGO_PKG_NAME").map(|name| format!(" -p {name}")).unwrap_or_default();
+            eprintln!("seed {seed} failed; replay it with: ANTIPHON_SEED={seed} cargo test{package} {test}");
         }
     }
 }

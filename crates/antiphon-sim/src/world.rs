@@ -5,7 +5,7 @@
 //! - Every random choice is drawn from the one seed.
 //! - A machine that crashed gets no more events, and its connections end at the other side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -31,6 +31,10 @@ pub struct World<M> {
     queue: BTreeMap<(Time, u64), WorldEvent>,
     next_event: u64,
     fault_counts: FaultCounts,
+    /// The pairs of hosts of which the second receives nothing from the first.
+    blocked: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// The events of streams that wait for the end of a partition, in order.
+    held: Vec<WorldEvent>,
 }
 
 struct SimHost<M> {
@@ -102,6 +106,8 @@ impl<M: Machine> World<M> {
             queue: BTreeMap::new(),
             next_event: 0,
             fault_counts: FaultCounts::default(),
+            blocked: BTreeSet::new(),
+            held: Vec::new(),
         };
         world.schedule_faults();
         world
@@ -165,6 +171,13 @@ impl<M: Machine> World<M> {
 
     /// Crashes a machine now. It starts again within [`Faults::restart_within`].
     pub fn crash(&mut self, location: SocketAddr) {
+        self.take_down(location);
+        let delay = self.rng.span(self.faults.restart_within);
+        self.schedule(delay, WorldEvent::Start(location));
+    }
+
+    /// Crashes a machine now. It stays down until [`World::start`].
+    pub fn take_down(&mut self, location: SocketAddr) {
         let Some(host) = self.hosts.get_mut(&location) else { return };
         host.machine = None;
         host.wake = None;
@@ -179,8 +192,82 @@ impl<M: Machine> World<M> {
         for number in hit {
             self.cut(number);
         }
-        let delay = self.rng.span(self.faults.restart_within);
-        self.schedule(delay, WorldEvent::Start(location));
+    }
+
+    /// Starts a machine that is down, now.
+    pub fn start(&mut self, location: SocketAddr) {
+        if self.hosts.get(&location).is_some_and(|host| host.machine.is_none()) {
+            self.schedule(Duration::ZERO, WorldEvent::Start(location));
+        }
+    }
+
+    /// Cuts all connections between two machines.
+    pub fn cut_between(&mut self, one: SocketAddr, other: SocketAddr) {
+        let joins = |pair: &StreamPair| {
+            let [a, b] = [pair.ends[0].host, pair.ends[1].host];
+            (a, b) == (one, other) || (a, b) == (other, one)
+        };
+        let hit: Vec<u64> =
+            self.connections.iter().filter(|(_, pair)| joins(pair)).map(|(number, _)| *number).collect();
+        hit.into_iter().for_each(|number| self.cut(number));
+    }
+
+    /// From now on, until [`World::heal`], nothing passes between the machines of `one` and those of `other`. Datagrams are
+    /// lost. Connections stay open, and what is written to them arrives when the partition is over, as with TCP.
+    pub fn partition(&mut self, one: &[SocketAddr], other: &[SocketAddr]) {
+        self.partition_one_way(one, other);
+        self.partition_one_way(other, one);
+    }
+
+    /// As [`World::partition`], only from the machines of `from` to those of `to`.
+    pub fn partition_one_way(&mut self, from: &[SocketAddr], to: &[SocketAddr]) {
+        self.blocked.extend(from.iter().flat_map(|from| to.iter().map(|to| (*from, *to))));
+        self.fault_counts.partitions += 1;
+        self.trace.note("partition", &[self.now.as_nanos(), self.blocked.len() as u64], &[]);
+    }
+
+    /// Ends all partitions.
+    pub fn heal(&mut self) {
+        self.blocked.clear();
+        self.trace.note("heal", &[self.now.as_nanos(), self.held.len() as u64], &[]);
+        for event in std::mem::take(&mut self.held) {
+            self.schedule(Duration::ZERO, event);
+        }
+    }
+
+    /// The hosts between which an event passes.
+    fn path_of(&self, event: &WorldEvent) -> Option<(SocketAddr, SocketAddr)> {
+        let to_side = |number: &u64, side: usize| {
+            let pair = self.connections.get(number)?;
+            Some((pair.ends[1 - side].host, pair.ends[side].host))
+        };
+        match event {
+            WorldEvent::Dial { number, .. } => to_side(number, 1),
+            WorldEvent::DialFailed(number) | WorldEvent::Connected(number) => to_side(number, 0),
+            WorldEvent::Arrive { number, side, .. } | WorldEvent::Closed { number, side } => {
+                to_side(number, *side)
+            }
+            // The bytes of the write have reached the other side.
+            WorldEvent::Writable { number, side } => to_side(number, 1 - side),
+            WorldEvent::Datagram { to, from, .. } => Some((*from, *to)),
+            WorldEvent::StallEnds { .. }
+            | WorldEvent::Start(_)
+            | WorldEvent::Timer { .. }
+            | WorldEvent::Cut
+            | WorldEvent::Crash => None,
+        }
+    }
+
+    /// Holds an event that a partition blocks, or loses it.
+    fn block(&mut self, event: WorldEvent) -> Option<WorldEvent> {
+        if self.blocked.is_empty() || !self.path_of(&event).is_some_and(|path| self.blocked.contains(&path)) {
+            return Some(event);
+        }
+        match event {
+            WorldEvent::Datagram { .. } => self.fault_counts.lost_datagrams += 1,
+            held => self.held.push(held),
+        }
+        None
     }
 
     /// Stalls a machine for `span`, like a process that is stopped. Events for it wait until the stall ends.
@@ -228,13 +315,14 @@ impl<M: Machine> World<M> {
     }
 
     fn process(&mut self, event: WorldEvent) {
+        let Some(event) = self.block(event) else { return };
         let host = self.host_of(&event).and_then(|host| self.hosts.get(&host));
         if let Some(until) = host.map(|host| host.stalled_until).filter(|until| *until > self.now) {
             return self.schedule_at(until, event);
         }
         match event {
             WorldEvent::StallEnds { host, incarnation, span } => self.end_stall(host, incarnation, span),
-            WorldEvent::Start(host) => self.start(host),
+            WorldEvent::Start(host) => self.start_machine(host),
             WorldEvent::Timer { host, incarnation } => self.on_timer(host, incarnation),
             WorldEvent::Dial { number, to } => self.on_dial(number, to),
             WorldEvent::DialFailed(number) => {
@@ -256,7 +344,7 @@ impl<M: Machine> World<M> {
         }
     }
 
-    fn start(&mut self, location: SocketAddr) {
+    fn start_machine(&mut self, location: SocketAddr) {
         let seed = self.rng.number();
         let Some(host) = self.hosts.get_mut(&location) else { return };
         host.incarnation += 1;

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, JobPool, Loop, LoopRef, Time, actor, receive,
+    Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, JobPool, Loop, LoopRef, Time, actor, egress, receive,
 };
 use antiphon_wire::{Entropy, TlsFault};
 use mio::Registry;
@@ -96,7 +96,7 @@ impl NetDriver {
         let udp = UdpSockets::open(&interface, config.discovery_port(), config.discover_peers, &registry)?;
         let networks = interfaces::own_networks(config.ip);
         let settings = Settings::new(config, sched.node_id().to_bits(), location, networks)?;
-        let settings = Settings { shared_certificate, ..settings };
+        let settings = Settings { shared_certificate, may_contact: egress::allowed, ..settings };
         sched.set_transport(Box::new(NodeCore::new(sched.node_id(), settings)));
         let resolver = spawn_resolver(sched, resolve);
         let driver = Self {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{NodeId, RequestId, Time, egress};
+use antiphon_sched::{NodeId, RequestId, Time};
 use antiphon_wire::Refusal;
 
 use super::dialer::ResolveFor;
@@ -110,7 +110,7 @@ impl NodeCore {
         at: SocketAddr,
         options: PeerOptions,
     ) -> Option<Result<Vec<Location>, PeerError>> {
-        if let Err(reason) = egress::allowed(&at) {
+        if let Err(reason) = (self.settings.may_contact)(&at) {
             return Some(Err(reason.into()));
         }
         if self.settings.ignores(at.ip()) {
@@ -158,8 +158,9 @@ impl NodeCore {
         all: Vec<SocketAddr>,
         driver: &mut impl Driver,
     ) {
-        let refused = all.iter().find_map(|at| egress::allowed(at).err());
-        let allowed: Vec<SocketAddr> = all.into_iter().filter(|at| egress::allowed(at).is_ok()).collect();
+        let refused = all.iter().find_map(|at| (self.settings.may_contact)(at).err());
+        let allowed: Vec<SocketAddr> =
+            all.into_iter().filter(|at| (self.settings.may_contact)(at).is_ok()).collect();
         if let Some(reason) = refused.filter(|_| allowed.is_empty()) {
             tracing::debug!(%at, "this process may not contact any address of the host");
             return self.complete_connect_request(request_id, Err(reason.into()), driver);

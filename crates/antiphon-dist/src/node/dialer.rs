@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{NodeId, RequestId, Time, egress};
+use antiphon_sched::{NodeId, RequestId, Time};
 use antiphon_wire::{HandshakeError, HandshakeFault, Refusal};
 
 use super::NodeCore;
@@ -309,7 +309,7 @@ impl NodeCore {
             };
             let is_needed = std::mem::take(&mut dial.renews) || !is_connected;
             let is_ignored = self.settings.ignores(at.ip());
-            if is_needed && !is_ignored && !self.leaving && egress::allowed(&at).is_ok() {
+            if is_needed && !is_ignored && !self.leaving && (self.settings.may_contact)(&at).is_ok() {
                 // Dialled below.
             } else if dial.is_configured && (is_connected || is_ignored) {
                 // Either the peer has dialled this node, or its location is ignored. Both can change: check again later.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use antiphon_sched::egress::EgressError;
 use antiphon_sched::{SettingError, millis, secs};
 use antiphon_wire::{CLOSES_WHEN_IDLE, DatagramKey, Limits, Profile, Suite, UNDISCOVERED};
 
@@ -40,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) rci_actors_max: usize,
     pub(crate) rci_access: AccessPolicy,
     pub(crate) peer_limits: PeerLimits,
+    /// Whether this process may contact an address. The driver of a real node decides; a simulated network has no such limit.
+    pub(crate) may_contact: fn(&SocketAddr) -> Result<(), EgressError>,
     /// The certificate that this node and all its peers share, if they do.
     pub(crate) shared_certificate: Option<Fingerprint>,
 }
@@ -119,6 +122,7 @@ impl Settings {
             rci_actors_max: config.rci_actors_max,
             rci_access: config.rci_access.clone(),
             peer_limits: config.peer_limits,
+            may_contact: |_| Ok(()),
             shared_certificate: None,
         })
     }

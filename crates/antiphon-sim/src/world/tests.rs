@@ -88,3 +88,31 @@ fn crash_closes_connections_and_restarts_machine() {
         "the second start kept state"
     );
 }
+
+#[test]
+fn partition_holds_streams_and_loses_datagrams() {
+    let (mut world, locations) = counters(Faults::default());
+    world.partition_one_way(&locations[..1], &locations[1..]);
+    world.run_for(Duration::from_millis(20));
+    let target = world.machine(locations[1]).expect("it is running");
+    assert_eq!((target.datagrams.len(), target.bytes), (0, 0));
+    assert_eq!(world.fault_counts().lost_datagrams, 200);
+    world.heal();
+    world.run_for(Duration::from_millis(20));
+    assert!(world.machine(locations[1]).expect("it is running").bytes > 0, "the stream continues");
+    // The other direction: the dialling side learns of nothing, and its bytes arrive.
+    world.partition_one_way(&locations[1..], &locations[..1]);
+    let before = world.machine(locations[1]).expect("it is running").bytes;
+    world.run_for(Duration::from_millis(20));
+    assert!(world.machine(locations[1]).expect("it is running").bytes > before);
+    world.take_down(locations[1]);
+    world.run_for(Duration::from_millis(20));
+    assert_eq!(world.machine(locations[0]).expect("it is running").closed, 0);
+    world.heal();
+    world.run_for(Duration::from_millis(20));
+    assert_eq!(world.machine(locations[0]).expect("it is running").closed, 1);
+    assert!(world.machine(locations[1]).is_none(), "it stays down");
+    world.start(locations[1]);
+    world.run_for(Duration::from_millis(20));
+    assert!(world.machine(locations[1]).is_some());
+}

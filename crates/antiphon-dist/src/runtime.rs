@@ -109,6 +109,12 @@ impl Node {
         self.sched.handle()
     }
 
+    /// Calls `set_up` with the loop of the node, to spawn its actors. A simulated node takes the same function
+    /// (`SimNode::new` of the crate antiphon-sim), so a program and its tests start the same actors.
+    pub fn set_up<R>(&mut self, set_up: impl FnOnce(&mut Loop) -> R) -> R {
+        set_up(&mut self.sched)
+    }
+
     /// Starts an actor from a closure.
     pub fn spawn<M: 'static, F>(&mut self, actor: F) -> Addr<M>
     where

@@ -142,6 +142,19 @@ impl<M: Machine> World<M> {
         self.now = end;
     }
 
+    /// Advances the time until `condition` holds, at most by `within`; it is checked every ten milliseconds. Returns whether it
+    /// holds.
+    pub fn run_until(&mut self, within: Duration, mut condition: impl FnMut(&mut Self) -> bool) -> bool {
+        let end = self.now + within;
+        while !condition(self) {
+            if self.now >= end {
+                return false;
+            }
+            self.run_for(Duration::from_millis(10).min(end.since(self.now)));
+        }
+        true
+    }
+
     /// Replaces the faults from now on.
     pub fn set_faults(&mut self, faults: Faults) {
         self.faults = faults;

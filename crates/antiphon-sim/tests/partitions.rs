@@ -103,14 +103,17 @@ fn short_partition_loses_no_message() {
         assert!(observed.received.iter().copied().eq(1..=observed.received.len() as u64), "nothing is lost");
         assert!(observed.received.len() > before + 1200, "{}", observed.received.len());
         for statuses in &observed.statuses {
-            assert!(!statuses.contains(&Status::Offline) && statuses.contains(&Status::Suspect), "{statuses:?}");
+            assert!(
+                !statuses.contains(&Status::Offline) && statuses.contains(&Status::Suspect),
+                "{statuses:?}"
+            );
         }
     }
 }
 
 #[test]
 fn long_partition_ends_session_and_heals() {
-    for (seed, one_way) in seeds(5).into_iter().flat_map(|seed| [(seed, false), (seed, true)]) {
+    for (seed, one_way) in seeds(5).flat_map(|seed| [(seed, false), (seed, true)]) {
         let _replay = Replay::new("long_partition_ends_session_and_heals", seed);
         let (mut world, observed) = world(seed);
         if one_way {

@@ -84,6 +84,11 @@ pub struct Readme;
 #[doc = include_str!("../../../docs/guide.md")]
 pub struct Guide;
 
+/// Compiles and runs the programs of the page about tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/testing.md")]
+pub struct Testing;
+
 /// Compiles and runs the programs of the page for users of asyncoro.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/coming-from-asyncoro.md")]

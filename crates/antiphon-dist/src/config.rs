@@ -86,7 +86,7 @@ pub struct Config {
     /// has asked for are always dialled: the nodes found by a host probe, and the nodes that an announce relay reports.
     pub dial_allow: Option<Vec<(IpAddr, u8)>>,
     /// The silence after which a peer is lost; 15 s by default. It matters for machines and processes that hang: the exit
-    /// of a process is detected at once, since its port then refuses connections. A peer becomes `Suspect` after a fifth
+    /// of a process is detected within about a second, since its port then refuses connections. A peer becomes `Suspect` after a fifth
     /// of this time; a ping is sent after a fifteenth.
     pub peer_timeout: Duration,
     /// The folder in which files from peers are stored; it is created if it does not exist. `None`: files are refused.

@@ -302,6 +302,9 @@ impl Node {
 
     /// Runs `main` on another thread, and the node until `main` returns; then runs as [`Node::run`].
     ///
+    /// SIGINT and SIGTERM stop the node in order, as in [`Node::run`]. `main` is not interrupted: from then on its calls of the
+    /// handle fail with `NoLoop`. `run_with` returns when `main` does.
+    ///
     /// # Errors
     /// As [`Node::run`]; or the thread could not start, or `main` panicked.
     pub fn run_with<T: Send>(&mut self, main: impl FnOnce(Handle) -> T + Send) -> Result<T, NodeError> {

@@ -9,7 +9,7 @@ use antiphon_dist::{
     DialError, LocateError, Location, NetCx, PeerStatus, RegisterError, Status, UnknownNode,
 };
 use antiphon_sched::{Addr, Cx, Event, NodeId, Wire, exit, millis, receive, secs, stop};
-use common::{Exit, Net, TestNode, recv, recv_until, report, wait_for};
+use common::{Exit, Net, PATIENCE, TestNode, recv, recv_until, report, wait_for};
 
 /// Opens a request in a new actor; the receiver gets the reply.
 fn request<R: Send + 'static>(
@@ -286,4 +286,20 @@ fn peer_watches_of_exited_actors_are_removed() {
     }
     let watchers = node.counts().watchers;
     assert!(watchers <= 4, "{watchers} watchers");
+}
+
+#[test]
+fn name_of_two_nodes_is_logged_with_both() {
+    let net = Net::new();
+    let [first, second] = ["first", "second"].map(|name| net.static_node(name, &[]));
+    let _listeners = [first.listener::<String>("twin"), second.listener::<String>("twin")];
+    let here = net.static_node("here", &[first.location, second.location]);
+    here.wait_for_peers(2);
+    // Both nodes have the name, so both answer.
+    assert!(recv(&locate::<String>(&here, "twin", PATIENCE)).is_ok());
+    here.log.wait_for("two nodes have registered one name");
+    let line = here.log.lines("two nodes have registered one name").remove(0);
+    for node in [&first, &second] {
+        assert!(line.contains(&node.location.to_string()), "{line}");
+    }
 }

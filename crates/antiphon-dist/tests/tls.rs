@@ -486,3 +486,42 @@ fn tls_node_and_actor_socket_refuse_each_other() {
     assert_eq!(connect(&node, recv(&listeners)), refused(TlsFault::OtherProtocol));
     assert_eq!(node.counts().peers, 0);
 }
+
+/// The commands of the guide for a private CA. The last one adds the extension.
+#[test]
+fn tls_private_ca_of_openssl_is_accepted() {
+    let (net, certs) = (Net::new(), Certs::new());
+    let run = |line: &str| {
+        let done = Command::new("openssl").args(line.split(' ')).current_dir(certs.path()).output();
+        done.ok().map(|done| assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr)))
+    };
+    let ca =
+        "req -x509 -newkey rsa:2048 -keyout ca.key -nodes -out ca.crt -sha256 -days 3650 -subj /CN=our-ca";
+    if run(ca).is_none() {
+        return println!("skipped: `openssl` is not installed");
+    }
+    certs.write("v3.ext", "basicConstraints=CA:FALSE\n");
+    let sign = |name: &str, more: &str| {
+        run(&format!("req -newkey rsa:2048 -keyout {name}.key -nodes -out {name}.csr -subj /CN={name}"));
+        run(&format!(
+            "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out {name}.crt -days 1000 -sha256{more}"
+        ));
+        set_mode(&certs.path().join(format!("{name}.key")), 0o600);
+        let file = |end: &str| certs.path().join(format!("{name}.{end}"));
+        Config {
+            secret: None,
+            certfile: Some(file("crt")),
+            keyfile: Some(file("key")),
+            ca_files: vec![certs.path().join("ca.crt")],
+            ..net.static_config(name, &[])
+        }
+    };
+    let first = TestNode::start(sign("first", " -extfile v3.ext"));
+    let second = TestNode::start(with_peer(sign("second", " -extfile v3.ext"), &first));
+    assert_delivers(&first, &second);
+    // OpenSSL up to 3.3 signs with version 1 if there is no extension.
+    match Node::new(sign("third", "")).err() {
+        None | Some(NodeError::Tls(TlsError::Version1 { .. })) => {}
+        other => panic!("{other:?}"),
+    }
+}

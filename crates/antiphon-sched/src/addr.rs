@@ -36,7 +36,9 @@ pub(crate) type Reach<M> = fn(&mut LoopRef<'_>, ActorId, M, SendMode) -> Result<
 
 /// The address of an actor that receives messages of type `M`.
 ///
-/// It is `Copy`, has 24 bytes and needs no bound on `M`. Two addresses are equal if they refer to the same actor.
+/// It is `Copy`, has 24 bytes and needs no bound on `M`. Two addresses are equal if they refer to the same
+/// actor, or to the same adapter of it: the address of an adapter differs from that of its actor, and from those of its other
+/// adapters. [`ActorId::actor`] finds the actor of each.
 pub struct Addr<M> {
     pub(crate) id: ActorId,
     pub(crate) reach: Reach<M>,

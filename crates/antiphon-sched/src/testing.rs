@@ -36,11 +36,11 @@ pub fn free_udp_port() -> u16 {
 /// A loop on virtual time, for tests of actors: the time stands still until the test lets it pass.
 ///
 /// ```
-/// use antiphon_sched::testing::{Probe, TestLoop};
+/// use antiphon_sched::testing::{ProbeActor, TestLoop};
 /// use antiphon_sched::{Cx, Event, receive_within, secs, stop};
 ///
 /// let mut test = TestLoop::new(1);
-/// let probe = Probe::start(&mut test);
+/// let probe = ProbeActor::start(&mut test);
 /// let reports = probe.addr();
 /// test.spawn(move |cx: &mut Cx<u32>, event| match event {
 ///     Event::Message(number) => {
@@ -146,12 +146,12 @@ impl DerefMut for TestLoop {
 
 /// An actor that keeps what it receives, in the place of one that the program has. It is a daemon.
 #[derive(Debug)]
-pub struct Probe<M> {
+pub struct ProbeActor<M> {
     addr: Addr<M>,
     received: Rc<RefCell<VecDeque<M>>>,
 }
 
-impl<M: 'static> Probe<M> {
+impl<M: 'static> ProbeActor<M> {
     /// Starts a probe in a loop.
     pub fn start(events: &mut Loop) -> Self {
         Self::start_with(events, |_| {})

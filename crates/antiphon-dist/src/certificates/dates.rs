@@ -21,6 +21,8 @@ pub(crate) struct Moment {
 pub(crate) struct Validity {
     pub(crate) not_before: Moment,
     pub(crate) not_after: Moment,
+    /// The certificate states no version, so it has version 1, and no extensions.
+    pub(crate) is_version_1: bool,
 }
 
 impl Moment {
@@ -65,7 +67,8 @@ impl Validity {
     pub(crate) fn of(certificate: &[u8]) -> Option<Self> {
         let (certificate, _) = expect(SEQUENCE, certificate)?;
         let (mut fields, _) = expect(SEQUENCE, certificate)?;
-        if fields.first() == Some(&VERSION) {
+        let has_version = fields.first() == Some(&VERSION);
+        if has_version {
             (_, fields) = expect(VERSION, fields)?;
         }
         (_, fields) = expect(INTEGER, fields)?;
@@ -75,7 +78,7 @@ impl Validity {
         let (tag, not_before, validity) = element(validity)?;
         let not_before = Moment::parse(tag, not_before)?;
         let (tag, not_after, _) = element(validity)?;
-        Some(Self { not_before, not_after: Moment::parse(tag, not_after)? })
+        Some(Self { not_before, not_after: Moment::parse(tag, not_after)?, is_version_1: !has_version })
     }
 }
 

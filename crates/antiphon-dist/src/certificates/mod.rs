@@ -50,6 +50,15 @@ pub enum TlsError {
         /// The reason.
         reason: String,
     },
+    /// This node's certificate has version 1 of X.509, which TLS 1.3 does not use.
+    #[error(
+        "the certificate in {} is of X.509 version 1, and version 3 is needed; add an extension when it is signed: \
+         `openssl x509 -req .. -extfile v3.ext`, where v3.ext has the line `basicConstraints=CA:FALSE`", file.display()
+    )]
+    Version1 {
+        /// The file.
+        file: PathBuf,
+    },
     /// This node's certificate has expired.
     #[error("the certificate in {} expired at {at}; create a new one, and copy it to the peers that pin it", file.display())]
     Expired {

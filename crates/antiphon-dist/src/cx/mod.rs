@@ -71,6 +71,9 @@ pub trait NetCx<M: 'static> {
     /// Registers this actor under a name, so that actors of this node and of peers can locate it. The name is
     /// unregistered when the actor exits.
     ///
+    /// A name is unique on its node only. If several nodes register it, a lookup finds that of its own node, or else the first
+    /// that answers; a node that notices logs a warning with both. [`NetCx::locate_all`] finds all of them.
+    ///
     /// # Errors
     /// Another actor of this node has the name, the name is not valid, or there are too many names.
     fn register(&mut self, name: &str) -> Result<(), RegisterError>

@@ -6,7 +6,7 @@
 //!
 //! Invariant: a lookup of this node completes once; a name belongs to a running actor.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace}
 use super::driver::Driver;
 use super::inspection::NameInfo;
 use super::peer_session::PeerSession;
+use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, complete_if_open, sched_key, wire_key};
 use crate::error::{DialError, LocateError, RegisterError};
@@ -25,6 +26,8 @@ use crate::location::Location;
 /// Names of one node; also the limit of its own open lookups.
 const NAMES_MAX: usize = 65_536;
 const NAME_BYTES_MAX: usize = 255;
+/// The answered lookups that are remembered, for a warning.
+const ANSWERED_MAX: usize = 64;
 
 /// The kind of thing that a name stands for. The same name may be registered once in each space.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
@@ -92,6 +95,8 @@ pub(super) struct NameRegistry {
     /// Names that peers look for, and that were registered, or changed their access policy, since the last tick. The peers
     /// receive the results in the tick, so that an actor can register a name and set its policy in one step.
     pending: BTreeSet<FullName>,
+    /// The last lookups of this node that a peer has answered, with their numbers, names and peers.
+    answered: VecDeque<(u64, Box<str>, NodeId)>,
 }
 
 #[derive(Debug)]
@@ -511,7 +516,9 @@ impl NodeCore {
                 return self.on_lookup_refused(node, found.request, driver);
             }
         };
-        let Some(lookup) = self.names.lookups.get_mut(&found.request) else { return };
+        let Some(lookup) = self.names.lookups.get_mut(&found.request) else {
+            return self.warn_of_second_name(node, found.request);
+        };
         let Some(found_tag) = peer_session.session.tag_name(tag) else { return };
         let is_at = |at: Location| {
             let peer = self.peers.get(&node);
@@ -534,10 +541,35 @@ impl NodeCore {
             }
             LookupKind::One(request_id) => {
                 let request_id = *request_id;
+                if self.names.answered.len() == ANSWERED_MAX {
+                    self.names.answered.pop_front();
+                }
+                self.names.answered.push_back((found.request, lookup.name.clone(), node));
                 self.cancel_lookup(found.request);
                 complete_lookup(driver, request_id, type_check.map(|()| FoundName { id }));
             }
         }
+    }
+
+    /// A peer has sent a result for a lookup that another one has answered: both have the name. Names are unique on a node
+    /// only, so this is allowed, but perhaps not intended.
+    fn warn_of_second_name(&mut self, node: NodeId, lookup_number: u64) {
+        let answered = self.names.answered.iter().find(|(number, ..)| *number == lookup_number);
+        let Some((_, name, first)) = answered.filter(|(.., first)| *first != node) else { return };
+        let (name, first) = (name.clone(), *first);
+        if self.may_log("second name", &name) {
+            tracing::warn!(
+                name, one = %self.describe_peer(first), other = %self.describe_peer(node),
+                "two nodes have registered one name; a lookup finds the first that answers (logged at most once an hour)"
+            );
+        }
+    }
+
+    fn describe_peer(&self, node: NodeId) -> String {
+        let peer = self.peers.get(&node);
+        let location = peer.and_then(Peer::location).map(|at| at.to_string());
+        let name = peer.map(|peer| &*peer.name).unwrap_or_default();
+        format!("{name} at {}", location.unwrap_or_else(|| node.to_string()))
     }
 
     /// A peer has refused a lookup. It fails if it was for that peer alone; otherwise another peer may have the name.

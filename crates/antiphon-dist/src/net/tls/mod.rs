@@ -192,7 +192,9 @@ fn check_dates(certfile: &Path, identity: &CertificateIdentity) -> Result<(), Tl
         return Err(TlsError::BadCertificate { file, reason: "its dates cannot be read".to_owned() });
     };
     let now = now();
-    if now > validity.not_after {
+    if validity.is_version_1 {
+        Err(TlsError::Version1 { file })
+    } else if now > validity.not_after {
         Err(TlsError::Expired { file, at: validity.not_after.to_string() })
     } else if now < validity.not_before {
         Err(TlsError::NotYetValid { file, at: validity.not_before.to_string() })

@@ -9,7 +9,7 @@ use antiphon_dist::{
     Config, DeliverError, Location, NetCx, Node, NodeError, PeerError, Refusal, Secret, Status, Suite,
     SuitesFault,
 };
-use antiphon_sched::{Addr, Cx, Event, millis, receive, stop};
+use antiphon_sched::{Addr, Cx, Event, millis, receive};
 use common::certs::Certs;
 use common::{Net, PATIENCE, TestNode, recv, recv_until, report};
 
@@ -118,26 +118,9 @@ fn secret_rotation_keeps_messages_flowing() {
     // A node that has only the old secret is refused with the reason.
     let late = secrets.start(0, STEPS[0]);
     let there = nodes[1].as_ref().expect("the node runs");
-    assert_eq!(connect(&late, there.location), Err(PeerError::Refused(Refusal::UnknownKey)));
-    assert_eq!(connect(there, late.location), Err(PeerError::Refused(Refusal::UnknownKey)));
+    assert_eq!(late.connect(there.location, PATIENCE), Err(PeerError::Refused(Refusal::UnknownKey)));
+    assert_eq!(there.connect(late.location, PATIENCE), Err(PeerError::Refused(Refusal::UnknownKey)));
     late.log.wait_for("the datagram has key id Some(2)");
-}
-
-/// Opens a connect request and waits for its result.
-fn connect(node: &TestNode, at: Location) -> Result<Vec<Location>, PeerError> {
-    let (sender, results) = channel();
-    node.spawn(move |cx, event| match event {
-        Event::Start => {
-            cx.peer(at, PATIENCE, |found| found);
-            receive()
-        }
-        Event::Message(found) => {
-            report(&sender, found);
-            stop()
-        }
-        _ => receive(),
-    });
-    recv(&results)
 }
 
 #[test]
@@ -158,9 +141,9 @@ fn hmac_suite_requires_both_nodes() {
     let readable = |name| Config { suites: Some(vec![Suite::Hmac]), ..net.static_config(name, &[]) };
     let first = TestNode::start(readable("first"));
     let second = TestNode::start(readable("second"));
-    assert_eq!(connect(&second, first.location), Ok(vec![first.location]));
+    assert_eq!(second.connect(first.location, PATIENCE), Ok(vec![first.location]));
     let third = net.static_node("third", &[]);
-    assert_eq!(connect(&third, first.location), Err(PeerError::Refused(Refusal::Suite)));
+    assert_eq!(third.connect(first.location, PATIENCE), Err(PeerError::Refused(Refusal::Suite)));
 }
 
 #[test]

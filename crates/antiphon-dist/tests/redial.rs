@@ -71,38 +71,21 @@ fn connect_request_to_peer_reuses_connection() {
     assert_eq!(second.counts().connections, 1);
 }
 
-/// Opens a connect request and waits for its result.
-fn connect(node: &TestNode, at: PeerAt) -> Result<Vec<Location>, PeerError> {
-    let (sender, results) = std::sync::mpsc::channel();
-    node.spawn(move |cx: &mut Cx<Result<Vec<Location>, PeerError>>, event| match event {
-        Event::Start => {
-            cx.peer(at.clone(), secs(2), |found| found);
-            receive()
-        }
-        Event::Message(found) => {
-            report(&sender, found);
-            stop()
-        }
-        _ => receive(),
-    });
-    recv(&results)
-}
-
 #[test]
 fn connect_request_reports_peer_refusal_or_silence() {
     let net = Net::new();
     let here = net.static_node("here", &[]);
     let there = net.static_node("there", &[]);
-    assert_eq!(connect(&here, there.location.into()), Ok(vec![there.location]));
-    assert_eq!(connect(&here, there.location.into()), Ok(vec![there.location]));
-    let to_itself = connect(&here, here.location.into());
+    assert_eq!(here.connect(there.location, secs(2)), Ok(vec![there.location]));
+    assert_eq!(here.connect(there.location, secs(2)), Ok(vec![there.location]));
+    let to_itself = here.connect(here.location, secs(2));
     assert_eq!(to_itself, Err(PeerError::Refused(Refusal::SelfConnection)));
     let foreign = Net::new().static_node("foreign", &[]);
-    let refused = connect(&here, foreign.location.into());
+    let refused = here.connect(foreign.location, secs(2));
     assert_eq!(refused, Err(PeerError::Refused(Refusal::WrongSecret)));
     let absent = there.location;
     there.stop();
-    assert_eq!(connect(&here, absent.into()), Err(PeerError::Unreachable(DialError::ConnectionRefused)));
+    assert_eq!(here.connect(absent, secs(2)), Err(PeerError::Unreachable(DialError::ConnectionRefused)));
 }
 
 static SERVER_PORT: AtomicU16 = AtomicU16::new(0);
@@ -132,13 +115,13 @@ fn host_name_dials_all_resolved_addresses() {
     let unknown = host("nowhere.test");
     let config = Config { peers: vec![host("late.test")], ..net.static_config("late", &[]) };
     let late = TestNode::resolving(config, resolve);
-    let result = connect(&late, unknown.clone());
+    let result = late.connect(unknown.clone(), secs(2));
     assert_eq!(result, Err(PeerError::UnknownHost { at: unknown.clone(), reason: "no such host".into() }));
     late.wait_for_peers(1);
     assert_eq!(late.log.lines("late.test").len(), 1, "{:?}", late.log.lines(""));
 
     let twin = TestNode::resolving(net.static_config("twin", &[]), resolve);
-    assert_eq!(connect(&twin, host("twin.test")), Ok(vec![server.location]));
+    assert_eq!(twin.connect(host("twin.test"), secs(2)), Ok(vec![server.location]));
 
     // An unknown host in the configuration does not prevent the other dials.
     let config = Config { peers: vec![unknown, host("twin.test")], ..net.static_config("patient", &[]) };
@@ -161,9 +144,9 @@ fn loopback_confinement_refuses_other_hosts() {
     let net = Net::new();
     let here = net.static_node("here", &[]);
     let far: PeerAt = "192.0.2.1:9".parse().expect("a location");
-    assert!(matches!(connect(&here, far), Err(PeerError::Egress(_))));
+    assert!(matches!(here.connect(far, secs(2)), Err(PeerError::Egress(_))));
     let far: PeerAt = "far.test:9".parse().expect("a host");
-    assert!(matches!(connect(&here, far), Err(PeerError::UnknownHost { .. })));
+    assert!(matches!(here.connect(far, secs(2)), Err(PeerError::UnknownHost { .. })));
 }
 
 /// One node states the location of another one: both stay connected, since each of them answers.

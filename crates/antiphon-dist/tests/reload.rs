@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, channel};
 
 use antiphon_dist::{
-    Config, DialError, FileFault, Location, NetCx, NetHandle, Node, NodeError, PeerError, PeerStatus,
-    Refusal, ReloadError, Secret, SecretError, Status, Suite, TlsFault,
+    Config, DialError, FileFault, NetCx, NetHandle, Node, NodeError, PeerError, PeerStatus, Refusal,
+    ReloadError, Secret, SecretError, Status, Suite, TlsFault,
 };
-use antiphon_sched::{Addr, AskError, Cx, Event, ReplyTo, millis, receive, secs, stop};
+use antiphon_sched::{Addr, AskError, Cx, Event, ReplyTo, millis, receive, secs};
 use common::certs::{Certs, set_mode};
 use common::harness::{self, tests};
 use common::process::{self, Process, Role};
@@ -144,23 +144,6 @@ fn replace_in_steps(net: &Net, first: &Config, steps: &[Config; 3]) -> Vec<TestN
     nodes
 }
 
-/// Opens a connect request and waits for its result.
-fn connect(node: &TestNode, at: Location) -> Result<Vec<Location>, PeerError> {
-    let (sender, results) = channel();
-    node.spawn(move |cx, event| match event {
-        Event::Start => {
-            cx.peer(at, PATIENCE, |found| found);
-            receive()
-        }
-        Event::Message(found) => {
-            report(&sender, found);
-            stop()
-        }
-        _ => receive(),
-    });
-    recv(&results)
-}
-
 fn secrets_replaced_by_handle_lose_no_message() {
     let (net, new) = (Net::new(), new_secret());
     let steps = secret_steps(&net.secret, &new);
@@ -170,8 +153,8 @@ fn secrets_replaced_by_handle_lose_no_message() {
     let start = |config: &Config| {
         TestNode::start(Config { discover_peers: false, udp_port: Some(net.udp_port), ..config.clone() })
     };
-    assert_eq!(connect(&start(&first), at), Err(PeerError::Refused(Refusal::UnknownKey)));
-    assert_eq!(connect(&start(&steps[2]), at), Ok(vec![at]));
+    assert_eq!(start(&first).connect(at, PATIENCE), Err(PeerError::Refused(Refusal::UnknownKey)));
+    assert_eq!(start(&steps[2]).connect(at, PATIENCE), Ok(vec![at]));
 }
 
 fn certificates_replaced_by_handle_lose_no_message() {
@@ -193,8 +176,11 @@ fn certificates_replaced_by_handle_lose_no_message() {
     let start = |config: &Config| {
         TestNode::start(Config { discover_peers: false, udp_port: Some(net.udp_port), ..config.clone() })
     };
-    assert_eq!(connect(&start(&first), at), Err(PeerError::Refused(Refusal::Tls(TlsFault::Untrusted))));
-    assert_eq!(connect(&start(&steps[2]), at), Ok(vec![at]));
+    assert_eq!(
+        start(&first).connect(at, PATIENCE),
+        Err(PeerError::Refused(Refusal::Tls(TlsFault::Untrusted)))
+    );
+    assert_eq!(start(&steps[2]).connect(at, PATIENCE), Ok(vec![at]));
 }
 
 /// Reports each status of the peers of a node.
@@ -473,9 +459,9 @@ fn credentials_replaced_by_sighup_lose_no_message() {
         })
     };
     for at in at {
-        assert_eq!(connect(&outsider(2, &new, &new_pem), at), Ok(vec![at]));
+        assert_eq!(outsider(2, &new, &new_pem).connect(at, PATIENCE), Ok(vec![at]));
         assert_eq!(
-            connect(&outsider(1, &net.secret, &new_pem), at),
+            outsider(1, &net.secret, &new_pem).connect(at, PATIENCE),
             Err(PeerError::Refused(Refusal::UnknownKey))
         );
     }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use antiphon_dist::{
     Config, Location, NetCx, Node, NodeError, PeerError, Refusal, Status, Tls, TlsConfig, TlsError, TlsFault,
 };
-use antiphon_sched::{Addr, Bytes, Cx, Event, Framing, SocketEvent, receive, stop};
+use antiphon_sched::{Addr, Bytes, Cx, Event, Framing, SocketEvent, receive};
 use common::bare_tls;
 use common::certs::{Certs, Files, set_mode};
 use common::{Net, PATIENCE, TestNode, recv, recv_until, report};
@@ -31,24 +31,6 @@ fn assert_delivers(first: &TestNode, second: &TestNode) {
     assert_eq!(recv(&messages), "by TLS");
 }
 
-/// Connects to a location by `peer`, and returns the result.
-fn connect(node: &TestNode, at: impl Into<Location>) -> Result<Vec<Location>, PeerError> {
-    let (sender, results) = channel();
-    let at = at.into();
-    node.spawn(move |cx, event| match event {
-        Event::Start => {
-            cx.peer(at, PATIENCE, |answer| answer);
-            receive()
-        }
-        Event::Message(answer) => {
-            report(&sender, answer);
-            stop()
-        }
-        _ => receive(),
-    });
-    recv(&results)
-}
-
 fn refused(fault: TlsFault) -> Result<Vec<Location>, PeerError> {
     Err(PeerError::Refused(Refusal::Tls(fault)))
 }
@@ -56,10 +38,10 @@ fn refused(fault: TlsFault) -> Result<Vec<Location>, PeerError> {
 /// Checks that two nodes refuse each other, whichever dials. The first logs the fault, the second logs the rejection.
 #[track_caller]
 fn assert_refuse_each_other(one: &TestNode, other: &TestNode, fault: TlsFault) {
-    assert_eq!(connect(one, other.location), refused(fault));
+    assert_eq!(one.connect(other.location, PATIENCE), refused(fault));
     one.log.wait_for(&format!("refused the peer: {fault}"));
     other.log.wait_for(&format!("refused by the peer: {}", TlsFault::Rejected));
-    assert_eq!(connect(other, one.location), refused(fault));
+    assert_eq!(other.connect(one.location, PATIENCE), refused(fault));
     assert_eq!((one.counts().peers, other.counts().peers), (0, 0));
 }
 
@@ -133,12 +115,12 @@ fn tls_pinned_certificates_are_accepted_and_others_refused() {
     let third = TestNode::start(Config { pinned: vec![all], ..tls_only(&net, "third", &c) });
     let statuses = first.statuses();
     recv_until(&statuses, |status| *status == ("second".into(), Status::Online));
-    assert_eq!(connect(&third, first.location), refused(TlsFault::Rejected));
+    assert_eq!(third.connect(first.location, PATIENCE), refused(TlsFault::Rejected));
     first.log.wait_for(&format!("refused the peer: {}", TlsFault::Untrusted));
-    assert_eq!(connect(&first, third.location), refused(TlsFault::Untrusted));
+    assert_eq!(first.connect(third.location, PATIENCE), refused(TlsFault::Untrusted));
     third.log.wait_for(&format!("refused by the peer: {}", TlsFault::Rejected));
     assert_eq!(
-        connect(&first, second.location),
+        first.connect(second.location, PATIENCE),
         Ok(vec![second.location]),
         "the second node is still connected"
     );
@@ -164,15 +146,15 @@ fn tls_ca_accepts_its_certificates_and_refuses_others() {
     let second = TestNode::start(with_peer(config("second", &ca), &first));
     assert_delivers(&first, &second);
     let third = TestNode::start(config("third", &foreign));
-    assert_eq!(connect(&first, third.location), refused(TlsFault::Untrusted));
-    assert_eq!(connect(&third, first.location), refused(TlsFault::Rejected));
+    assert_eq!(first.connect(third.location, PATIENCE), refused(TlsFault::Untrusted));
+    assert_eq!(third.connect(first.location, PATIENCE), refused(TlsFault::Rejected));
     first.log.wait_for(&format!("refused the peer: {}", TlsFault::Untrusted));
     // A node with a self-signed certificate is refused too.
     let fourth = TestNode::start(Config {
         ca_files: vec![ca.cert.clone()],
         ..tls_only(&net, "fourth", &certs.node("4"))
     });
-    assert_eq!(connect(&first, fourth.location), refused(TlsFault::Untrusted));
+    assert_eq!(first.connect(fourth.location, PATIENCE), refused(TlsFault::Untrusted));
 }
 
 /// Both the dialling and the listening node refuse a pinned certificate that has expired or is not valid yet.
@@ -185,7 +167,7 @@ fn tls_pinned_certificate_outside_validity_is_refused() {
     for (bad, fault) in [(old, TlsFault::Expired), (early, TlsFault::NotYetValid)] {
         let node = TestNode::start(Config { pinned: vec![bad.cert.clone()], ..tls_only(&net, "node", &own) });
         let server = bare_tls::serve(&bad);
-        assert_eq!(connect(&node, server), refused(fault));
+        assert_eq!(node.connect(server, PATIENCE), refused(fault));
         let alert = bare_tls::refused_dial(node.location.addr(), Some(&bad));
         assert!(alert.contains("CertificateExpired"), "{alert}");
         node.log.wait_for(&fault.to_string());
@@ -207,7 +189,7 @@ fn tls_peer_without_certificate_or_key_is_refused() {
     let alert = bare_tls::refused_dial(node.location.addr(), Some(&thief));
     assert!(alert.contains("DecryptError") || alert.contains("BadCertificate"), "{alert}");
     node.log.wait_for(&TlsFault::Unusable.to_string());
-    assert_eq!(connect(&node, bare_tls::serve(&thief)), refused(TlsFault::Unusable));
+    assert_eq!(node.connect(bare_tls::serve(&thief), PATIENCE), refused(TlsFault::Unusable));
     assert_eq!(node.counts().connections, 0);
 }
 
@@ -224,15 +206,15 @@ fn tls_relay_in_the_middle_is_refused() {
     let first = TestNode::start(config("first"));
     let second = TestNode::start(config("second"));
     let unknown = bare_tls::relay(&own, first.location.addr());
-    assert_eq!(connect(&second, unknown), refused(TlsFault::Untrusted));
+    assert_eq!(second.connect(unknown, PATIENCE), refused(TlsFault::Untrusted));
 
     // With a certificate of the network, TLS succeeds on both sides. But the proofs contain the exported keying material,
     // which differs between the two.
     let member = bare_tls::relay(&certs.signed("member", &ca), first.location.addr());
-    assert_eq!(connect(&second, member), Err(PeerError::Refused(Refusal::WrongSecret)));
+    assert_eq!(second.connect(member, PATIENCE), Err(PeerError::Refused(Refusal::WrongSecret)));
     first.log.wait_for("the secrets differ");
     assert_eq!(
-        connect(&second, first.location),
+        second.connect(first.location, PATIENCE),
         Ok(vec![first.location]),
         "the nodes connect without the relay"
     );
@@ -244,8 +226,8 @@ fn tls_node_and_plain_node_refuse_each_other() {
     let tls =
         TestNode::start(Config { certfile: Some(certs.node("own").both), ..net.static_config("tls", &[]) });
     let plain = net.static_node("plain", &[]);
-    assert_eq!(connect(&tls, plain.location), refused(TlsFault::OneSided));
-    assert_eq!(connect(&plain, tls.location), refused(TlsFault::OneSided));
+    assert_eq!(tls.connect(plain.location, PATIENCE), refused(TlsFault::OneSided));
+    assert_eq!(plain.connect(tls.location, PATIENCE), refused(TlsFault::OneSided));
     for node in [&tls, &plain] {
         node.log.wait_for(&TlsFault::OneSided.to_string());
         assert_eq!(node.counts().connections, 0);
@@ -483,7 +465,7 @@ fn tls_node_and_actor_socket_refuse_each_other() {
         receive()
     });
     assert_eq!(recv(&faults), Some(TlsFault::OtherProtocol));
-    assert_eq!(connect(&node, recv(&listeners)), refused(TlsFault::OtherProtocol));
+    assert_eq!(node.connect(recv(&listeners), PATIENCE), refused(TlsFault::OtherProtocol));
     assert_eq!(node.counts().peers, 0);
 }
 

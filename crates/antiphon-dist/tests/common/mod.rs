@@ -18,7 +18,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use antiphon_dist::{
-    Config, Counts, DeliverError, Location, NetCx, Node, NodeError, PeerAt, Resolver, Secret, Status,
+    Config, Counts, DeliverError, Location, NetCx, Node, NodeError, PeerAt, PeerError, Resolver, Secret,
+    Status,
 };
 use antiphon_sched::{ActorId, Addr, Cx, Down, Event, ExitReason, Handle, LoopStats, Step, receive};
 
@@ -377,6 +378,29 @@ impl TestNode {
             _ => receive(),
         });
         receipts
+    }
+
+    /// Connects to a peer, and returns the locations that were reached.
+    #[track_caller]
+    pub(crate) fn connect(
+        &self,
+        at: impl Into<PeerAt>,
+        within: Duration,
+    ) -> Result<Vec<Location>, PeerError> {
+        let (sender, results) = channel();
+        let at = at.into();
+        self.spawn(move |cx, event| match event {
+            Event::Start => {
+                cx.peer(at.clone(), within, |found| found);
+                receive()
+            }
+            Event::Message(found) => {
+                report(&sender, found);
+                antiphon_sched::stop()
+            }
+            _ => receive(),
+        });
+        recv(&results)
     }
 
     /// Monitors an actor; its exit reason arrives on the channel.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use antiphon_dist::{Config, DialError, Location, NetCx, PeerAt, PeerError, Refusal, Status};
-use antiphon_sched::{Cx, Event, receive, secs, stop};
+use antiphon_sched::{Event, receive, secs, stop};
 use common::{Net, TestNode, recv, recv_until, report};
 
 fn at_port_of(net: &Net, name: &str, at: Location) -> TestNode {

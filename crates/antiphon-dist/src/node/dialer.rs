@@ -226,11 +226,11 @@ impl NodeCore {
 
     /// Dials a second connection, because the present one has used up its keys or may be broken.
     pub(super) fn renew_dial(&mut self, node: NodeId, at: SocketAddr) {
-        if let Some(dial) = self.dialer.by_location.get_mut(&at) {
-            if dial.conn.is_some_and(|conn| self.connections.is_unproven(conn)) {
-                // A dial is under way.
-                return;
-            }
+        // A dial that is under way goes on: there is one at a time.
+        let connections = &mut self.connections;
+        if let Some(dial) = self.dialer.by_location.get_mut(&at)
+            && !dial.conn.is_some_and(|conn| connections.is_unproven(conn))
+        {
             dial.conn = None;
         }
         self.dial_node_until(node, at, self.now + self.settings.limits().lost_after);

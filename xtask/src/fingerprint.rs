@@ -42,7 +42,7 @@ const COUNTED: [(&str, &str, &str); 7] = [
 ];
 
 /// How many seeds of each test are recorded.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 20;
 /// The largest accepted change of a count, as a fraction of the recorded one.
 const TOLERANCE: f64 = 0.02;
 

@@ -95,7 +95,7 @@ pub struct LoopConfig {
     /// A step that takes longer than this is logged: 10 ms. `None` disables the watchdog and its thread.
     pub watchdog: Option<Duration>,
     /// Whether the loop records the age, the steps and the busy time of each actor, which [`ActorInfo`](crate::ActorInfo) shows:
-    /// `false`. It costs 40 bytes for each actor, and some instructions for each batch.
+    /// `false`. It costs some memory for each actor, and some instructions for each batch.
     pub actor_activity: bool,
     /// The time that a stop takes at most: 10 s. An actor receives [`Event::Terminate`] when all that were spawned after it
     /// have ended; at half of this time all that remain receive it at once. Those that have not ended at the end of this time are

@@ -1,13 +1,18 @@
 //! Helpers for tests of programs.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt::Debug;
+use std::rc::Rc;
 
-use antiphon_sched::{PayloadError, Wire};
+use antiphon_sched::{Addr, Cx, Event, Loop, PayloadError, Wire, receive};
 use antiphon_wire::Limits;
 use thiserror::Error;
 
 pub use antiphon_sched::testing::{ProbeActor, TestLoop, free_udp_port};
 
+use crate::cx::NetCx;
+pub use crate::files::MemoryDisk;
 use crate::node::check_body;
 
 /// Encodes a value as for another node, decodes it, and compares. Returns the copy that would arrive.
@@ -40,6 +45,85 @@ pub fn round_trip<T: Wire + PartialEq + Debug>(value: &T) -> Result<T, RoundTrip
         return Ok(arrived);
     }
     Err(RoundTripError::Changed { sent: format!("{value:?}"), arrived: format!("{arrived:?}") })
+}
+
+/// An actor in the place of one that others locate by its name: on a node of the simulator, or on a node of this machine.
+/// It keeps what it receives, or handles it by a function of the test.
+///
+/// A clone is the same. What it has kept outlives its node, which may start it anew.
+///
+/// ```
+/// use antiphon_dist::testing::FakeActor;
+/// use antiphon_sched::ReplyTo;
+///
+/// // Answers each question with the same number. It keeps nothing.
+/// let worker = FakeActor::with("worker", |cx, reply: ReplyTo<u32>| {
+///     cx.reply(reply, 7);
+///     None
+/// });
+/// # let mut node = antiphon_dist::Node::new(antiphon_dist::Config::isolated())?;
+/// node.set_up(|sched| worker.start(sched));
+/// # Ok::<(), antiphon_dist::NodeError>(())
+/// ```
+pub struct FakeActor<M> {
+    name: Rc<str>,
+    handler: Rc<RefCell<FakeHandler<M>>>,
+    kept: Rc<RefCell<VecDeque<M>>>,
+}
+
+type FakeHandler<M> = dyn FnMut(&mut Cx<'_, M>, M) -> Option<M>;
+
+impl<M: Wire> FakeActor<M> {
+    /// An actor that keeps all messages.
+    pub fn new(name: &str) -> Self {
+        Self::with(name, |_, message| Some(message))
+    }
+
+    /// An actor whose messages go to `handler`. The message that it returns is kept.
+    pub fn with(name: &str, handler: impl FnMut(&mut Cx<'_, M>, M) -> Option<M> + 'static) -> Self {
+        Self { name: name.into(), handler: Rc::new(RefCell::new(handler)), kept: Rc::default() }
+    }
+
+    /// Starts it in the loop of a node. It ends with a failure if its name is taken.
+    pub fn start(&self, sched: &mut Loop) -> Addr<M> {
+        let Self { name, handler, kept } = self.clone();
+        sched.spawn(move |cx: &mut Cx<'_, M>, event| {
+            match event {
+                Event::Start => {
+                    cx.set_daemon(true);
+                    cx.register(&name)?;
+                }
+                Event::Message(message) => {
+                    let keeps = (handler.borrow_mut())(cx, message);
+                    kept.borrow_mut().extend(keeps);
+                }
+                _ => {}
+            }
+            receive()
+        })
+    }
+
+    /// The number of messages that it keeps.
+    pub fn count(&self) -> usize {
+        self.kept.borrow().len()
+    }
+
+    /// Takes all messages that it keeps.
+    pub fn take(&self) -> Vec<M> {
+        self.kept.borrow_mut().drain(..).collect()
+    }
+}
+
+impl<M> Clone for FakeActor<M> {
+    fn clone(&self) -> Self {
+        Self { name: self.name.clone(), handler: self.handler.clone(), kept: self.kept.clone() }
+    }
+}
+
+impl<M> Debug for FakeActor<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeActor").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// Why a value does not survive [`round_trip`].

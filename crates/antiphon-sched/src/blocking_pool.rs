@@ -2,8 +2,8 @@
 //! idle, and bounded queues of jobs.
 //!
 //! The jobs of users have a pool. Other kinds of jobs, such as name look-ups, have pools of their own, so that none of them holds
-//! up the others. A virtual loop has no threads. It runs all jobs itself, between batches, in the order in which they were
-//! queued.
+//! up the others. A virtual loop has no threads: it runs the jobs itself, between batches. Their results arrive when the virtual
+//! time that they take has passed.
 //!
 //! Invariant: while the lock is held, each queued job has an idle thread, or all threads are in use and their number is at its
 //! maximum, or no more threads could be started.
@@ -14,14 +14,21 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use slab::Slab;
 
 use crate::core::Core;
 use crate::error::JobError;
-use crate::handle::JobClosure;
+use crate::handle::{JobClosure, LoopJob};
 use crate::panic_guard;
 use crate::requests::RequestId;
+use crate::time::Time;
+use crate::timers::DueTimer;
 
+/// Runs a job on a thread of a pool.
 type Work = Box<dyn FnOnce() + Send>;
+
+/// Runs a job, and returns what passes its result to the loop.
+type VirtualWork = Box<dyn FnOnce() -> Option<Box<dyn LoopJob>>>;
 
 /// The time after which an idle thread ends.
 const IDLE_FOR: Duration = Duration::from_secs(10);
@@ -39,7 +46,7 @@ pub enum JobPool {
 }
 
 /// A pool of threads for blocking jobs. When it is dropped, its threads end after the jobs that are queued.
-struct ThreadPool {
+pub(crate) struct ThreadPool {
     name: &'static str,
     threads_max: usize,
     queue_max: usize,
@@ -129,42 +136,100 @@ impl PoolShared {
 }
 
 /// The pools of a loop.
-pub(crate) struct LoopPools {
-    users: ThreadPool,
-    names: ThreadPool,
-    files: ThreadPool,
-    /// The queue of a virtual loop, which runs the jobs itself.
-    inline: Option<Vec<Work>>,
-    queue_max: usize,
+pub(crate) enum LoopPools {
+    /// In the order of [`JobPool`].
+    Threads([ThreadPool; 3]),
+    Virtual(VirtualPools),
 }
 
 impl LoopPools {
     pub(crate) fn new(threads_max: usize, queue_max: usize, is_virtual: bool) -> Self {
-        Self {
-            users: ThreadPool::new("antiphon-pool", threads_max, queue_max),
-            names: ThreadPool::new("antiphon-names", NAME_THREADS_MAX, JOBS_QUEUED_MAX),
-            files: ThreadPool::new("antiphon-files", FILE_THREADS_MAX, JOBS_QUEUED_MAX),
-            inline: is_virtual.then(Vec::new),
-            queue_max: queue_max.max(1),
+        let limits = [
+            ("antiphon-pool", threads_max, queue_max),
+            ("antiphon-names", NAME_THREADS_MAX, JOBS_QUEUED_MAX),
+            ("antiphon-files", FILE_THREADS_MAX, JOBS_QUEUED_MAX),
+        ];
+        if is_virtual {
+            let pools = limits.map(|(_, threads_max, queue_max)| VirtualPool::new(threads_max, queue_max));
+            return Self::Virtual(VirtualPools { pools, running: Slab::new(), job_time: None });
         }
+        Self::Threads(
+            limits.map(|(name, threads_max, queue_max)| ThreadPool::new(name, threads_max, queue_max)),
+        )
     }
 
     /// The number of threads in all pools.
     pub(crate) fn threads(&self) -> usize {
-        [&self.users, &self.names, &self.files].map(ThreadPool::threads).iter().sum()
+        match self {
+            Self::Threads(pools) => pools.iter().map(ThreadPool::threads).sum(),
+            Self::Virtual(_) => 0,
+        }
+    }
+}
+
+/// The pools of a virtual loop. A job has its effects when it starts; it occupies its pool until its time has passed.
+pub(crate) struct VirtualPools {
+    /// In the order of [`JobPool`].
+    pools: [VirtualPool; 3],
+    /// The running jobs: their pools, and what passes their results to the loop.
+    running: Slab<(JobPool, Option<Box<dyn LoopJob>>)>,
+    job_time: Option<JobTime>,
+}
+
+/// Returns how long a job takes that starts now.
+type JobTime = Box<dyn FnMut(JobPool, Time) -> Duration>;
+
+/// As many jobs as a [`ThreadPool`] has threads run at a time.
+struct VirtualPool {
+    threads_max: usize,
+    queue_max: usize,
+    running: usize,
+    queue: VecDeque<VirtualWork>,
+}
+
+impl VirtualPool {
+    fn new(threads_max: usize, queue_max: usize) -> Self {
+        Self {
+            threads_max: threads_max.max(1),
+            queue_max: queue_max.max(1),
+            running: 0,
+            queue: VecDeque::new(),
+        }
     }
 
-    fn submit(&mut self, pool: JobPool, job: Work) -> Result<(), JobError> {
-        match (&mut self.inline, pool) {
-            (Some(queue), _) if queue.len() >= self.queue_max => Err(JobError::Full),
-            (Some(queue), _) => {
-                queue.push(job);
-                Ok(())
-            }
-            (None, JobPool::Users) => self.users.submit(job),
-            (None, JobPool::Names) => self.names.submit(job),
-            (None, JobPool::Files) => self.files.submit(job),
+    fn submit(&mut self, job: VirtualWork) -> Result<(), JobError> {
+        if self.queue.len() >= self.threads_max - self.running + self.queue_max {
+            return Err(JobError::Full);
         }
+        self.queue.push_back(job);
+        Ok(())
+    }
+}
+
+impl VirtualPools {
+    /// Takes the next job that may start.
+    fn next_job(&mut self) -> Option<(JobPool, VirtualWork)> {
+        let pools = [JobPool::Users, JobPool::Names, JobPool::Files].into_iter().zip(&mut self.pools);
+        let mut free = pools.filter(|(_, pool)| pool.running < pool.threads_max);
+        free.find_map(|(kind, pool)| Some((kind, pool.queue.pop_front()?)))
+    }
+
+    /// How long a job takes that starts now.
+    fn time_of_job(&mut self, pool: JobPool, now: Time) -> Duration {
+        self.job_time.as_mut().map_or(Duration::ZERO, |job_time| job_time(pool, now))
+    }
+
+    /// Notes that a job runs; returns its number.
+    fn begin(&mut self, pool: JobPool, result: Option<Box<dyn LoopJob>>) -> usize {
+        self.pools[pool as usize].running += 1;
+        self.running.insert((pool, result))
+    }
+
+    /// Ends a running job, and returns its result.
+    fn end(&mut self, number: usize) -> Option<Box<dyn LoopJob>> {
+        let (pool, result) = self.running.try_remove(number)?;
+        self.pools[pool as usize].running -= 1;
+        result
     }
 }
 
@@ -198,26 +263,63 @@ impl Core {
         job: impl FnOnce() -> R + Send + 'static,
         then: impl FnOnce(&mut Self, Result<R, JobError>) + Send + 'static,
     ) {
-        let shared = self.shared.clone();
         // Taken back if the job is refused.
         let then = Arc::new(Mutex::new(Some(then)));
         let then_in_job = then.clone();
-        let work: Work = Box::new(move || {
+        let work = move || -> Option<Box<dyn LoopJob>> {
             let result = panic_guard::catch_panic(job).map_err(JobError::Panicked);
-            let Some(then) = then_in_job.lock().take() else { return };
-            shared.push_urgent(Box::new(JobClosure(move |core: &mut Self| then(core, result))));
-        });
-        if let Err(reason) = self.pools.submit(pool, work)
+            let then = then_in_job.lock().take()?;
+            Some(Box::new(JobClosure(move |core: &mut Self| then(core, result))))
+        };
+        let submitted = match &mut self.pools {
+            LoopPools::Virtual(pools) => pools.pools[pool as usize].submit(Box::new(work)),
+            LoopPools::Threads(pools) => {
+                let shared = self.shared.clone();
+                pools[pool as usize].submit(Box::new(move || {
+                    if let Some(result) = work() {
+                        shared.push_urgent(result);
+                    }
+                }))
+            }
+        };
+        if let Err(reason) = submitted
             && let Some(then) = then.lock().take()
         {
             then(self, Err(reason));
         }
     }
 
-    /// Runs the queued jobs of a virtual loop; does nothing in another loop.
-    pub(crate) fn run_inline_jobs(&mut self) {
-        for work in self.pools.inline.as_mut().map(std::mem::take).unwrap_or_default() {
-            work();
+    /// Sets how long the jobs of a virtual loop take; does nothing in another loop.
+    pub(crate) fn set_job_time(&mut self, job_time: impl FnMut(JobPool, Time) -> Duration + 'static) {
+        if let LoopPools::Virtual(pools) = &mut self.pools {
+            pools.job_time = Some(Box::new(job_time));
+        }
+    }
+
+    /// Starts the queued jobs of a virtual loop; does nothing in another loop.
+    pub(crate) fn start_virtual_jobs(&mut self) {
+        while let LoopPools::Virtual(pools) = &mut self.pools
+            && let Some((pool, work)) = pools.next_job()
+        {
+            // Nothing is borrowed while the code of the user runs.
+            let result = work();
+            let LoopPools::Virtual(pools) = &mut self.pools else { return };
+            let time = pools.time_of_job(pool, self.now);
+            if time.is_zero() {
+                result.into_iter().for_each(|result| self.shared.push_urgent(result));
+            } else {
+                let number = pools.begin(pool, result);
+                self.wheel.insert(self.now + time, DueTimer::VirtualJob(number));
+            }
+        }
+    }
+
+    /// Ends a job of a virtual loop whose time has passed.
+    pub(crate) fn end_virtual_job(&mut self, number: usize) {
+        if let LoopPools::Virtual(pools) = &mut self.pools
+            && let Some(result) = pools.end(number)
+        {
+            self.shared.push_urgent(result);
         }
     }
 }

@@ -422,6 +422,7 @@ impl Core {
             DueTimer::Socket(id) => self.socket_timer(id),
             DueTimer::Termination(key) => self.on_termination_due(key),
             DueTimer::Stop => self.on_stop_due(),
+            DueTimer::VirtualJob(number) => self.end_virtual_job(number),
             DueTimer::Request(request_id) => {
                 let reason = self.withdraw(request_id);
                 self.fail_request(request_id, reason);

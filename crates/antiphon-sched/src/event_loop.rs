@@ -19,7 +19,7 @@ use tracing::level_filters::LevelFilter;
 use crate::actor::{Actor, FoldActor};
 use crate::actor_event::{Event, ExitReason};
 use crate::addr::{Addr, Target};
-use crate::blocking_pool::LoopPools;
+use crate::blocking_pool::{JobPool, LoopPools};
 use crate::core::{Core, TransportSlot};
 use crate::cx::Cx;
 use crate::dead_letter::{DeadLetter, DeadLetterCounts};
@@ -441,6 +441,14 @@ impl Loop {
         self.core.now = self.core.now.max(now);
     }
 
+    /// Sets how long blocking jobs take in virtual time: `job_time` returns it for each job, when the job starts. A job has its
+    /// effects at once, and its result arrives later. Without this call, jobs take no time.
+    ///
+    /// It has no effect on a loop that is not virtual.
+    pub fn set_job_time(&mut self, job_time: impl FnMut(JobPool, Time) -> Duration + 'static) {
+        self.core.set_job_time(job_time);
+    }
+
     fn read_clock(&mut self) {
         if let Some(start) = self.core.clock {
             let now = Time::ZERO + start.elapsed();
@@ -569,7 +577,7 @@ impl Loop {
         for dropped in self.dropped.drain(..) {
             self.core.reply_dropped(dropped);
         }
-        self.core.run_inline_jobs();
+        self.core.start_virtual_jobs();
         if !self.core.dead_letters.unreported.is_empty() {
             self.core.dead_letters.report();
         }

@@ -52,6 +52,8 @@ pub(crate) enum DueTimer {
     Termination(Key),
     /// The half of the time for the stop of the loop.
     Stop,
+    /// The end of a blocking job of a virtual loop.
+    VirtualJob(usize),
 }
 
 struct TimerNode {

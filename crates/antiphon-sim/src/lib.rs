@@ -22,6 +22,8 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods)]
 
+pub use antiphon_dist::testing::MemoryDisk;
+
 mod endpoint;
 pub use endpoint::{EndpointConfig, SessionEndpoint};
 

@@ -8,8 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use antiphon_dist::node::{self as dist, ConnId, NodeCore};
+use antiphon_dist::testing::MemoryDisk;
 use antiphon_dist::{Config, Location};
-use antiphon_sched::{Loop, LoopConfig, LoopRef, LoopStats, NodeId, Platform, Time as LoopTime};
+use antiphon_sched::{JobPool, Loop, LoopConfig, LoopRef, LoopStats, NodeId, Platform, Time as LoopTime};
 use antiphon_wire::{Entropy, Time};
 
 use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
@@ -30,6 +31,7 @@ pub struct SimNode {
     writing: BTreeMap<ConnId, usize>,
     /// The names that can be resolved.
     hosts: BTreeMap<String, SocketAddr>,
+    disk: MemoryDisk,
     /// All actors have ended after a stop, and the node says goodbye when its peers have acknowledged all that was sent.
     has_stopped: bool,
 }
@@ -57,10 +59,26 @@ impl dist::Driver for SimDriver<'_> {
 
 impl SimNode {
     /// Makes a node at `location`; `set_up` spawns its actors. Its incarnation and all its random choices come from `seed`.
+    /// It has an empty disk of its own.
     ///
     /// # Panics
     /// If the configuration is invalid.
     pub fn new(config: &Config, location: SocketAddr, seed: u64, set_up: impl FnOnce(&mut Loop)) -> Self {
+        Self::on_disk(config, location, seed, &MemoryDisk::new(), set_up)
+    }
+
+    /// As [`SimNode::new`], with a disk that survives the node: it has the files that the node sends, and stores those that it
+    /// receives in `dest_path`.
+    ///
+    /// # Panics
+    /// As [`SimNode::new`], or if the disk is set to fail.
+    pub fn on_disk(
+        config: &Config,
+        location: SocketAddr,
+        seed: u64,
+        disk: &MemoryDisk,
+        set_up: impl FnOnce(&mut Loop),
+    ) -> Self {
         let mut rng = SimRng::new(seed);
         let node_id = NodeId::from_bits(rng.number());
         let scheduler = LoopConfig {
@@ -74,6 +92,11 @@ impl SimNode {
         let every_network = vec![(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)];
         let core = NodeCore::simulated(config, node_id, Location::new(location), every_network);
         sched.set_transport(Box::new(core.expect("the configuration is valid")));
+        disk.start_file_service(config, &mut sched).expect("the disk is not set to fail");
+        let of_files = disk.clone();
+        sched.set_job_time(
+            move |pool, now| if pool == JobPool::Files { of_files.end_job(now) } else { Duration::ZERO },
+        );
         set_up(&mut sched);
         Self {
             sched,
@@ -85,6 +108,7 @@ impl SimNode {
             ids: BTreeMap::new(),
             writing: BTreeMap::new(),
             hosts: BTreeMap::new(),
+            disk: disk.clone(),
             has_stopped: false,
         }
     }
@@ -97,6 +121,16 @@ impl SimNode {
     /// Lets this node resolve the host `name` to `location`.
     pub fn set_host(&mut self, name: &str, location: SocketAddr) {
         self.hosts.insert(name.to_owned(), location);
+    }
+
+    /// Lets the jobs of [`Cx::blocking`](antiphon_sched::Cx::blocking) take a time between `shortest` and `longest`, drawn for
+    /// each. Without this call they take no time. (The disk sets the time of jobs on files.)
+    pub fn set_job_times(&mut self, shortest: Duration, longest: Duration) {
+        let (disk, mut rng) = (self.disk.clone(), SimRng::new(self.rng.number()));
+        self.sched.set_job_time(move |pool, now| match pool {
+            JobPool::Files => disk.end_job(now),
+            _ => shortest + rng.span(longest.saturating_sub(shortest)),
+        });
     }
 
     /// The event loop of this node, for example to spawn more actors. After a stop by its handle, the node leaves as a real one
@@ -249,6 +283,12 @@ impl SimNode {
         }
     }
 
+    fn advance_to(&mut self, now: Time) {
+        let now = LoopTime::from_nanos(now.as_nanos());
+        self.sched.advance_to(now);
+        self.disk.set_now(now);
+    }
+
     fn remove_conn(&mut self, conn: SimConn) -> Option<ConnId> {
         let id = self.ids.remove(&conn)?;
         self.conns.remove(&id);
@@ -259,7 +299,7 @@ impl SimNode {
 
 impl Machine for SimNode {
     fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs) {
-        self.sched.advance_to(loop_time(now));
+        self.advance_to(now);
         match input {
             MachineInput::Start => self.feed(dist::Input::Start, out),
             MachineInput::Timer => {}
@@ -295,17 +335,13 @@ impl Machine for SimNode {
     }
 
     fn on_stall(&mut self, now: Time, span: Duration, out: &mut Outputs) {
-        self.sched.advance_to(loop_time(now));
+        self.advance_to(now);
         self.feed(dist::Input::Stalled(span), out);
     }
 
     /// Does nothing: the actors of a test check the promises of a node, and `run` checks the invariants of its core after
     /// each event.
     fn check(&self) {}
-}
-
-fn loop_time(now: Time) -> LoopTime {
-    LoopTime::from_nanos(now.as_nanos())
 }
 
 impl std::fmt::Debug for SimNode {

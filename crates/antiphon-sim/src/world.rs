@@ -130,29 +130,32 @@ impl<M: Machine> World<M> {
     /// Advances the time by `span`, and handles all events that are due by then.
     pub fn run_for(&mut self, span: Duration) {
         let end = self.now + span;
-        while let Some(entry) = self.queue.first_entry() {
-            let (at, _) = *entry.key();
-            if at > end {
-                break;
-            }
-            let event = entry.remove();
-            self.now = at;
-            self.process(event);
-        }
+        while self.process_next(end) {}
         self.now = end;
     }
 
-    /// Advances the time until `condition` holds, at most by `within`; it is checked every ten milliseconds. Returns whether it
-    /// holds.
+    /// Handles the next event, if it is due by `end`.
+    fn process_next(&mut self, end: Time) -> bool {
+        let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= end) else { return false };
+        let (at, _) = *entry.key();
+        let event = entry.remove();
+        self.now = at;
+        self.process(event);
+        true
+    }
+
+    /// Advances the time until `condition` holds, at most by `within`; it is checked after each event. Returns whether it holds.
     pub fn run_until(&mut self, within: Duration, mut condition: impl FnMut(&mut Self) -> bool) -> bool {
         let end = self.now + within;
-        while !condition(self) {
-            if self.now >= end {
-                return false;
+        loop {
+            if condition(self) {
+                return true;
             }
-            self.run_for(Duration::from_millis(10).min(end.since(self.now)));
+            if !self.process_next(end) {
+                self.now = end;
+                return condition(self);
+            }
         }
-        true
     }
 
     /// Replaces the faults from now on.

@@ -1,12 +1,13 @@
 //! The path from a peer's offer to the disk, for the fuzzer: only built with `--cfg fuzzing`.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::FileRules;
-use super::disk::{Dest, Placed, Prepared};
+use super::disk::{Disk, Prepared};
 use super::outcome::FileStat;
+use super::partial::Placed;
 use super::path::TargetPath;
+use super::system_disk::SystemDisk;
 
 /// Stores a file beneath `dest` as if a peer had sent it with these path names. Returns whether it was stored.
 ///
@@ -14,9 +15,10 @@ use super::path::TargetPath;
 /// Panics if `dest` is not a folder that this process can write to.
 pub fn store(dest: &Path, names: Vec<String>, content: &[u8], overwrite: bool) -> bool {
     let Ok(path) = TargetPath::checked(names) else { return false };
-    let dest = Dest::open(dest, FileRules::default()).expect("the folder of the fuzzer is writable");
+    let dest =
+        SystemDisk.open_dest(dest, FileRules::default()).expect("the folder of the fuzzer is writable");
     let stat = FileStat { size: content.len() as u64, seconds: 0, nanos: 0, permissions: 0o600 };
-    let Ok(Prepared::Open(partial)) = Arc::new(dest).prepare(&path, stat, overwrite, "") else {
+    let Ok(Prepared::Open(partial)) = dest.prepare(&path, stat, overwrite, "") else {
         return false;
     };
     let Ok(partial) = partial.write(&[content.to_vec().into()]) else { return false };
@@ -29,6 +31,7 @@ pub fn store(dest: &Path, names: Vec<String>, content: &[u8], overwrite: bool) -
 /// Panics for the same reason as [`store`].
 pub fn delete(dest: &Path, names: Vec<String>) -> bool {
     let Ok(path) = TargetPath::checked(names) else { return false };
-    let dest = Dest::open(dest, FileRules::default()).expect("the folder of the fuzzer is writable");
+    let dest =
+        SystemDisk.open_dest(dest, FileRules::default()).expect("the folder of the fuzzer is writable");
     dest.delete(&path) == Ok(true)
 }

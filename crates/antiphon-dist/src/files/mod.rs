@@ -9,21 +9,22 @@
 //! is answered once. A file appears at its target whole or not at all.
 
 mod deleter;
-#[cfg(unix)]
-mod disk;
-#[cfg(not(unix))]
-#[path = "disk_absent.rs"]
 mod disk;
 #[cfg(all(fuzzing, unix))]
 pub mod fuzzing;
+mod memory_disk;
 mod messages;
 mod outcome;
+mod partial;
 mod path;
+mod quota;
 mod receiver;
 mod sender;
 mod service;
 mod source;
+mod system_disk;
 
+pub use memory_disk::MemoryDisk;
 pub use outcome::{
     DeleteError, FileError, FileOptions, FileRefused, FileStat, Progress, SourceError, Stored, Transfer,
 };
@@ -40,9 +41,10 @@ use crate::cx::node_mut;
 use crate::error::NodeError;
 use crate::location::Location;
 use deleter::Deleter;
-use disk::Dest;
+use disk::Disk;
 use path::TargetPath;
 use sender::{FileSender, SendOrder, SenderMessage};
+use system_disk::SystemDisk;
 
 /// The limits for files that peers send to this node.
 #[derive(Clone, Debug, Default)]
@@ -57,9 +59,19 @@ pub(crate) struct FileRules {
     keep: Duration,
 }
 
-/// Limits how many files this node sends at a time.
+impl FileRules {
+    fn check_size(&self, size: u64) -> Result<(), FileRefused> {
+        match self.file_bytes_max {
+            Some(max) if size > max => Err(FileRefused::TooLarge { max }),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// What a node keeps for the files that it sends.
 #[derive(Debug)]
-pub(crate) struct SendSlots {
+pub(crate) struct Outgoing {
+    disk: Arc<dyn Disk>,
     /// Each sender holds a clone: the number of clones is the number of transfers.
     slot: Arc<()>,
     max: usize,
@@ -67,9 +79,9 @@ pub(crate) struct SendSlots {
     pending_watchers: Vec<(Addr<SenderMessage>, Addr<Progress>)>,
 }
 
-impl SendSlots {
+impl Outgoing {
     pub(crate) fn new(max: usize) -> Self {
-        Self { slot: Arc::new(()), max, pending_watchers: Vec::new() }
+        Self { disk: Arc::new(SystemDisk), slot: Arc::new(()), max, pending_watchers: Vec::new() }
     }
 
     /// Returns a slot, which is free again when it is dropped.
@@ -93,6 +105,11 @@ impl SendSlots {
 
 /// Opens the folder for received files, and starts the file service.
 pub(crate) fn start(config: &Config, sched: &mut Loop) -> Result<(), NodeError> {
+    start_on(Arc::new(SystemDisk), config, sched)
+}
+
+/// As [`start`], on another disk.
+fn start_on(disk: Arc<dyn Disk>, config: &Config, sched: &mut Loop) -> Result<(), NodeError> {
     let open = |path: &Path| {
         let rules = FileRules {
             file_bytes_max: config.max_file_size,
@@ -100,9 +117,12 @@ pub(crate) fn start(config: &Config, sched: &mut Loop) -> Result<(), NodeError> 
             dest_bytes_max: config.dest_bytes_max,
             keep: config.partial_files_keep,
         };
-        Dest::open(path, rules).map_err(|source| NodeError::DestPath { path: path.to_owned(), source })
+        disk.open_dest(path, rules).map_err(|source| NodeError::DestPath { path: path.to_owned(), source })
     };
     let dest = config.dest_path.as_deref().map(open).transpose()?;
+    if let Some(core) = node_mut(&mut sched.loop_ref()) {
+        core.outgoing_files().disk = disk;
+    }
     service::spawn(sched, dest, config.transfers_max, config.files_access.clone());
     Ok(())
 }
@@ -138,12 +158,13 @@ fn order<M: 'static>(
     options: &FileOptions,
     timeout: Duration,
 ) -> Result<SendOrder, FileError> {
-    let slot = node_mut(cx.loop_ref()).ok_or(FileError::NoNode)?.send_slots().acquire()?;
+    let outgoing = node_mut(cx.loop_ref()).ok_or(FileError::NoNode)?.outgoing_files();
+    let (slot, disk) = (outgoing.acquire()?, outgoing.disk.clone());
     let name = options.name.as_ref().map_or_else(|| sender::default_name(file), PathBuf::from);
     let target = TargetPath::new(&options.dir, &name)?;
     let caller = cx.id();
     let overwrite = options.overwrite;
-    Ok(SendOrder { file: file.to_owned(), target, overwrite, to, timeout, caller, slot })
+    Ok(SendOrder { disk, file: file.to_owned(), target, overwrite, to, timeout, caller, slot })
 }
 
 /// Counts and logs a refusal of a peer, if its reason is an exceeded limit, a forbidden path or a violation of the protocol.
@@ -197,7 +218,7 @@ pub(crate) fn progress<M: 'static>(
         // The sender has ended.
         cx.loop_ref().close_adapter(watcher);
     } else if let Some(core) = node_mut(cx.loop_ref()) {
-        core.send_slots().pending_watchers.push((sender, watcher));
+        core.outgoing_files().pending_watchers.push((sender, watcher));
     }
     Ok(())
 }

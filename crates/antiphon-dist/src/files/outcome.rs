@@ -1,5 +1,6 @@
 //! The public types of file transfers: options, progress, results and errors.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -253,6 +254,20 @@ pub enum FileRefused {
     Disk(String),
 }
 
+impl FileRefused {
+    /// The refusal for an error of the receiver's disk.
+    pub(super) fn from_io(reason: &io::Error) -> Self {
+        use io::ErrorKind as Kind;
+        match reason.kind() {
+            Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Self::DiskFull,
+            Kind::ReadOnlyFilesystem | Kind::PermissionDenied => Self::ReadOnly,
+            Kind::NotADirectory | Kind::IsADirectory => Self::NotAFile,
+            Kind::CrossesDevices => Self::OtherFileSystem,
+            _ => Self::Disk(reason.to_string()),
+        }
+    }
+}
+
 /// Why a file cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -275,6 +290,17 @@ pub enum SourceError {
     /// The system reported another error; holds its text.
     #[error("the file cannot be read: {0}")]
     Unreadable(String),
+}
+
+impl SourceError {
+    /// The error for a file of this node that cannot be read.
+    pub(super) fn from_io(reason: &io::Error) -> Self {
+        match reason.kind() {
+            io::ErrorKind::NotFound => Self::NotFound,
+            io::ErrorKind::IsADirectory => Self::NotAFile,
+            _ => Self::Unreadable(reason.to_string()),
+        }
+    }
 }
 
 impl From<AskError> for FileError {

@@ -11,9 +11,10 @@ use antiphon_sched::{
 };
 
 use super::count_refusal;
-use super::disk::{Dest, Partial, Placed, Prepared};
+use super::disk::{Dest, Prepared};
 use super::messages::{CHUNK_BYTES, FileOffer, OfferAnswer, ToReceiver, ToSender, WINDOW_BYTES};
 use super::outcome::{FileRefused, FileStat};
+use super::partial::{Partial, Placed};
 use super::path::TargetPath;
 use crate::from_node::FromNode;
 
@@ -43,7 +44,7 @@ type DiskResult<T> = Result<T, FileRefused>;
 
 /// The actor that receives one file.
 pub(super) struct FileReceiver {
-    dest: Arc<Dest>,
+    dest: Arc<dyn Dest>,
     path: TargetPath,
     stat: FileStat,
     overwrite: bool,
@@ -82,7 +83,7 @@ enum ReceiverState {
 impl FileReceiver {
     /// Creates the receiver for an offer of node `sender_node`, whose bytes are charged to `account`.
     pub(super) fn new(
-        dest: Arc<Dest>,
+        dest: Arc<dyn Dest>,
         path: TargetPath,
         offer: &FileOffer,
         (sender_node, account): (Option<NodeId>, String),

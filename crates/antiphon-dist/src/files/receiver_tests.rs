@@ -7,6 +7,8 @@ use antiphon_sched::{AskError, ExitReason, Loop, LoopConfig, Platform, Time};
 
 use super::*;
 use crate::files::FileRules;
+use crate::files::disk::Disk;
+use crate::files::system_disk::SystemDisk;
 
 /// The events that the sender in the test has seen.
 #[derive(Default)]
@@ -35,7 +37,7 @@ impl ReceiverHarness {
     fn new(within: Option<Duration>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder is created");
         let rules = FileRules { keep: Duration::MAX, ..FileRules::default() };
-        let dest = Arc::new(Dest::open(folder.path(), rules).expect("the folder is writable"));
+        let dest = SystemDisk.open_dest(folder.path(), rules).expect("the folder is writable");
         let config = LoopConfig { platform: Platform::Virtual, watchdog: None, ..LoopConfig::default() };
         let mut sched = Loop::new(config).expect("a virtual loop needs no system resources");
         // This actor plays the file service.

@@ -12,6 +12,7 @@ use antiphon_sched::{
     SendError, SignalPolicy, Step, Time, receive, stop,
 };
 
+use super::disk::Disk;
 use super::messages::{
     CHUNK_BYTES, FILE_SERVICE, FileOffer, FileServiceAddr, OfferAnswer, ToFileService, ToReceiver, ToSender,
 };
@@ -53,6 +54,7 @@ type SourceResult<T> = Result<T, SourceError>;
 
 /// The arguments of one transfer.
 pub(crate) struct SendOrder {
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) file: PathBuf,
     pub(super) target: TargetPath,
     pub(super) overwrite: bool,
@@ -165,8 +167,8 @@ impl FileSender {
 
     fn open(&mut self, cx: &mut Cx<'_, SenderMessage>, reply_to: ReplyTo<Result<Stored, FileError>>) {
         self.reply_to = Some(reply_to);
-        let path = self.order.file.clone();
-        run(cx, move || SourceFile::open(&path), SenderMessage::Opened);
+        let (disk, path) = (self.order.disk.clone(), self.order.file.clone());
+        run(cx, move || SourceFile::open(&*disk, &path), SenderMessage::Opened);
     }
 
     fn on_message(
@@ -391,7 +393,7 @@ impl FileSender {
 
     fn watch(&mut self, cx: &mut Cx<'_, SenderMessage>, watcher: Addr<Progress>, every: Duration) {
         if let Some(core) = node_mut(cx.loop_ref()) {
-            core.send_slots().remove_pending_watcher(watcher);
+            core.outgoing_files().remove_pending_watcher(watcher);
         }
         if self.watchers.len() >= WATCHERS_MAX {
             return cx.loop_ref().close_adapter(watcher);
@@ -428,7 +430,7 @@ impl FileSender {
         // `Watch` messages in the mailbox will not be handled: their watchers are closed here.
         let addr = cx.addr();
         if let Some(core) = node_mut(cx.loop_ref()) {
-            self.watchers.extend(core.send_slots().take_pending_watchers(addr));
+            self.watchers.extend(core.outgoing_files().take_pending_watchers(addr));
         }
         for watcher in std::mem::take(&mut self.watchers) {
             if result == Ok(Stored::New) {

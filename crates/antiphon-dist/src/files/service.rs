@@ -39,7 +39,7 @@ enum ServiceMessage {
 
 struct FileService {
     /// `None`: this node accepts no files.
-    dest: Option<Arc<Dest>>,
+    dest: Option<Arc<dyn Dest>>,
     transfer_permits: TransferPermits,
     receivers: BTreeMap<ActorId, Option<NodeId>>,
     deletion_permits: TransferPermits,
@@ -50,9 +50,14 @@ struct FileService {
 }
 
 /// Starts the file service of a node.
-pub(crate) fn spawn(sched: &mut Loop, dest: Option<Dest>, transfers_max: usize, access: AccessPolicy) {
+pub(crate) fn spawn(
+    sched: &mut Loop,
+    dest: Option<Arc<dyn Dest>>,
+    transfers_max: usize,
+    access: AccessPolicy,
+) {
     let mut service = FileService {
-        dest: dest.map(Arc::new),
+        dest,
         transfer_permits: TransferPermits::new(transfers_max),
         receivers: BTreeMap::new(),
         deletion_permits: TransferPermits::new(transfers_max.max(1)),

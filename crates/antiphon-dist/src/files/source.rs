@@ -3,13 +3,12 @@
 //! Invariant: the hash covers exactly the first `offset` bytes, each read once, in order. A file that was changed during
 //! the transfer gets no final hash.
 
-use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::path::Path;
-use std::time::SystemTime;
 
 use blake3::Hasher;
 
+use super::disk::{Disk, OpenFile};
 use super::messages::CHUNK_BYTES;
 use super::outcome::{FileStat, SourceError};
 
@@ -18,7 +17,7 @@ pub(super) const HASH_JOB_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// An open file, and the offset up to which it is read.
 pub(crate) struct SourceFile {
-    file: File,
+    file: Box<dyn OpenFile>,
     hasher: Box<Hasher>,
     offset: u64,
     pub(super) stat: FileStat,
@@ -32,17 +31,9 @@ pub(crate) struct FileChunk {
 
 impl SourceFile {
     /// Opens a plain file.
-    pub(super) fn open(path: &Path) -> Result<Self, SourceError> {
-        let mut options = OpenOptions::new();
-        options.read(true);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt;
-            // Without this, opening a pipe would wait for its writer.
-            options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32);
-        }
-        let file = options.open(path).map_err(|reason| source_error(&reason))?;
-        let stat = stat_of(&file)?;
+    pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, SourceError> {
+        let file = disk.open_file(path)?;
+        let stat = file.stat()?;
         Ok(Self { file, hasher: Box::default(), offset: 0, stat })
     }
 
@@ -54,8 +45,8 @@ impl SourceFile {
     /// Hashes some of the bytes up to offset `to`; returns true when `to` is reached.
     pub(super) fn hash_towards(&mut self, to: u64) -> Result<bool, SourceError> {
         let count = (to - self.offset).min(HASH_JOB_BYTES_MAX);
-        let copied =
-            hash_some(&mut self.file, &mut self.hasher, count).map_err(|reason| source_error(&reason))?;
+        let copied = hash_some(&mut self.file, &mut self.hasher, count)
+            .map_err(|reason| SourceError::from_io(&reason))?;
         self.offset += copied;
         if copied < count { Err(SourceError::Changed) } else { Ok(self.offset == to) }
     }
@@ -67,7 +58,7 @@ impl SourceFile {
 
     /// Starts again from the beginning of the file.
     pub(super) fn rewind(&mut self) -> Result<(), SourceError> {
-        self.file.rewind().map_err(|reason| source_error(&reason))?;
+        self.file.rewind().map_err(|reason| SourceError::from_io(&reason))?;
         self.hasher.reset();
         self.offset = 0;
         Ok(())
@@ -77,7 +68,11 @@ impl SourceFile {
     pub(super) fn read(&mut self) -> Result<FileChunk, SourceError> {
         let count = (self.stat.size - self.offset).min(CHUNK_BYTES as u64);
         let mut bytes = Vec::with_capacity(count as usize);
-        self.file.by_ref().take(count).read_to_end(&mut bytes).map_err(|reason| source_error(&reason))?;
+        self.file
+            .by_ref()
+            .take(count)
+            .read_to_end(&mut bytes)
+            .map_err(|reason| SourceError::from_io(&reason))?;
         if bytes.len() as u64 != count {
             return Err(self.unexpected_end());
         }
@@ -89,17 +84,13 @@ impl SourceFile {
 
     /// Returns the hash of the whole file, if the file is unchanged since it was opened, and has no more bytes.
     fn final_hash(&mut self) -> Result<[u8; 32], SourceError> {
-        let is_more = self.file.read(&mut [0]).map_err(|reason| source_error(&reason))? > 0;
-        if is_more || stat_of(&self.file)? != self.stat {
-            Err(self.unexpected_end())
-        } else {
-            Ok(self.hash())
-        }
+        let is_more = self.file.read(&mut [0]).map_err(|reason| SourceError::from_io(&reason))? > 0;
+        if is_more || self.file.stat()? != self.stat { Err(self.unexpected_end()) } else { Ok(self.hash()) }
     }
 
     /// The error for a file that ends elsewhere than it has stated.
     fn unexpected_end(&self) -> SourceError {
-        match stat_of(&self.file) {
+        match self.file.stat() {
             Ok(stat) if stat == self.stat => SourceError::UnknownLength { stated: stat.size },
             Ok(_) => SourceError::Changed,
             Err(reason) => reason,
@@ -108,7 +99,7 @@ impl SourceFile {
 }
 
 /// Feeds up to `count` bytes to a hasher, and returns their number. It is smaller only at the end of the file.
-pub(super) fn hash_some(file: &mut File, hasher: &mut Hasher, count: u64) -> io::Result<u64> {
+pub(super) fn hash_some(file: &mut impl Read, hasher: &mut Hasher, count: u64) -> io::Result<u64> {
     let mut buffer = vec![0; 64 * 1024];
     let mut remaining = count;
     while remaining > 0 {
@@ -126,51 +117,11 @@ pub(super) fn hash_some(file: &mut File, hasher: &mut Hasher, count: u64) -> io:
     Ok(count - remaining)
 }
 
-fn stat_of(file: &File) -> Result<FileStat, SourceError> {
-    let meta = file.metadata().map_err(|reason| source_error(&reason))?;
-    if !meta.is_file() {
-        return Err(SourceError::NotAFile);
-    }
-    let (seconds, nanos) = since_1970(meta.modified().map_err(|reason| source_error(&reason))?);
-    Ok(FileStat { size: meta.len(), seconds, nanos, permissions: permissions_of(&meta) })
-}
-
-fn since_1970(time: SystemTime) -> (i64, u32) {
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos()),
-        Err(before) => {
-            let before = before.duration();
-            let seconds = -i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
-            match before.subsec_nanos() {
-                0 => (seconds, 0),
-                nanos => (seconds - 1, 1_000_000_000 - nanos),
-            }
-        }
-    }
-}
-
-#[cfg(unix)]
-fn permissions_of(meta: &Metadata) -> u32 {
-    use std::os::unix::fs::PermissionsExt;
-    meta.permissions().mode() & 0o777
-}
-
-#[cfg(not(unix))]
-fn permissions_of(meta: &Metadata) -> u32 {
-    if meta.permissions().readonly() { 0o444 } else { 0o644 }
-}
-
-fn source_error(reason: &io::Error) -> SourceError {
-    match reason.kind() {
-        io::ErrorKind::NotFound => SourceError::NotFound,
-        io::ErrorKind::IsADirectory => SourceError::NotAFile,
-        _ => SourceError::Unreadable(reason.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::system_disk::SystemDisk;
+    use std::fs::OpenOptions;
     use std::io::Write;
 
     fn read_all(source: &mut SourceFile) -> Result<(Vec<u8>, [u8; 32]), SourceError> {
@@ -190,7 +141,7 @@ mod tests {
         let path = folder.path().join("f");
         let content: Vec<u8> = (0..3 * CHUNK_BYTES + 17).map(|n| n as u8).collect();
         std::fs::write(&path, &content).expect("the file is writable");
-        let mut source = SourceFile::open(&path).expect("the file exists");
+        let mut source = SourceFile::open(&SystemDisk, &path).expect("the file exists");
         assert_eq!(read_all(&mut source), Ok((content.clone(), blake3::hash(&content).into())));
 
         source.rewind().expect("the file is seekable");
@@ -207,7 +158,7 @@ mod tests {
         let path = folder.path().join("f");
         for grows in [true, false] {
             std::fs::write(&path, vec![1; 2 * CHUNK_BYTES]).expect("the file is writable");
-            let mut source = SourceFile::open(&path).expect("the file exists");
+            let mut source = SourceFile::open(&SystemDisk, &path).expect("the file exists");
             source.read().expect("the first chunk is readable");
             let mut file = OpenOptions::new().append(true).open(&path).expect("the file exists");
             if grows {
@@ -222,22 +173,26 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn source_of_unknown_length_is_refused() {
-        let mut source = SourceFile::open(Path::new("/proc/self/status")).expect("the file exists");
+        let mut source =
+            SourceFile::open(&SystemDisk, Path::new("/proc/self/status")).expect("the file exists");
         assert_eq!(read_all(&mut source), Err(SourceError::UnknownLength { stated: 0 }));
     }
 
     #[test]
     fn source_not_plain_file_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder is created");
-        assert_eq!(SourceFile::open(folder.path()).err(), Some(SourceError::NotAFile));
-        assert_eq!(SourceFile::open(&folder.path().join("none")).err(), Some(SourceError::NotFound));
+        assert_eq!(SourceFile::open(&SystemDisk, folder.path()).err(), Some(SourceError::NotAFile));
+        assert_eq!(
+            SourceFile::open(&SystemDisk, &folder.path().join("none")).err(),
+            Some(SourceError::NotFound)
+        );
         #[cfg(target_os = "linux")]
         {
             let pipe = folder.path().join("pipe");
             let mode = rustix::fs::Mode::from_raw_mode(0o600);
             rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0)
                 .expect("the pipe is created");
-            assert_eq!(SourceFile::open(&pipe).err(), Some(SourceError::NotAFile));
+            assert_eq!(SourceFile::open(&SystemDisk, &pipe).err(), Some(SourceError::NotAFile));
         }
     }
 }

@@ -64,7 +64,7 @@ use antiphon_wire as wire;
 
 use crate::access::AccessPolicy;
 use crate::credentials::Credentials;
-use crate::files::SendSlots;
+use crate::files::Outgoing;
 use crate::location::Location;
 use crate::peer_limits::Refusals;
 use access_table::AccessTable;
@@ -120,7 +120,7 @@ pub struct NodeCore {
     announce_relays: AnnounceRelays,
     peer_watches: PeerWatches,
     log_throttle: LogThrottle,
-    send_slots: SendSlots,
+    outgoing_files: Outgoing,
     /// Actions that wait for the next call with access to the loop.
     loop_actions: Vec<LoopAction>,
     /// Results of host queries that wait for the next call with a driver.
@@ -194,7 +194,7 @@ impl NodeCore {
     pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
         Self {
             me,
-            send_slots: SendSlots::new(settings.transfers_max),
+            outgoing_files: Outgoing::new(settings.transfers_max),
             settings,
             now: Time::ZERO,
             epochs: wire::Epochs::default(),
@@ -254,8 +254,8 @@ impl NodeCore {
     }
 
     /// The files that this node sends.
-    pub(crate) fn send_slots(&mut self) -> &mut SendSlots {
-        &mut self.send_slots
+    pub(crate) fn outgoing_files(&mut self) -> &mut Outgoing {
+        &mut self.outgoing_files
     }
 
     /// The counts of refusals. Each service counts its own here.

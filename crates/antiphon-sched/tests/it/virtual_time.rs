@@ -89,3 +89,36 @@ fn virtual_time_moves_only_forward_when_advanced() {
 fn real_loop_time_cannot_be_set() {
     real_loop().advance_to(Time::from_nanos(1));
 }
+
+#[test]
+fn virtual_jobs_take_their_time() {
+    let config = LoopConfig { blocking_threads_max: 2, blocking_queue_max: 1, ..virtual_config() };
+    let mut events = Loop::new(config).unwrap();
+    events.set_job_time(|pool, _| if pool == JobPool::Users { millis(100) } else { millis(0) });
+    let log = Log::default();
+    let results = log.clone();
+    events.spawn(move |cx: &mut Cx<(u32, Result<u32, JobError>)>, event| {
+        match event {
+            Event::Start => {
+                for job in 0..4 {
+                    cx.blocking(move || job * 10, move |done| (job, done));
+                }
+                cx.blocking_on(JobPool::Files, || 7, |done| (7, done));
+            }
+            Event::Message((job, done)) => {
+                results.note(format!("{job}@{}: {done:?}", cx.now().as_nanos() / 1_000_000))
+            }
+            _ => {}
+        }
+        receive()
+    });
+    // Two run, one waits for them, and the fourth finds the queue full.
+    settle(&mut events);
+    assert_eq!(log.take(), "3@0: Err(Full) 7@0: Ok(7)");
+    pass(&mut events, millis(99));
+    assert_eq!(log.take(), "");
+    pass(&mut events, millis(1));
+    assert_eq!(log.take(), "0@100: Ok(0) 1@100: Ok(10)");
+    pass(&mut events, secs(1));
+    assert_eq!(log.take(), "2@200: Ok(20)");
+}

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
-use super::{FileRefused, TargetPath, file_stat, refused, refused_io, rename_new, sync_dir};
+use super::{FileRefused, TargetPath, file_stat, refused, rename_new, sync_dir};
 
 /// The format, at the beginning of the text. The path is last, since it may contain spaces.
 const FORMAT: &str = "antiphon-received/2";
@@ -92,7 +92,9 @@ impl Provenance {
         let file = rustix::fs::openat(provenance_dir, pending_name(key), flags, Mode::from_raw_mode(0o600))
             .map_err(refused)?;
         let mut file = File::from(file);
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(|reason| refused_io(&reason))
+        file.write_all(text.as_bytes())
+            .and_then(|()| file.sync_all())
+            .map_err(|reason| FileRefused::from_io(&reason))
     }
 
     /// Removes a pending provenance, because its file could not be moved to its place.

@@ -12,30 +12,31 @@
 
 mod partial;
 mod provenance;
-mod quota;
 mod sandbox;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use partial::Partial;
-
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
-use super::FileRules;
-use super::outcome::{FileRefused, FileStat};
-use super::path::{STATE_DIR, TargetPath};
+use crate::files::FileRules;
+use crate::files::disk::{Dest, PartialFile, Prepared};
+use crate::files::outcome::{FileRefused, FileStat};
+use crate::files::partial::{Partial, QuotaEntry};
+use crate::files::path::{STATE_DIR, TargetPath};
+use crate::files::quota::DiskQuota;
+use partial::LockedFile;
 use provenance::Provenance;
-use quota::DiskQuota;
 
 /// The most partial files that are kept to be resumed. A sweep removes the oldest ones beyond that.
 const PARTIALS_MAX: usize = 256;
@@ -46,32 +47,17 @@ const FREE_BYTES_MIN: u64 = 64 * 1024;
 
 /// The folder of a node's `dest_path`.
 #[derive(Debug)]
-pub(crate) struct Dest {
+pub(crate) struct DestFolder {
     root: OwnedFd,
     partial_dir: OwnedFd,
     provenance_dir: OwnedFd,
     rules: FileRules,
-    quota: Mutex<DiskQuota>,
+    quota: Arc<Mutex<DiskQuota>>,
     /// The position in `provenance_dir` at which the next sweep continues.
     prune_position: AtomicUsize,
 }
 
-/// The result of an offer.
-pub(crate) enum Prepared {
-    AlreadyThere,
-    Different(FileStat),
-    /// The file is accepted.
-    Open(Box<Partial>),
-}
-
-/// The result of moving a complete file to its target.
-pub(crate) enum Placed {
-    Stored,
-    /// A different file appeared at the target during the transfer.
-    Different(FileStat),
-}
-
-impl Dest {
+impl DestFolder {
     /// Opens the folder, and creates it if it is missing.
     pub(crate) fn open(path: &Path, rules: FileRules) -> io::Result<Self> {
         std::fs::create_dir_all(path)?;
@@ -83,7 +69,7 @@ impl Dest {
             provenance_dir: private_dir(&state, "received")?,
             root,
             rules,
-            quota: Mutex::default(),
+            quota: Arc::default(),
             prune_position: AtomicUsize::new(0),
         };
         if dest.rules.dest_bytes_max.is_some() {
@@ -92,37 +78,8 @@ impl Dest {
         Ok(dest)
     }
 
-    /// Examines the target of an offered file, and opens its partial file.
-    pub(crate) fn prepare(
-        self: &Arc<Self>,
-        path: &TargetPath,
-        stat: FileStat,
-        overwrite: bool,
-        account: &str,
-    ) -> Result<Prepared, FileRefused> {
-        self.check_size(stat.size)?;
-        // Missing folders are created when the file is complete: an offer without a transfer leaves none.
-        let (dir, has_parent) = sandbox::open_deepest(&self.root, path.dirs())?;
-        match if has_parent { plain_file_at(&dir, path.name())? } else { None } {
-            Some(existing) if is_same_file(&existing, &stat) => return Ok(Prepared::AlreadyThere),
-            Some(existing) if !overwrite => return Ok(Prepared::Different(existing)),
-            Some(_) | None => {}
-        }
-        rustix::fs::accessat(&dir, ".", rustix::fs::Access::WRITE_OK, AtFlags::empty()).map_err(refused)?;
-        let partial = Partial::open(self.clone(), path, stat, (overwrite, account))?;
-        Ok(Prepared::Open(Box::new(partial)))
-    }
-
-    fn check_size(&self, size: u64) -> Result<(), FileRefused> {
-        match self.rules.file_bytes_max {
-            Some(max) if size > max => Err(FileRefused::TooLarge { max }),
-            Some(_) | None => Ok(()),
-        }
-    }
-
     fn quota(&self) -> MutexGuard<'_, DiskQuota> {
-        // A panic cannot leave the sums inconsistent.
-        self.quota.lock().unwrap_or_else(PoisonError::into_inner)
+        self.quota.lock()
     }
 
     /// Charges a file to an account. If the folder seems to be full, its files are counted again first, unless that was done
@@ -185,57 +142,6 @@ impl Dest {
             return Err(FileRefused::DiskFull);
         }
         Ok(())
-    }
-
-    /// Deletes a file that this node received; returns false if there is no such file.
-    pub(crate) fn delete(&self, path: &TargetPath) -> Result<bool, FileRefused> {
-        let dir = match sandbox::open_dir(&self.root, path.dirs(), sandbox::MissingDir::Refuse) {
-            Ok(dir) => dir,
-            Err(sandbox::OpenDirError::Missing) => return Ok(false),
-            Err(reason) => return Err(reason.into()),
-        };
-        if plain_file_at(&dir, path.name())?.is_none() {
-            return Ok(false);
-        }
-        let key = path.key();
-        let provenance = Provenance::read(&self.provenance_dir, &key).ok_or(FileRefused::NotReceived)?;
-        if !provenance.matches(&stat_at(&dir, path.name())?) {
-            return Err(FileRefused::NotReceived);
-        }
-        // The file is first moved out of its folder. So the file that is checked below is the file that is deleted, even if
-        // another one gets its name meanwhile.
-        let hidden = format!("{key}.deleted");
-        match rustix::fs::renameat(&dir, path.name(), &self.partial_dir, &hidden) {
-            Err(Errno::NOENT) => return Ok(false),
-            done => done.map_err(refused)?,
-        }
-        if !provenance.matches(&stat_at(&self.partial_dir, &hidden)?) {
-            rename_new(&self.partial_dir, &hidden, &dir, path.name()).map_err(refused)?;
-            return Err(FileRefused::NotReceived);
-        }
-        rustix::fs::unlinkat(&self.partial_dir, &hidden, AtFlags::empty()).map_err(refused)?;
-        Provenance::remove(&self.provenance_dir, &key);
-        self.quota().subtract(provenance.size());
-        sync_dir(&dir)?;
-        Ok(true)
-    }
-
-    /// Removes partial files that are too old or too many and have no transfer, and the provenance of files that are gone.
-    /// One sweep examines at most [`PROVENANCES_PER_SWEEP`] of the latter.
-    pub(crate) fn sweep(&self) {
-        if let Err(reason) = self.prune_provenances() {
-            tracing::warn!(%reason, "provenance of received files not listed; all is kept");
-        }
-        match self.partials_by_age() {
-            Ok(found) => {
-                for (position, (age, name)) in found.iter().enumerate() {
-                    if *age > self.rules.keep || position >= PARTIALS_MAX {
-                        self.remove_partial(name);
-                    }
-                }
-            }
-            Err(reason) => tracing::warn!(%reason, "partial files not listed; all are kept"),
-        }
     }
 
     /// Removes the provenance of some files that are gone or changed. The next call continues at the next file.
@@ -326,6 +232,87 @@ impl Dest {
     }
 }
 
+impl Dest for DestFolder {
+    fn prepare(
+        self: Arc<Self>,
+        path: &TargetPath,
+        stat: FileStat,
+        overwrite: bool,
+        account: &str,
+    ) -> Result<Prepared, FileRefused> {
+        self.rules.check_size(stat.size)?;
+        // Missing folders are created when the file is complete: an offer without a transfer leaves none.
+        let (dir, has_parent) = sandbox::open_deepest(&self.root, path.dirs())?;
+        if has_parent
+            && let Some(existing) = plain_file_at(&dir, path.name())?
+            && let Some(prepared) = Prepared::of_existing(existing, &stat, overwrite)
+        {
+            return Ok(prepared);
+        }
+        rustix::fs::accessat(&dir, ".", rustix::fs::Access::WRITE_OK, AtFlags::empty()).map_err(refused)?;
+        let (mut file, existing) = LockedFile::open(self.clone(), path)?;
+        let room = self.check_room(stat.size.saturating_sub(existing));
+        if let Err(reason) = room.and_then(|()| self.charge(file.key(), account, (stat.size, existing))) {
+            // The bytes of an earlier transfer stay: the next offer may be of that file again.
+            if existing == 0 {
+                file.remove();
+            }
+            return Err(reason);
+        }
+        let quota_entry = QuotaEntry::new(self.quota.clone(), file.key().to_owned(), existing);
+        Ok(Prepared::Open(Box::new(Partial::new(Box::new(file), quota_entry, stat, overwrite)?)))
+    }
+
+    fn delete(&self, path: &TargetPath) -> Result<bool, FileRefused> {
+        let dir = match sandbox::open_dir(&self.root, path.dirs(), sandbox::MissingDir::Refuse) {
+            Ok(dir) => dir,
+            Err(sandbox::OpenDirError::Missing) => return Ok(false),
+            Err(reason) => return Err(reason.into()),
+        };
+        if plain_file_at(&dir, path.name())?.is_none() {
+            return Ok(false);
+        }
+        let key = path.key();
+        let provenance = Provenance::read(&self.provenance_dir, &key).ok_or(FileRefused::NotReceived)?;
+        if !provenance.matches(&stat_at(&dir, path.name())?) {
+            return Err(FileRefused::NotReceived);
+        }
+        // The file is first moved out of its folder. So the file that is checked below is the file that is deleted, even if
+        // another one gets its name meanwhile.
+        let hidden = format!("{key}.deleted");
+        match rustix::fs::renameat(&dir, path.name(), &self.partial_dir, &hidden) {
+            Err(Errno::NOENT) => return Ok(false),
+            done => done.map_err(refused)?,
+        }
+        if !provenance.matches(&stat_at(&self.partial_dir, &hidden)?) {
+            rename_new(&self.partial_dir, &hidden, &dir, path.name()).map_err(refused)?;
+            return Err(FileRefused::NotReceived);
+        }
+        rustix::fs::unlinkat(&self.partial_dir, &hidden, AtFlags::empty()).map_err(refused)?;
+        Provenance::remove(&self.provenance_dir, &key);
+        self.quota().subtract(provenance.size());
+        sync_dir(&dir)?;
+        Ok(true)
+    }
+
+    /// Also removes the provenance of files that are gone. One sweep examines at most [`PROVENANCES_PER_SWEEP`].
+    fn sweep(&self) {
+        if let Err(reason) = self.prune_provenances() {
+            tracing::warn!(%reason, "provenance of received files not listed; all is kept");
+        }
+        match self.partials_by_age() {
+            Ok(found) => {
+                for (position, (age, name)) in found.iter().enumerate() {
+                    if *age > self.rules.keep || position >= PARTIALS_MAX {
+                        self.remove_partial(name);
+                    }
+                }
+            }
+            Err(reason) => tracing::warn!(%reason, "partial files not listed; all are kept"),
+        }
+    }
+}
+
 /// Returns the names of the entries of a folder.
 fn names_in(dir: &OwnedFd) -> Result<Vec<String>, Errno> {
     let mut names = Vec::new();
@@ -385,10 +372,6 @@ fn age_of(stat: &Stat) -> Duration {
     SystemTime::now().duration_since(changed).unwrap_or_default()
 }
 
-fn is_same_file(existing: &FileStat, offered: &FileStat) -> bool {
-    *existing == FileStat { permissions: offered.permissions & 0o777, ..*offered }
-}
-
 #[expect(clippy::unnecessary_cast, reason = "the types of these fields differ between systems")]
 fn file_stat(stat: &Stat) -> FileStat {
     FileStat {
@@ -413,20 +396,13 @@ fn rename_new(from: &OwnedFd, name: &str, to: &OwnedFd, new: &str) -> Result<(),
 
 /// Flushes a folder to the disk, so that its changes survive a power failure.
 fn sync_dir(dir: &OwnedFd) -> Result<(), FileRefused> {
-    let dir = dir.as_fd().try_clone_to_owned().map_err(|reason| refused_io(&reason))?;
-    File::from(dir).sync_all().map_err(|reason| refused_io(&reason))
-}
-
-fn refused_io(reason: &io::Error) -> FileRefused {
-    Errno::from_io_error(reason).map_or_else(|| FileRefused::Disk(reason.to_string()), refused)
+    let dir = dir.as_fd().try_clone_to_owned().map_err(|reason| FileRefused::from_io(&reason))?;
+    File::from(dir).sync_all().map_err(|reason| FileRefused::from_io(&reason))
 }
 
 fn refused(reason: Errno) -> FileRefused {
     match reason {
-        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => FileRefused::DiskFull,
-        Errno::ROFS | Errno::ACCESS | Errno::PERM => FileRefused::ReadOnly,
-        Errno::LOOP | Errno::NOTDIR | Errno::ISDIR => FileRefused::NotAFile,
-        Errno::XDEV => FileRefused::OtherFileSystem,
-        other => FileRefused::Disk(other.to_string()),
+        Errno::LOOP => FileRefused::NotAFile,
+        other => FileRefused::from_io(&other.into()),
     }
 }

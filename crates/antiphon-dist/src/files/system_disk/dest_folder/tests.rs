@@ -5,12 +5,13 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::files::partial::Placed;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-fn folder() -> (tempfile::TempDir, Arc<Dest>) {
+fn folder() -> (tempfile::TempDir, Arc<DestFolder>) {
     let folder = tempfile::tempdir().expect("a temporary folder is created");
-    let dest = Dest::open(folder.path(), FileRules { keep: DAY, ..FileRules::default() })
+    let dest = DestFolder::open(folder.path(), FileRules { keep: DAY, ..FileRules::default() })
         .expect("the folder is writable");
     (folder, Arc::new(dest))
 }
@@ -23,14 +24,14 @@ fn stat(size: u64) -> FileStat {
     FileStat { size, seconds: 1_000_000, nanos: 7, permissions: 0o640 }
 }
 
-fn open(dest: &Arc<Dest>, path: &TargetPath, size: u64) -> Result<Box<Partial>, FileRefused> {
-    match dest.prepare(path, stat(size), false, "peer")? {
+fn open(dest: &Arc<DestFolder>, path: &TargetPath, size: u64) -> Result<Box<Partial>, FileRefused> {
+    match dest.clone().prepare(path, stat(size), false, "peer")? {
         Prepared::Open(partial) => Ok(partial),
         Prepared::AlreadyThere | Prepared::Different(_) => panic!("the target exists"),
     }
 }
 
-fn store(dest: &Arc<Dest>, path: &TargetPath, content: &[u8]) -> Result<(), FileRefused> {
+fn store(dest: &Arc<DestFolder>, path: &TargetPath, content: &[u8]) -> Result<(), FileRefused> {
     let partial = open(dest, path, content.len() as u64)?;
     let partial = partial.write(&[content.to_vec()])?;
     match partial.place(blake3::hash(content).as_bytes())? {
@@ -55,7 +56,7 @@ fn state_folder_symlink_is_not_followed() {
         tempfile::tempdir().expect("a temporary folder is created"),
     );
     symlink(elsewhere.path(), folder.path().join(".antiphon")).expect("the symlink is created");
-    let opened = Dest::open(folder.path(), FileRules { keep: DAY, ..FileRules::default() });
+    let opened = DestFolder::open(folder.path(), FileRules { keep: DAY, ..FileRules::default() });
     let reason = opened.expect_err("a symlink is refused");
     // The error number differs between systems.
     assert!(matches!(Errno::from_io_error(&reason), Some(Errno::NOTDIR | Errno::LOOP)), "{reason}");
@@ -104,7 +105,7 @@ fn read_only_file_gets_permissions_when_placed() {
     let target = path(&["f"]);
     let offered = FileStat { permissions: 0o444, ..stat(3) };
     for _ in 0..2 {
-        let Ok(Prepared::Open(partial)) = dest.prepare(&target, offered, false, "peer") else {
+        let Ok(Prepared::Open(partial)) = dest.clone().prepare(&target, offered, false, "peer") else {
             panic!("the target exists")
         };
         let partial = partial.write(&[b"abc".to_vec()]).expect("the disk has room");
@@ -155,16 +156,16 @@ fn offer_larger_than_disk_is_refused() {
 }
 
 /// Opens a folder with limits for the bytes of all peers and of one peer.
-fn folder_with_limits(dest_bytes_max: u64, peer_bytes_max: u64) -> (tempfile::TempDir, Arc<Dest>) {
+fn folder_with_limits(dest_bytes_max: u64, peer_bytes_max: u64) -> (tempfile::TempDir, Arc<DestFolder>) {
     let folder = tempfile::tempdir().expect("a temporary folder is created");
     let (dest_bytes_max, peer_bytes_max) = (Some(dest_bytes_max), Some(peer_bytes_max));
     let rules = FileRules { keep: DAY, dest_bytes_max, peer_bytes_max, ..FileRules::default() };
-    let dest = Dest::open(folder.path(), rules).expect("the folder is writable");
+    let dest = DestFolder::open(folder.path(), rules).expect("the folder is writable");
     (folder, Arc::new(dest))
 }
 
 /// Leaves a partial file, as an interrupted transfer does.
-fn leave_partial(dest: &Arc<Dest>, path: &TargetPath, bytes: u8) {
+fn leave_partial(dest: &Arc<DestFolder>, path: &TargetPath, bytes: u8) {
     let partial = open(dest, path, 90).expect("the disk has room");
     let content = (0..bytes).collect();
     drop(partial.write(&[content]).expect("the disk has room"));
@@ -185,7 +186,7 @@ fn offer_over_quota_keeps_partial_file() {
         assert_eq!(left().ok(), Some(40), "{size}");
     }
     let (dest_bytes_max, keep) = (Some(20), DAY);
-    let smaller = Dest::open(folder.path(), FileRules { dest_bytes_max, keep, ..FileRules::default() });
+    let smaller = DestFolder::open(folder.path(), FileRules { dest_bytes_max, keep, ..FileRules::default() });
     let smaller = Arc::new(smaller.expect("the folder is writable"));
     assert_eq!(open(&smaller, &target, 30).err(), Some(FileRefused::DestFull { max: 20 }));
     assert_eq!(left().ok(), Some(40));
@@ -253,7 +254,7 @@ fn replaced_or_removed_file_frees_quota_without_count() {
     let target = path(&["f"]);
     assert_eq!(store(&dest, &target, &[7; 90]), Ok(()));
     for bytes in [91, 92] {
-        let Ok(Prepared::Open(partial)) = dest.prepare(&target, stat(bytes), true, "peer") else {
+        let Ok(Prepared::Open(partial)) = dest.clone().prepare(&target, stat(bytes), true, "peer") else {
             panic!("the file may be replaced")
         };
         let content = vec![7; bytes as usize];
@@ -285,7 +286,7 @@ fn folder_replaced_by_symlink_is_refused() {
 #[expect(clippy::disallowed_methods, reason = "the pauses vary how the threads interleave")]
 fn folder_swapped_with_symlink_never_leaks() {
     let folder = tempfile::tempdir().expect("a temporary folder is created");
-    let dest = Dest::open(&folder.path().join("dest"), FileRules { keep: DAY, ..FileRules::default() })
+    let dest = DestFolder::open(&folder.path().join("dest"), FileRules { keep: DAY, ..FileRules::default() })
         .map(Arc::new)
         .expect("the folder is writable");
     let (inner, link) = (folder.path().join("dest/d"), folder.path().join("dest/other"));
@@ -343,7 +344,7 @@ fn stepwise_open_refuses_symlinks_and_files() {
 fn sweep_removes_old_or_surplus_unlocked_partial_files() {
     let (folder, dest) = folder();
     let old = Arc::new(
-        Dest::open(folder.path(), FileRules { keep: Duration::ZERO, ..FileRules::default() })
+        DestFolder::open(folder.path(), FileRules { keep: Duration::ZERO, ..FileRules::default() })
             .expect("the folder is writable"),
     );
     let partials = folder.path().join(".antiphon/partial");

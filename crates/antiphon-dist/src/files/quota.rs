@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::files::FileRules;
-use crate::files::outcome::FileRefused;
+use super::FileRules;
+use super::outcome::FileRefused;
 
 /// The most accounts. Further peers share [`OVERFLOW_ACCOUNT`].
 const ACCOUNTS_MAX: usize = 4_096;
@@ -53,6 +53,11 @@ struct ActiveTransfer {
 }
 
 impl DiskQuota {
+    /// The quota of a folder that holds `stored` bytes of peers.
+    pub(super) fn with_stored(stored: u64) -> Self {
+        Self { stored, ..Self::default() }
+    }
+
     /// Begins the transfer of a file of `size` bytes, which replaces a partial file of `existing` bytes.
     ///
     /// # Errors

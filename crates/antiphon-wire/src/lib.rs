@@ -140,6 +140,9 @@ pub use limits::{
 
 pub mod msgpack;
 
+mod raw_connection;
+pub use raw_connection::RawConnection;
+
 mod record;
 pub use record::RecordError;
 

@@ -24,7 +24,7 @@ use crate::error::NodeError;
 use crate::location::Location;
 use crate::node::{ConnId, Driver, Input, NodeCore, Output, Settings};
 use interfaces::ListenInterface;
-use sockets::NodeSockets;
+use sockets::{NodeSockets, SocketReadiness};
 use tls::TlsProgress;
 pub use tls::{Tls, TlsAt, TlsConfig};
 use udp::UdpSockets;
@@ -46,7 +46,7 @@ pub(crate) struct NetDriver {
     resolver: Addr<ResolverMessage>,
     ready: Vec<ExternalReadiness>,
     /// The UDP sockets that the limit of the last round left unfinished.
-    unfinished_udp: Vec<ExternalReadiness>,
+    unfinished_udp: Vec<usize>,
     outputs: Vec<Output>,
     /// When the loop was parked last, and the latest time at which it was to wake.
     parked_at: Time,
@@ -117,7 +117,7 @@ impl NetDriver {
     pub(crate) fn round(&mut self, sched: &mut Loop, deadline: Option<Time>) -> Result<(), NodeError> {
         let until = [deadline, self.next_timeout, self.sockets.accept_at()].into_iter().flatten().min();
         self.ready.clear();
-        let busy = self.sockets.has_unfinished() || !self.unfinished_udp.is_empty();
+        let busy = self.sockets.is_busy() || !self.unfinished_udp.is_empty();
         let until = if busy { Some(sched.now()) } else { until };
         self.parked_at = sched.now();
         self.wake_by = [until, sched.next_deadline()].into_iter().flatten().min();
@@ -233,17 +233,25 @@ impl NetDriver {
     }
 
     fn read(&mut self, core: &mut NodeCore, sched: &mut Loop) {
-        let mut ready = std::mem::take(&mut self.ready);
-        ready.extend(self.sockets.take_unfinished(sched.now()));
-        ready.append(&mut self.unfinished_udp);
-        for readiness in &ready {
-            match readiness.token.0 {
-                LISTENER => self.accept(core, sched),
-                token if token < FIRST_SOCKET => self.read_datagrams(core, sched, token),
-                _ => self.on_socket(core, sched, readiness),
+        let mut udp = std::mem::take(&mut self.unfinished_udp);
+        for event in self.ready.drain(..) {
+            match event.token.0 {
+                token if (UDP_FIRST..FIRST_SOCKET).contains(&token) => udp.push(token),
+                _ => self.sockets.note_event(&event),
             }
         }
-        self.ready = ready;
+        udp.sort_unstable();
+        udp.dedup();
+        let (ready, accepts) = self.sockets.begin_round(sched.now());
+        if accepts {
+            self.accept(core, sched);
+        }
+        for token in udp {
+            self.read_datagrams(core, sched, token);
+        }
+        for (conn, readiness) in ready {
+            self.on_socket(core, sched, conn, readiness);
+        }
     }
 
     fn accept(&mut self, core: &mut NodeCore, sched: &mut Loop) {
@@ -268,8 +276,7 @@ impl NetDriver {
         }
     }
 
-    fn on_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, readiness: &ExternalReadiness) {
-        let Some(conn) = self.sockets.conn_of(readiness.token) else { return };
+    fn on_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId, readiness: SocketReadiness) {
         if readiness.writable {
             match self.sockets.finish_dial(conn) {
                 Some(Ok(())) if self.sockets.is_handshaking(conn) => {}
@@ -285,10 +292,10 @@ impl NetDriver {
         if self.sockets.is_handshaking(conn) {
             // TLS may have read data together with the last message of the handshake.
             if self.continue_handshake(core, sched, conn) {
-                self.read_socket(core, sched, conn, readiness.closed);
+                self.read_socket(core, sched, conn, readiness.reads_to_end);
             }
         } else if readiness.readable {
-            self.read_socket(core, sched, conn, readiness.closed);
+            self.read_socket(core, sched, conn, readiness.reads_to_end);
         }
     }
 
@@ -324,20 +331,25 @@ impl NetDriver {
         }
     }
 
-    fn read_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId, closed: bool) {
+    fn read_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId, reads_to_end: bool) {
+        let control_frames = core.control_frames(conn);
         for _ in 0..sockets::READS_A_ROUND {
+            let received = core.control_frames(conn).saturating_sub(control_frames);
+            if self.sockets.note_control_frames(conn, received) {
+                break;
+            }
             let space = core.space(conn);
-            let room = space.len();
+            let room = space.len().min(self.sockets.read_bytes_max(conn));
             if room == 0 {
                 return;
             }
-            match self.sockets.read(conn, space) {
+            match self.sockets.read(conn, &mut space[..room]) {
                 Ok(0) => return self.process(core, sched, Input::Closed(conn)),
                 Ok(count) => {
                     handle(core, sched, &mut self.outputs, Input::Received(conn, count));
                     // A partly filled buffer means that the socket is empty; its readiness announces new data. A closed
                     // socket has no further readiness events, so the driver reads it to its end.
-                    if count < room && !closed {
+                    if count < room && !reads_to_end {
                         return self.drain_outputs(core, sched);
                     }
                 }
@@ -368,8 +380,7 @@ impl NetDriver {
             self.process(core, sched, Input::Datagram(received.1, &bytes[..received.0]));
         }
         // Readiness is edge-triggered, and further datagrams may wait in the socket.
-        let token = mio::Token(token);
-        self.unfinished_udp.push(ExternalReadiness { token, readable: true, writable: false, closed: false });
+        self.unfinished_udp.push(token);
     }
 }
 

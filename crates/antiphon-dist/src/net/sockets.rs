@@ -1,8 +1,9 @@
 //! TCP: the listener and the sockets of connections, with TLS if the node has a certificate.
 //!
-//! Readiness is edge-triggered: the driver reads a socket until it is empty, or records it as unfinished.
+//! Readiness is edge-triggered: the driver reads a socket until it is empty, or notes that it goes on in the next round.
 //!
-//! Invariant: when the process has no descriptors left, the listener pauses. So pending connections that cannot be
+//! Invariants: a socket is in the list of ready ones at most once, so that each gets one share of a round, however often the
+//! system reports it. When the process has no descriptors left, the listener pauses. So pending connections that cannot be
 //! accepted never keep the loop busy.
 
 use std::collections::BTreeMap;
@@ -21,6 +22,10 @@ use crate::node::ConnId;
 
 /// Reads of one socket in one round.
 pub(super) const READS_A_ROUND: usize = 16;
+/// A socket is not read again in a round after so many frames that need no credit.
+const CONTROL_FRAMES_A_ROUND: u64 = 1_024;
+/// The bytes of one read of a socket whose last read exceeded [`CONTROL_FRAMES_A_ROUND`]: room for somewhat more of them.
+const FLOOD_READ_BYTES: usize = 16 * 1024;
 /// Connections accepted in one round.
 const ACCEPTS_A_ROUND: usize = 64;
 /// Steps of TLS handshakes in one round: each may take the 3.5 ms of an RSA signature.
@@ -35,8 +40,8 @@ pub(super) struct NodeSockets {
     table: Slab<NodeSocket>,
     /// The index of each connection in `table`.
     indices: BTreeMap<ConnId, usize>,
-    /// Sockets that this round's limits left unfinished.
-    unfinished: Vec<ConnId>,
+    /// The sockets with readiness that the driver has not taken yet.
+    ready: Vec<ConnId>,
     accept_again: bool,
     /// The end of the listener's pause, if it pauses.
     accept_at: Option<Time>,
@@ -47,6 +52,19 @@ struct NodeSocket {
     conn: ConnId,
     stream: NodeStream,
     connecting: bool,
+    /// `Some`: the socket is in the list of ready ones.
+    readiness: Option<SocketReadiness>,
+    /// Whether the last read had more control frames than their share.
+    is_flooded: bool,
+}
+
+/// What a socket is ready for.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SocketReadiness {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The driver reads until the socket has nothing more: it has no further events, or the last round left it unfinished.
+    pub(super) reads_to_end: bool,
 }
 
 impl NodeSockets {
@@ -63,7 +81,7 @@ impl NodeSockets {
             handshake_steps_left: HANDSHAKE_STEPS_A_ROUND,
             table: Slab::new(),
             indices: BTreeMap::new(),
-            unfinished: Vec::new(),
+            ready: Vec::new(),
             accept_again: false,
             accept_at: None,
             backoff: AcceptBackoff::default(),
@@ -140,7 +158,7 @@ impl NodeSockets {
         let token = Token(FIRST_SOCKET + entry.key());
         registry.register(stream.tcp(), token, Interest::READABLE | Interest::WRITABLE)?;
         self.indices.insert(conn, entry.key());
-        entry.insert(NodeSocket { conn, stream, connecting });
+        entry.insert(NodeSocket { conn, stream, connecting, readiness: None, is_flooded: false });
         Ok(())
     }
 
@@ -149,8 +167,28 @@ impl NodeSockets {
         self.table.get_mut(index)
     }
 
-    pub(super) fn conn_of(&self, token: Token) -> Option<ConnId> {
-        self.table.get(token.0 - FIRST_SOCKET).map(|socket| socket.conn)
+    /// Notes what the system has reported of the listener or a socket.
+    pub(super) fn note_event(&mut self, event: &ExternalReadiness) {
+        let Some(index) = event.token.0.checked_sub(FIRST_SOCKET) else {
+            self.accept_again = true;
+            return;
+        };
+        if let Some(conn) = self.table.get(index).map(|socket| socket.conn) {
+            let ExternalReadiness { readable, writable, closed, .. } = *event;
+            self.note_ready(conn, SocketReadiness { readable, writable, reads_to_end: closed });
+        }
+    }
+
+    fn note_ready(&mut self, conn: ConnId, more: SocketReadiness) {
+        let Some(socket) = self.get(conn) else { return };
+        let is_new = socket.readiness.is_none();
+        let readiness = socket.readiness.get_or_insert_default();
+        readiness.readable |= more.readable;
+        readiness.writable |= more.writable;
+        readiness.reads_to_end |= more.reads_to_end;
+        if is_new {
+            self.ready.push(conn);
+        }
     }
 
     /// The result of a dial; `None` if the connection is still being dialled, or was not.
@@ -227,25 +265,42 @@ impl NodeSockets {
         }
     }
 
+    /// Notes that the limits of this round leave a socket unfinished.
     pub(super) fn note_unfinished(&mut self, conn: ConnId) {
-        self.unfinished.push(conn);
+        self.note_ready(conn, SocketReadiness { readable: true, writable: false, reads_to_end: true });
     }
 
-    pub(super) fn has_unfinished(&self) -> bool {
-        !self.unfinished.is_empty() || self.accept_again
+    /// Notes the control frames of a socket in this round. Returns whether they have used their share.
+    pub(super) fn note_control_frames(&mut self, conn: ConnId, received: u64) -> bool {
+        let Some(socket) = self.get(conn) else { return false };
+        // At the beginning of a round the last one still counts.
+        if received > 0 {
+            socket.is_flooded = received > CONTROL_FRAMES_A_ROUND;
+        }
+        received > CONTROL_FRAMES_A_ROUND
     }
 
-    /// Takes the sockets that the limits of the last round left unfinished, and the listener after its pause.
-    pub(super) fn take_unfinished(&mut self, now: Time) -> Vec<ExternalReadiness> {
+    /// The most bytes of the next read of a socket.
+    pub(super) fn read_bytes_max(&mut self, conn: ConnId) -> usize {
+        self.get(conn)
+            .map_or(usize::MAX, |socket| if socket.is_flooded { FLOOD_READ_BYTES } else { usize::MAX })
+    }
+
+    /// Whether a socket or the listener goes on in the next round.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.ready.is_empty() || self.accept_again
+    }
+
+    /// Begins a round: takes the sockets that are ready. The flag tells whether to accept connections.
+    pub(super) fn begin_round(&mut self, now: Time) -> (Vec<(ConnId, SocketReadiness)>, bool) {
         self.handshake_steps_left = HANDSHAKE_STEPS_A_ROUND;
         self.accept_again |= self.accept_at.take_if(|at| *at <= now).is_some();
-        let listener = std::mem::take(&mut self.accept_again).then_some(Token(LISTENER));
-        let indices = &self.indices;
-        let sockets = self.unfinished.drain(..).filter_map(|conn| indices.get(&conn).copied());
-        let tokens = sockets.map(|index| Token(FIRST_SOCKET + index)).chain(listener);
-        tokens
-            .map(|token| ExternalReadiness { token, readable: true, writable: false, closed: true })
-            .collect()
+        let Self { ready, indices, table, .. } = self;
+        let ready = ready.drain(..).filter_map(|conn| {
+            let socket = table.get_mut(*indices.get(&conn)?)?;
+            Some((conn, socket.readiness.take()?))
+        });
+        (ready.collect(), std::mem::take(&mut self.accept_again))
     }
 }
 
@@ -294,12 +349,11 @@ mod tests {
         assert!(files.len() < 64, "the process has few descriptors");
         let now = Time::ZERO;
         assert!(sockets.accept(now).is_none());
-        assert!(!sockets.has_unfinished() && sockets.take_unfinished(now).is_empty(), "the loop would spin");
+        assert!(!sockets.is_busy() && sockets.begin_round(now) == (Vec::new(), false), "the loop would spin");
         drop(files);
         let later = sockets.accept_at().unwrap();
         assert!(later > now && sockets.accept(now).is_none());
-        let ready = sockets.take_unfinished(later);
-        assert_eq!(ready.iter().map(|ready| ready.token).collect::<Vec<_>>(), [Token(LISTENER)]);
+        assert_eq!(sockets.begin_round(later), (Vec::new(), true));
         let accepted: Vec<_> = std::iter::from_fn(|| sockets.accept(later)).collect();
         assert_eq!(accepted.len(), peers.len());
     }

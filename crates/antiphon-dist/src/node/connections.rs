@@ -265,6 +265,16 @@ impl NodeCore {
         }
     }
 
+    /// The number of frames that the peer of a connection has sent without credit of this node. A driver limits them in a round.
+    pub fn control_frames(&mut self, conn: ConnId) -> u64 {
+        let Some(ConnectionState::Established(node)) = self.connections.get(conn).map(|conn| &conn.state)
+        else {
+            return 0;
+        };
+        let peer_session = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref());
+        peer_session.map_or(0, |peer_session| peer_session.session.control_frames_received())
+    }
+
     /// The bytes that the driver must write to a connection.
     pub fn outgoing(&mut self, conn: ConnId) -> &[u8] {
         self.connections.get(conn).map_or(&[], |conn| &conn.out[conn.written..])

@@ -13,6 +13,14 @@ use crate::victim::{Echo, Victim, VictimOptions};
 /// The limit for one reply. It is generous, because test machines are busy.
 const REPLY_WITHIN: Duration = secs(3);
 
+/// What other programs on a test machine may add to a reply.
+const BUSY_MACHINE: Duration = millis(20);
+
+/// The time that this share of all round trips kept to; the shortest is first.
+fn share_of(times: &[Duration], share: f64) -> Duration {
+    times[((times.len() - 1) as f64 * share) as usize]
+}
+
 /// One attack on a victim. [`AttackTest::end`] makes the checks.
 pub(crate) struct AttackTest {
     pub(crate) net: Net,
@@ -20,6 +28,8 @@ pub(crate) struct AttackTest {
     bystander: Bystander,
     /// The bytes that the victim used before the attack.
     bytes_before: u64,
+    /// The round-trip time that 99 of 100 requests of the bystander kept to, before the attack.
+    quiet: Option<Duration>,
 }
 
 impl AttackTest {
@@ -34,7 +44,15 @@ impl AttackTest {
         let bystander = Bystander::start(&net, &victim);
         victim.reset_peak();
         let bytes_before = victim.used_bytes();
-        Self { net, victim, bystander, bytes_before }
+        Self { net, victim, bystander, bytes_before, quiet: None }
+    }
+
+    /// Measures the round trips without an attack. Then [`AttackTest::end`] compares those during the attack with them.
+    pub(crate) fn measure_quiet(mut self) -> Self {
+        std::thread::sleep(secs(1));
+        let quiet = std::mem::replace(&mut self.bystander, Bystander::start(&self.net, &self.victim));
+        self.quiet = Some(share_of(&quiet.end(), 0.99));
+        self
     }
 
     /// Checks that a new peer can connect and gets a reply.
@@ -56,7 +74,7 @@ impl AttackTest {
         self.connect_new_peer();
         let grown = self.victim.peak_bytes().saturating_sub(self.bytes_before);
         let times = self.bystander.end();
-        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+        let at = |share: f64| share_of(&times, share);
         let slowest = at(1.0);
         println!(
             "{attack}: memory grew by {} KiB of {}; {} round trips meanwhile: p50 {:?}, p99 {:?}, slowest {slowest:?}",
@@ -68,6 +86,11 @@ impl AttackTest {
         );
         assert!(grown <= bound, "the victim grew by {grown} bytes, and the limits allow {bound}");
         assert!(slowest < REPLY_WITHIN, "a reply took {slowest:?}");
+        if let Some(quiet) = self.quiet {
+            let (p99, limit) = (at(0.99), quiet * 10 + BUSY_MACHINE);
+            println!("{attack}: p99 was {quiet:?} before");
+            assert!(p99 <= limit, "99 of 100 replies took up to {p99:?}, and {quiet:?} before the attack");
+        }
     }
 }
 

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
             handshakes::hello_or_proof_reflected_is_refused,
             handshakes::suite_downgrade_in_the_middle_is_refused,
             handshakes::handshake_with_flipped_bit_fails,
+            members::control_flood_leaves_others_their_share,
             members::decoder_bomb_is_refused_and_session_continues,
             members::locations_of_members_cause_ten_dials_a_second,
             members::lookups_are_limited_and_dropped_with_their_peer,

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use antiphon_dist::Suite;
 use antiphon_sched::{Wire, millis};
-use antiphon_wire::frame::{Lookup, LookupResult, NameSpace};
-use antiphon_wire::{Deframer, Frame, Key, NodeId, Session, TagId, Time};
+use antiphon_wire::frame::{Begin, Lookup, LookupResult, NameSpace};
+use antiphon_wire::{Deframer, Frame, Key, NodeId, RawConnection, Session, TagId, Time};
 
 use crate::caller::{handshake, profile};
 use crate::common::{Net, PATIENCE};
@@ -126,5 +126,47 @@ impl Member {
             },
             _ => None,
         })
+    }
+}
+
+/// A member without a session: it sends the frames that it likes, and need not read.
+pub(crate) struct RawMember {
+    stream: TcpStream,
+    connection: RawConnection,
+    input: Deframer,
+    out: Vec<u8>,
+}
+
+impl RawMember {
+    /// Joins, and sends the first frame of a session.
+    pub(crate) fn join(net: &Net, victim: &Victim) -> Self {
+        let profile = profile(net, &Suite::aead());
+        let proven = handshake(victim.location.addr(), &profile, PATIENCE, |_, _| ())
+            .expect("the victim accepts a member");
+        let connection = RawConnection::new(*proven.connection);
+        let (stream, input) = (proven.stream, proven.input);
+        let mut member = Self { stream, connection, input, out: Vec::new() };
+        member.write(&[Begin { frame: 0 }.into()]).expect("the victim reads");
+        member
+    }
+
+    /// Writes frames.
+    pub(crate) fn write(&mut self, frames: &[Frame<'_>]) -> io::Result<()> {
+        self.out.clear();
+        self.connection.seal(frames, &mut self.out).expect("each frame fits into a record");
+        self.stream.write_all(&self.out)
+    }
+
+    /// Reads what arrives within a millisecond, and calls `each` for each frame.
+    pub(crate) fn read(&mut self, mut each: impl FnMut(&Frame<'_>)) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(millis(1)))?;
+        match self.stream.read(self.input.space()) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => self.input.filled(count),
+            Err(reason) if matches!(reason.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(reason) => return Err(reason),
+        }
+        while self.connection.open(&mut self.input, |frame| each(&frame)).map_err(io::Error::other)? {}
+        Ok(())
     }
 }

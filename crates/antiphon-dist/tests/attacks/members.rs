@@ -5,10 +5,10 @@ use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use antiphon_dist::{CallError, Config, Limits, NetCx, PeerLimits, Rci, Suite};
-use antiphon_sched::{Event, Wire, millis, receive};
+use antiphon_sched::{Event, Wire, millis, receive, secs};
 use antiphon_wire::frame::{
-    DownReason, Fragment, FragmentPart, Goodbye, GoodbyeReason, Lookup, LookupResult, Message, Monitor,
-    NameSpace, Outcome, PayloadFault, Tag,
+    Credit, DownReason, Fragment, FragmentPart, Goodbye, GoodbyeReason, Lookup, LookupResult, Message,
+    Monitor, NameSpace, Outcome, PayloadFault, Tag,
 };
 use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Profile, Route, TagId};
 
@@ -18,7 +18,7 @@ use crate::caller::{handshake, profile};
 use crate::common::bombs::{Tree, bombs};
 use crate::common::{PATIENCE, TestNode, recv, report, wait_for};
 use crate::datagrams::{DialTrap, assert_dials_in};
-use crate::member::Member;
+use crate::member::{Member, RawMember};
 use crate::payloads;
 use crate::victim::CALLED;
 
@@ -160,6 +160,33 @@ pub(crate) fn rci_calls_over_quota_are_refused() {
     assert_eq!(attack.victim.count_within("refusals", "rci_actors"), (calls - quota) as u64);
     attack.victim.has_logged_once("calls for more actors");
     attack.end("a flood of calls", bounds::member(&Limits::default()) + bounds::rci_actors(quota as u64));
+}
+
+/// Frames that need no credit get a share of the node's time, and no more.
+pub(crate) fn control_flood_leaves_others_their_share() {
+    let attack = AttackTest::without_discovery().measure_quiet();
+    let flood = vec![Frame::from(Credit { until: 1 }); 20_000];
+    let begun = Instant::now();
+    let floods: Vec<_> = (0..2)
+        .map(|_| {
+            let mut member = RawMember::join(&attack.net, &attack.victim);
+            let flood = flood.clone();
+            std::thread::spawn(move || {
+                let mut frames = 0;
+                while begun.elapsed() < secs(6) {
+                    for _ in 0..20 {
+                        member.write(&flood).expect("the session continues");
+                        frames += flood.len();
+                    }
+                    member.read(|_| ()).expect("the session continues");
+                }
+                frames
+            })
+        })
+        .collect();
+    let frames: usize = floods.into_iter().map(|flood| flood.join().expect("the session continues")).sum();
+    println!("{frames} frames in {:?}", begun.elapsed());
+    attack.end("a flood of control frames", bounds::member(&Limits::default()));
 }
 
 /// A mailbox takes at most 64 of these messages; six members send them, one after another.

@@ -62,6 +62,8 @@ pub struct Session {
     /// The round-trip time of the last ping.
     round_trip: Option<Duration>,
     ack_due: Option<Time>,
+    /// The number of frames without numbers that have arrived.
+    control_frames: u64,
     events: SessionEvents,
 }
 
@@ -210,6 +212,7 @@ impl Session {
             pinged_at: None,
             round_trip: None,
             ack_due: None,
+            control_frames: 0,
             events: SessionEvents::default(),
         }
     }
@@ -370,6 +373,11 @@ impl Session {
     /// The number of numbered frames received since the session began.
     pub fn frames_received(&self) -> u64 {
         self.inbound.next()
+    }
+
+    /// The number of frames without numbers that have arrived. They need no credit, so a node limits their share of its time.
+    pub fn control_frames_received(&self) -> u64 {
+        self.control_frames
     }
 
     /// Checks every invariant. A simulator calls this after each event.

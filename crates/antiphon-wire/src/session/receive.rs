@@ -86,7 +86,9 @@ impl Session {
             self.inbound.release_handed_out();
             let raw = RawFrame::take_from(&mut frames.rest).map_err(PeerFault::Malformed)?;
             let Some(raw) = raw else { return Ok(None) };
-            if raw.is_numbered() && !self.count(now, &raw)? {
+            if !raw.is_numbered() {
+                self.control_frames += 1;
+            } else if !self.count(now, &raw)? {
                 continue;
             }
             let Some(frame) = raw.decode().map_err(PeerFault::Malformed)? else { continue };

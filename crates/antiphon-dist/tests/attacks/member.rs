@@ -1,13 +1,13 @@
 //! A member without a node: it has the secret, keeps a session with the victim, and sends arbitrary frames.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use antiphon_dist::Suite;
 use antiphon_sched::{Wire, millis};
 use antiphon_wire::frame::{Begin, Lookup, LookupResult, NameSpace};
-use antiphon_wire::{Deframer, Frame, Key, NodeId, RawConnection, Session, TagId, Time};
+use antiphon_wire::{Deframer, Frame, Key, NodeId, Profile, RawConnection, Session, TagId, Time};
 
 use crate::caller::{handshake, profile};
 use crate::common::{Net, PATIENCE};
@@ -140,7 +140,12 @@ pub(crate) struct RawMember {
 impl RawMember {
     /// Joins, and sends the first frame of a session.
     pub(crate) fn join(net: &Net, victim: &Victim) -> Self {
-        let profile = profile(net, &Suite::aead());
+        Self::join_from(net, victim, Vec::new())
+    }
+
+    /// As [`Self::join`], and claims locations.
+    pub(crate) fn join_from(net: &Net, victim: &Victim, locations: Vec<SocketAddr>) -> Self {
+        let profile = Profile { locations, ..profile(net, &Suite::aead()) };
         let proven = handshake(victim.location.addr(), &profile, PATIENCE, |_, _| ())
             .expect("the victim accepts a member");
         let connection = RawConnection::new(*proven.connection);

@@ -7,8 +7,8 @@ use std::time::Instant;
 use antiphon_dist::{CallError, Config, Limits, NetCx, PeerLimits, Rci, Suite};
 use antiphon_sched::{Event, Wire, millis, receive, secs};
 use antiphon_wire::frame::{
-    Credit, DownReason, Fragment, FragmentPart, Goodbye, GoodbyeReason, Lookup, LookupResult, Message,
-    Monitor, NameSpace, Outcome, PayloadFault, Tag,
+    Credit, DownReason, Fragment, FragmentPart, Goodbye, GoodbyeReason, IdleProposed, Lookup, LookupResult,
+    Message, Monitor, NameSpace, Outcome, PayloadFault, Tag,
 };
 use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Profile, Route, TagId};
 
@@ -187,6 +187,29 @@ pub(crate) fn control_flood_leaves_others_their_share() {
     let frames: usize = floods.into_iter().map(|flood| flood.join().expect("the session continues")).sum();
     println!("{frames} frames in {:?}", begun.elapsed());
     attack.end("a flood of control frames", bounds::member(&Limits::default()));
+}
+
+/// A member proposes to close its connection as fast as it can, and reads none of the answers.
+pub(crate) fn idle_proposals_unread_are_answered_once() {
+    let attack = AttackTest::without_discovery().measure_quiet();
+    let trap = DialTrap::at([127, 0, 0, 2], 0);
+    let mut member = RawMember::join_from(&attack.net, &attack.victim, vec![trap.location()]);
+    let proposal = Frame::from(IdleProposed { sent: 0 });
+    let mut answers = 0;
+    member.write(&[proposal]).expect("the session continues");
+    wait_for("an agreement", || {
+        member
+            .read(|frame| answers += usize::from(matches!(frame, Frame::IdleAgreed(_))))
+            .expect("the session continues");
+        (answers > 0).then_some(())
+    });
+    let (flood, begun, mut frames) = (vec![proposal; 20_000], Instant::now(), 0);
+    while begun.elapsed() < secs(6) {
+        member.write(&flood).expect("the session continues");
+        frames += flood.len();
+    }
+    println!("{frames} proposals in {:?}", begun.elapsed());
+    attack.end("idle proposals", bounds::pending_connections(&Limits::default(), false));
 }
 
 /// A mailbox takes at most 64 of these messages; six members send them, one after another.

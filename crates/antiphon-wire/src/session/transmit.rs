@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::frame::{
-    Ack, Begin, Credit, Frame, FrameTooLarge, Goodbye, HEADER_BYTES, NUMBERED_FROM, Pause, Ping, Pong,
-    RawFrame, Tag, Unpause,
+    Ack, Begin, Close, Credit, Frame, FrameTooLarge, Goodbye, HEADER_BYTES, IdleAgreed, IdleProposed,
+    NUMBERED_FROM, Pause, Ping, Pong, Tag, Unpause,
 };
 use crate::ids::{FrameTarget, Key, Pair, TagId};
 use crate::limits::{FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX};
@@ -62,19 +62,55 @@ pub(super) struct Control {
     begin: Option<u64>,
     /// Whether to send the present credit, because the connection is new.
     credit_now: bool,
-    /// All other control frames, encoded.
-    others: Vec<u8>,
+    /// The last of each kind that waits; it replaces one that the peer has not got yet.
+    idle_proposed: Option<IdleProposed>,
+    idle_agreed: Option<IdleAgreed>,
+    close: Option<Close>,
     /// The actors that this side has paused.
     paused: BTreeSet<Key>,
+    /// The actors of which the peer does not know yet that they are paused, or that they no longer are.
+    changed: BTreeSet<Key>,
 }
 
 impl Control {
     /// Prepares the control frames with which a new connection begins.
     pub(super) fn begin_connection(&mut self, begin: u64) {
         let paused = std::mem::take(&mut self.paused);
-        *self = Control { begin: Some(begin), credit_now: true, paused, ..Control::default() };
-        for actor in &self.paused {
-            push_control(&Frame::Pause(Pause { actor: *actor }), &mut self.others);
+        let changed = paused.clone();
+        *self = Control { begin: Some(begin), credit_now: true, paused, changed, ..Control::default() };
+    }
+
+    /// Notes that an actor is paused, or no longer is. Two changes that the peer has not got yet cancel each other out.
+    fn change(&mut self, actor: Key) {
+        if !self.changed.remove(&actor) {
+            self.changed.insert(actor);
+        }
+    }
+
+    /// Whether a frame waits that [`Control::put_rare`] appends.
+    fn has_rare(&self) -> bool {
+        !self.changed.is_empty()
+            || self.idle_proposed.is_some()
+            || self.idle_agreed.is_some()
+            || self.close.is_some()
+    }
+
+    /// Appends the frames that few records have: in the order of this function, as many as fit.
+    fn put_rare(&mut self, out: &mut Vec<u8>, room: usize) {
+        let last = out.len() + room;
+        while out.len() + CONTROL_FRAME_BYTES_MAX <= last
+            && let Some(actor) = self.changed.pop_first()
+        {
+            match self.paused.contains(&actor) {
+                true => push_control(&Frame::Pause(Pause { actor }), out),
+                false => push_control(&Frame::Unpause(Unpause { actor }), out),
+            }
+        }
+        let proposed = self.idle_proposed.take().map(Frame::IdleProposed);
+        let agreed = self.idle_agreed.take().map(Frame::IdleAgreed);
+        let close = self.close.take().map(Frame::Close);
+        for frame in [proposed, agreed, close].into_iter().flatten() {
+            push_control(&frame, out);
         }
     }
 
@@ -297,16 +333,22 @@ impl Session {
     }
 
     /// Accepts a control frame for the present connection: `Close`, `IdleProposed` or `IdleAgreed`. It overtakes queued
-    /// frames, and is dropped if the connection is lost.
+    /// frames, replaces one of its kind that waits, and is dropped if the connection is lost.
     ///
     /// # Errors
     /// [`SendRefused::WrongMethod`] for any other frame, or without a connection.
     pub fn send_control(&mut self, frame: &Frame<'_>) -> Result<(), SendRefused> {
-        let is_ours = matches!(frame, Frame::Close(_) | Frame::IdleProposed(_) | Frame::IdleAgreed(_));
-        if !is_ours || !self.is_connected() {
+        let control =
+            self.connection.is_some().then_some(&mut self.control).ok_or(SendRefused::WrongMethod)?;
+        if let Frame::Close(close) = frame {
+            control.close = Some(*close);
+        } else if let Frame::IdleProposed(proposed) = frame {
+            control.idle_proposed = Some(*proposed);
+        } else if let Frame::IdleAgreed(agreed) = frame {
+            control.idle_agreed = Some(*agreed);
+        } else {
             return Err(SendRefused::WrongMethod);
         }
-        push_control(frame, &mut self.control.others);
         Ok(())
     }
 
@@ -320,7 +362,7 @@ impl Session {
             return false;
         }
         if self.control.paused.insert(actor) && self.is_connected() {
-            push_control(&Frame::Pause(Pause { actor }), &mut self.control.others);
+            self.control.change(actor);
         }
         true
     }
@@ -329,7 +371,7 @@ impl Session {
     pub fn unpause(&mut self, actor: Key) {
         let actor = actor.actor();
         if self.control.paused.remove(&actor) && self.is_connected() {
-            push_control(&Frame::Unpause(Unpause { actor }), &mut self.control.others);
+            self.control.change(actor);
         }
     }
 
@@ -347,7 +389,7 @@ impl Session {
             || control.ping.is_some()
             || control.pong.is_some()
             || control.credit_now
-            || !control.others.is_empty()
+            || control.has_rare()
             || self.inbound.unacked_bytes() >= self.limits.ack_bytes
             || self.inbound.credit_due();
         !connection.sealer.is_exhausted()
@@ -411,26 +453,9 @@ impl Session {
         if let Some(token) = self.control.pong.take() {
             push_control(&Frame::Pong(Pong { token }), out);
         }
-        if !self.control.others.is_empty() {
-            put_others(&mut self.control.others, out, room - CONTROL_BYTES_MAX);
+        if self.control.has_rare() {
+            self.control.put_rare(out, room - CONTROL_BYTES_MAX);
         }
-    }
-}
-
-/// Moves as many whole frames as fit into `room` bytes.
-fn put_others(others: &mut Vec<u8>, out: &mut Vec<u8>, room: usize) {
-    let mut rest = others.as_slice();
-    let mut moved = 0;
-    while let Ok(Some(raw)) = RawFrame::take_from(&mut rest) {
-        if moved + raw.bytes_len() > room {
-            break;
-        }
-        moved += raw.bytes_len();
-    }
-    out.extend_from_slice(&others[..moved]);
-    others.drain(..moved);
-    if others.is_empty() {
-        *others = Vec::new();
     }
 }
 
@@ -439,5 +464,7 @@ fn push_control(frame: &Frame<'_>, out: &mut Vec<u8>) {
     frame.put_with_header(length, out);
 }
 
-/// The bytes of `Begin`, `Ack`, `Credit`, `Ping` and `Pong`, which each record has room for.
-const CONTROL_BYTES_MAX: usize = 5 * (HEADER_BYTES + 8);
+/// The most bytes of a control frame.
+const CONTROL_FRAME_BYTES_MAX: usize = HEADER_BYTES + 8;
+/// The bytes of all control frames but `Pause` and `Unpause`: each record has room for one of a kind.
+const CONTROL_BYTES_MAX: usize = 8 * CONTROL_FRAME_BYTES_MAX;

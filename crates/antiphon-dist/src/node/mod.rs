@@ -113,6 +113,8 @@ pub struct NodeCore {
     /// Peers at which senders wait for room; perhaps some more.
     with_room_waiters: BTreeSet<NodeId>,
     /// Whether messages were refused because of the total of all queues.
+    /// Bytes that wait to be transmitted to all peers, or for their sessions.
+    queued_total: u64,
     was_refused_by_total: bool,
     replies: AwaitedReplies,
     discovery: Discovery,
@@ -213,6 +215,7 @@ impl NodeCore {
             all_replies_budget: Budget::default(),
             holding_credit: BTreeSet::new(),
             with_room_waiters: BTreeSet::new(),
+            queued_total: 0,
             was_refused_by_total: false,
             replies: AwaitedReplies::default(),
             discovery: Discovery::default(),
@@ -427,6 +430,8 @@ impl NodeCore {
             let is_dirty = peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.dirty);
             assert_eq!(is_dirty, self.dirty.contains(node), "`dirty` lists the dirty sessions");
         }
+        let queued: u64 = self.peers.values().map(Peer::queued_bytes).sum();
+        assert_eq!(self.queued_total, queued, "the total has the queues of all peers");
         self.names.check(&self.timers);
         let has_session =
             |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.peer_session.is_some());

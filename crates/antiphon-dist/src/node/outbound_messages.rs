@@ -160,7 +160,7 @@ impl NodeCore {
         let queued = peer_session.session.queued_bytes();
         if matches!(outbound.to, Destination::Actor(_))
             && queued > self.settings.profile.limits.queue_bytes_high
-            && self.all_queued() > ALL_QUEUES_MAX
+            && self.queued_total > ALL_QUEUES_MAX
         {
             self.was_refused_by_total = true;
             let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
@@ -185,13 +185,6 @@ impl NodeCore {
         }
         let withdrawable = receipt_number.filter(|_| outbound.mode == SendMode::Ask);
         self.replies.add(node, outbound.requests, withdrawable);
-    }
-
-    fn all_queued(&self) -> u64 {
-        let queued = |peer: &Peer| {
-            peer.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.queued_bytes())
-        };
-        self.peers.values().map(|peer| queued(peer) + peer.waiting.bytes()).sum()
     }
 
     /// Registers the sender of a refused message for `Writable`, if it may send the message again.
@@ -263,7 +256,7 @@ impl NodeCore {
 
     /// After messages were refused because of the total of all queues: releases their senders when it has decreased.
     pub(super) fn report_room_to_all(&mut self, driver: &mut impl Driver) {
-        if !self.was_refused_by_total || self.all_queued() > ALL_QUEUES_MAX / 8 * 7 {
+        if !self.was_refused_by_total || self.queued_total > ALL_QUEUES_MAX / 8 * 7 {
             return;
         }
         self.was_refused_by_total = false;
@@ -324,7 +317,7 @@ impl NodeCore {
             return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
         }
         let is_low = peer.waiting.bytes() + bytes <= limits.queue_bytes_high;
-        if matches!(budget, WaitingBudget::Actor(_)) && !is_low && self.all_queued() > ALL_QUEUES_MAX {
+        if matches!(budget, WaitingBudget::Actor(_)) && !is_low && self.queued_total > ALL_QUEUES_MAX {
             self.was_refused_by_total = true;
             return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
         }
@@ -338,6 +331,7 @@ impl NodeCore {
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
         let first = peer.waiting.is_empty();
         peer.waiting.push(queued);
+        peer.count_queue(&mut self.queued_total);
         if first {
             peer.waiting.until = until;
             self.timers.add(until, NodeTimer::Unreached(node));
@@ -360,6 +354,7 @@ impl NodeCore {
     pub(super) fn send_waiting(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let queue = peer.waiting.take();
+        peer.count_queue(&mut self.queued_total);
         for queued in queue {
             match queued {
                 QueuedOutbound::Signal(signal) => self.signal_peer(signal),
@@ -418,6 +413,7 @@ impl NodeCore {
             return;
         }
         let waiting = peer.waiting.take();
+        peer.count_queue(&mut self.queued_total);
         let replies = self.replies.take(node);
         self.release_room_waiters(node);
         for queued in waiting {

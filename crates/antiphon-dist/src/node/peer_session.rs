@@ -407,8 +407,11 @@ impl NodeCore {
         }
     }
 
+    /// Notes that a session has, or may have, something to transmit.
     pub(super) fn mark_dirty(&mut self, node: NodeId) {
-        if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.count_queue(&mut self.queued_total);
+        if let Some(peer_session) = peer.peer_session.as_mut()
             && !peer_session.dirty
         {
             peer_session.dirty = true;
@@ -421,10 +424,8 @@ impl NodeCore {
         let now = self.wire_now();
         let mut dirty = std::mem::take(&mut self.dirty);
         for node in dirty.drain(..) {
-            let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
-            else {
-                continue;
-            };
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let Some(peer_session) = peer.peer_session.as_mut() else { continue };
             peer_session.dirty = false;
             if let Some(id) = peer_session.conn
                 && let Some(conn) = self.connections.get(id)
@@ -438,6 +439,7 @@ impl NodeCore {
                 }
             }
             let is_needed = peer_session.idle.is_closed() && !peer_session.session.is_idle();
+            peer.count_queue(&mut self.queued_total);
             if is_needed {
                 self.reopen(node);
             }
@@ -532,6 +534,7 @@ impl NodeCore {
     pub(super) fn end_session(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(mut peer_session) = peer.peer_session.take() else { return };
+        peer.count_queue(&mut self.queued_total);
         let disconnect = peer_session.disconnect.take();
         let peer_lost = peer.undelivered();
         tracing::info!(target: "antiphon::peers", %node, name = peer.name, reason, "the session with a peer has ended");

@@ -54,6 +54,8 @@ pub(super) struct Peer {
     pub(super) peer_session: Option<Box<PeerSession>>,
     /// Messages and signals that wait for a session.
     pub(super) waiting: WaitingOutbound,
+    /// What the node's total has of this peer's queues, in bytes.
+    counted_queue: u64,
     /// Another incarnation runs at its location, so this one never returns.
     pub(super) replaced_by_restart: bool,
     /// It has sent a goodbye because its process ends, so it never returns.
@@ -66,6 +68,20 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// The bytes that wait to be transmitted to it, or for a session.
+    pub(super) fn queued_bytes(&self) -> u64 {
+        let session =
+            self.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.queued_bytes());
+        session + self.waiting.bytes()
+    }
+
+    /// Counts its queues in the total of all peers.
+    pub(super) fn count_queue(&mut self, total: &mut u64) {
+        let queued = self.queued_bytes();
+        *total = *total - self.counted_queue + queued;
+        self.counted_queue = queued;
+    }
+
     pub(super) fn new(node: NodeId, name: &str, locations: Vec<SocketAddr>) -> Self {
         Self {
             name: name.to_owned(),
@@ -85,6 +101,7 @@ impl Peer {
             refusal: None,
             peer_session: None,
             waiting: WaitingOutbound::default(),
+            counted_queue: 0,
             replaced_by_restart: false,
             has_left: false,
             keep_open: None,

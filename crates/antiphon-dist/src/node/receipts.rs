@@ -149,6 +149,7 @@ impl NodeCore {
         let PendingReceipt { node, actor, .. } = *self.receipts.open.get(&receipt_number)?;
         let peer = self.peers.get_mut(&node)?;
         if peer.waiting.withdraw(receipt_number) {
+            peer.count_queue(&mut self.queued_total);
             self.release_room_waiters(node);
             return Some(Withdrawal::NotSent);
         }

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         tests![
             exit_value_reaches_join_handle_and_remote_monitor,
             node_with_only_daemons_flushes_and_returns,
+            stopped_actor_has_unit_value_elsewhere,
             serve_until_returns_exit_value_and_stops_node,
             requests_after_goodbye_fail_at_once,
             stopping_node_starts_no_actors_for_peers,
@@ -70,6 +71,36 @@ fn exit_value_reaches_join_handle_and_remote_monitor() {
         value
     });
     assert_eq!(joined.expect("the node runs").expect("the worker exits with a text"), "3 apples");
+}
+
+/// The exit value of `stop` is `()`, also on another node.
+fn stopped_actor_has_unit_value_elsewhere() {
+    let (here, there) = Net::new().pair();
+    let (sender, values) = channel();
+    there.spawn(|cx: &mut Cx<u32>, event| match event {
+        Event::Start => {
+            cx.register("worker")?;
+            receive()
+        }
+        Event::Message(_) => stop(),
+        _ => receive(),
+    });
+    let worker: Addr<u32> = here.find("worker");
+    here.spawn(move |cx: &mut Cx<()>, event| {
+        match event {
+            Event::Start => {
+                cx.monitor(worker);
+                cx.send(worker, 1)?;
+            }
+            Event::Down(down) => {
+                let ExitReason::Done(value) = down.reason else { panic!("{}", down.reason) };
+                report(&sender, value.get::<()>().is_ok());
+            }
+            _ => {}
+        }
+        receive()
+    });
+    assert!(recv(&values));
 }
 
 fn serve_until_returns_exit_value_and_stops_node() {

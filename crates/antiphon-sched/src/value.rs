@@ -168,7 +168,10 @@ impl Value {
     /// # Errors
     /// The encoder of the value failed; `out` then holds the bytes that it wrote before.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<Option<Cow<'_, str>>, EncodeError> {
-        let Some(content) = &self.content else { return Ok(Some(<()>::name())) };
+        let Some(content) = &self.content else {
+            ().encode(out)?;
+            return Ok(Some(<()>::name()));
+        };
         match &**content {
             ValueContent::Local { encode: None, .. } | ValueContent::Opaque | ValueContent::NotSent(_) => {
                 Ok(None)
@@ -214,6 +217,21 @@ impl fmt::Debug for Value {
             Some(ValueContent::Opaque) => f.write_str("Value(opaque)"),
             Some(ValueContent::NotSent(reason)) => write!(f, "Value(not sent: {reason})"),
             Some(ValueContent::Encoded { tag, body, .. }) => write!(f, "Value({tag}, {} bytes)", body.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_value_is_encoded_as_nil() {
+        for value in [Value::unit(), Value::new(())] {
+            let mut body = Vec::new();
+            assert_eq!(value.encode(&mut body).as_ref().map(Option::as_deref), Ok(Some("()")));
+            assert!(Value::encoded("()", &body).get::<()>().is_ok());
+            assert_eq!(body, [0xc0]);
         }
     }
 }

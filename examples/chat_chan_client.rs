@@ -29,7 +29,6 @@ struct Args {
 enum Chat {
     Join(ReplyTo<u32>),
     Quit(u32),
-    Close,
 }
 antiphon::wire!(Chat, "chat_chan.chat/1");
 

@@ -24,6 +24,8 @@ struct Args {
 enum Chat {
     Join(ReplyTo<u32>),
     Quit(u32),
+    /// From this process: peers cannot send it.
+    #[serde(skip)]
     Close,
 }
 antiphon::wire!(Chat, "chat_chan.chat/1");
@@ -49,10 +51,10 @@ fn main() -> Result<(), Failure> {
             Event::Start => cx.register("chat_server")?,
             Event::Message(Chat::Join(reply)) => {
                 let id = ids.next().ok_or("out of ids")?;
-                cx.send(channel, ("joined".into(), id))?;
+                cx.tell(channel, ("joined".into(), id));
                 cx.reply(reply, id);
             }
-            Event::Message(Chat::Quit(id)) => cx.send(channel, ("bye".into(), id))?,
+            Event::Message(Chat::Quit(id)) => cx.tell(channel, ("bye".into(), id)),
             Event::Message(Chat::Close) => return stop(),
             _ => {}
         }

@@ -124,6 +124,9 @@ enum Watcher {
     Join(Box<dyn FnOnce(ExitReason)>),
 }
 
+/// The most failures that a test loop keeps.
+const FAILURES_MAX: usize = 64;
+
 impl Core {
     /// The extras of an actor that has not exited; created if absent.
     pub(crate) fn extras(&mut self, key: Key) -> Option<&mut ActorExtras> {
@@ -171,7 +174,7 @@ impl Core {
         self.describe_as(key.actor(), self.actors.actor_type(key.actor()))
     }
 
-    fn describe_as(&self, key: Key, actor_type: Option<ActorType>) -> String {
+    pub(crate) fn describe_as(&self, key: Key, actor_type: Option<ActorType>) -> String {
         match (self.shared.names.lock().get(&key), actor_type) {
             (Some(name), _) => format!("{name} ({key})"),
             (None, Some(actor_type)) => format!("{} ({key})", actor_type()),
@@ -435,9 +438,18 @@ impl Core {
     }
 
     /// Logs the end of an actor: as a warning, if it failed and has no monitors.
-    pub(crate) fn log_exit(&self, (key, actor_type): (Key, ActorType), reason: &ExitReason, watched: bool) {
+    pub(crate) fn log_exit(
+        &mut self,
+        (key, actor_type): (Key, ActorType),
+        reason: &ExitReason,
+        watched: bool,
+    ) {
         if !watched && matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_)) {
-            tracing::warn!(target: "antiphon::actors", actor = %self.describe_as(key, Some(actor_type)), %reason, "unmonitored actor failed");
+            let actor = self.describe_as(key, Some(actor_type));
+            tracing::warn!(target: "antiphon::actors", actor, %reason, "unmonitored actor failed");
+            if let Some(failures) = self.failures.as_mut().filter(|failures| failures.len() < FAILURES_MAX) {
+                failures.push(format!("{actor}: {reason}"));
+            }
         } else {
             tracing::debug!(target: "antiphon::actors", actor = %self.describe_as(key, Some(actor_type)), %reason, "an actor has ended");
         }

@@ -87,6 +87,8 @@ pub(crate) struct Core {
     pub(crate) readiness: Readiness,
     pub(crate) sockets: SocketTable,
     pub(crate) pools: LoopPools,
+    /// In a test loop: the actors that have failed without a monitor, and why.
+    pub(crate) failures: Option<Vec<String>>,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) mailboxes_to_trim: Vec<Key>,
     pub(crate) mailbox_waiters: MailboxWaiters,
@@ -147,6 +149,7 @@ impl Core {
             readiness,
             sockets: SocketTable::default(),
             pools,
+            failures: None,
             dead_letters: DeadLetters::default(),
             mailboxes_to_trim: Vec::new(),
             mailbox_waiters: MailboxWaiters::default(),

@@ -449,6 +449,15 @@ impl Loop {
         self.core.set_job_time(job_time);
     }
 
+    /// From now on keeps the failures of actors that nobody monitors.
+    pub(crate) fn keep_failures(&mut self) {
+        self.core.failures.get_or_insert_default();
+    }
+
+    pub(crate) fn failures(&self) -> &[String] {
+        self.core.failures.as_deref().unwrap_or_default()
+    }
+
     fn read_clock(&mut self) {
         if let Some(start) = self.core.clock {
             let now = Time::ZERO + start.elapsed();

@@ -251,7 +251,10 @@ impl Core {
         if let Some(activity) = &mut self.activity {
             activity.begin(key, self.now);
         }
-        tracing::debug!(target: "antiphon::actors", actor = %key, messages, "an actor starts");
+        let actor_type = self.actors.actor_type(key);
+        tracing::debug!(
+            target: "antiphon::actors", actor = %self.describe_as(key, actor_type), messages, "an actor starts"
+        );
     }
 
     /// Records and logs the batch that has ended, before that of `next`, if there is one.

@@ -241,6 +241,11 @@ impl LoopRef<'_> {
         self.core.complete_request_encoded(request_id, type_name, body)
     }
 
+    /// The actor that waits for an open request of this loop; `None` if none does.
+    pub fn owner_of_request(&mut self, request_id: RequestId) -> Option<Key> {
+        self.core.requests.owner(request_id)
+    }
+
     /// Closes a request of this loop without a reply. Does nothing if the request is already closed.
     pub fn fail_request(&mut self, request_id: RequestId, reason: AskError) {
         self.core.fail_request(request_id, reason);

@@ -173,6 +173,11 @@ impl PendingRequests {
         Some(if handler.fits(value) { Ok(()) } else { Err(handler.type_name()) })
     }
 
+    /// The actor that waits for an open request.
+    pub(crate) fn owner(&mut self, id: RequestId) -> Option<Key> {
+        self.get(id)?.owner
+    }
+
     pub(crate) fn is_open(&mut self, id: RequestId) -> bool {
         self.get(id).is_some()
     }

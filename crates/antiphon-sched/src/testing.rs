@@ -75,7 +75,14 @@ impl TestLoop {
             node_id: Some(NodeId::from_bits(seed)),
             ..LoopConfig::default()
         };
-        Self { events: Loop::new(virtual_loop).expect("a virtual loop needs no resources of the system") }
+        let mut events = Loop::new(virtual_loop).expect("a virtual loop needs no resources of the system");
+        events.keep_failures();
+        Self { events }
+    }
+
+    /// The actors that have failed without a monitor, and why; at most 64.
+    pub fn failures(&self) -> &[String] {
+        self.events.failures()
     }
 
     /// Runs the actors until none has anything to do. Time does not pass.
@@ -195,7 +202,12 @@ impl<M: 'static> ProbeActor<M> {
     #[track_caller]
     pub fn expect(&self, events: &mut TestLoop, within: Duration) -> M {
         let arrived = events.run_until(within, |_| !self.received.borrow().is_empty());
-        assert!(arrived, "the probe has received no message of type {} within {within:?}", type_name::<M>());
+        assert!(
+            arrived,
+            "the probe has received no message of type {} within {within:?}; actors that have failed: {:?}",
+            type_name::<M>(),
+            events.failures()
+        );
         self.received.borrow_mut().pop_front().expect("a message has arrived")
     }
 }

@@ -3,8 +3,10 @@
 //! Users can test their own actors with it: the world cuts connections, delays bytes and crashes nodes, and the same seed
 //! repeats all of that.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use antiphon_dist::node::{self as dist, ConnId, NodeCore};
@@ -15,6 +17,7 @@ use antiphon_wire::{Entropy, Time};
 
 use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
 use crate::rng::SimRng;
+use crate::world::World;
 
 /// A node of actors in a simulated world.
 pub struct SimNode {
@@ -22,7 +25,7 @@ pub struct SimNode {
     rng: SimRng,
     location: SocketAddr,
     /// The nodes that receive the broadcasts of this one.
-    neighbours: Vec<SocketAddr>,
+    neighbours: Neighbours,
     /// Outputs of the core that are not performed yet.
     pending: Vec<dist::Output>,
     conns: BTreeMap<ConnId, SimConn>,
@@ -34,6 +37,33 @@ pub struct SimNode {
     disk: MemoryDisk,
     /// All actors have ended after a stop, and the node says goodbye when its peers have acknowledged all that was sent.
     has_stopped: bool,
+}
+
+/// The nodes that receive each other's broadcasts.
+pub(crate) type Neighbours = Rc<RefCell<Vec<SocketAddr>>>;
+
+impl World<SimNode> {
+    /// Adds a node, whose actors `set_up` starts at each of its starts. Returns its disk, which survives its crashes. All nodes
+    /// that are added so receive each other's announcements.
+    ///
+    /// # Panics
+    /// At its start, if the configuration is invalid.
+    pub fn add_node<R>(
+        &mut self,
+        location: SocketAddr,
+        config: &Config,
+        mut set_up: impl FnMut(&mut Loop) -> R + 'static,
+    ) -> MemoryDisk {
+        let (config, disk, neighbours) = (config.clone(), MemoryDisk::new(), self.neighbours().clone());
+        neighbours.borrow_mut().push(location);
+        let kept = disk.clone();
+        self.add(location, move |seed| {
+            let mut node = SimNode::on_disk(&config, location, seed, &kept, &mut set_up);
+            node.neighbours = neighbours.clone();
+            node
+        });
+        disk
+    }
 }
 
 /// The driver of the node's core during one call.
@@ -63,7 +93,12 @@ impl SimNode {
     ///
     /// # Panics
     /// If the configuration is invalid.
-    pub fn new(config: &Config, location: SocketAddr, seed: u64, set_up: impl FnOnce(&mut Loop)) -> Self {
+    pub fn new<R>(
+        config: &Config,
+        location: SocketAddr,
+        seed: u64,
+        set_up: impl FnOnce(&mut Loop) -> R,
+    ) -> Self {
         Self::on_disk(config, location, seed, &MemoryDisk::new(), set_up)
     }
 
@@ -72,12 +107,12 @@ impl SimNode {
     ///
     /// # Panics
     /// As [`SimNode::new`], or if the disk is set to fail.
-    pub fn on_disk(
+    pub fn on_disk<R>(
         config: &Config,
         location: SocketAddr,
         seed: u64,
         disk: &MemoryDisk,
-        set_up: impl FnOnce(&mut Loop),
+        set_up: impl FnOnce(&mut Loop) -> R,
     ) -> Self {
         let mut rng = SimRng::new(seed);
         let node_id = NodeId::from_bits(rng.number());
@@ -102,7 +137,7 @@ impl SimNode {
             sched,
             rng,
             location,
-            neighbours: Vec::new(),
+            neighbours: Neighbours::default(),
             pending: Vec::new(),
             conns: BTreeMap::new(),
             ids: BTreeMap::new(),
@@ -115,7 +150,7 @@ impl SimNode {
 
     /// Sets the nodes that receive the broadcasts of this one. This node may be among them.
     pub fn set_neighbours(&mut self, neighbours: Vec<SocketAddr>) {
-        self.neighbours = neighbours;
+        self.neighbours = Rc::new(RefCell::new(neighbours));
     }
 
     /// Lets this node resolve the host `name` to `location`.
@@ -204,7 +239,7 @@ impl SimNode {
     }
 
     fn broadcast(&self, bytes: &[u8], reaches: impl Fn(&SocketAddr) -> bool, out: &mut Outputs) {
-        for to in self.neighbours.iter().filter(|to| **to != self.location && reaches(to)) {
+        for to in self.neighbours.borrow().iter().filter(|to| **to != self.location && reaches(to)) {
             out.push(MachineOutput::Datagram { to: *to, bytes: bytes.to_vec() });
         }
     }
@@ -299,6 +334,9 @@ impl SimNode {
 
 impl Machine for SimNode {
     fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs) {
+        let seconds = Duration::from_nanos(now.as_nanos()).as_secs_f64();
+        let _span =
+            tracing::info_span!(target: "antiphon::node", "node", at = %self.location, t = seconds).entered();
         self.advance_to(now);
         match input {
             MachineInput::Start => self.feed(dist::Input::Start, out),

@@ -13,6 +13,7 @@ use antiphon_wire::Time;
 
 use crate::faults::{FaultCounts, Faults};
 use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
+use crate::node::Neighbours;
 use crate::rng::SimRng;
 use crate::run_record;
 use crate::stream_pair::{StreamEnd, StreamPair};
@@ -35,6 +36,7 @@ pub struct World<M> {
     blocked: BTreeSet<(SocketAddr, SocketAddr)>,
     /// The events of streams that wait for the end of a partition, in order.
     held: Vec<WorldEvent>,
+    neighbours: Neighbours,
 }
 
 struct SimHost<M> {
@@ -108,9 +110,15 @@ impl<M: Machine> World<M> {
             fault_counts: FaultCounts::default(),
             blocked: BTreeSet::new(),
             held: Vec::new(),
+            neighbours: Neighbours::default(),
         };
         world.schedule_faults();
         world
+    }
+
+    /// The nodes of [`World::add_node`].
+    pub(crate) fn neighbours(&self) -> &Neighbours {
+        &self.neighbours
     }
 
     /// Adds a host, which starts within a millisecond. `make` builds its machine at each start, from a seed.
@@ -176,8 +184,8 @@ impl<M: Machine> World<M> {
     }
 
     /// The virtual time.
-    pub fn now(&self) -> Time {
-        self.now
+    pub fn now(&self) -> antiphon_sched::Time {
+        antiphon_sched::Time::from_nanos(self.now.as_nanos())
     }
 
     /// How often each fault was drawn so far.

@@ -19,7 +19,7 @@ use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, 
 use crate::location::{Ignored, Location, PeerAt, PeerOptions};
 use crate::node::{
     Counts, FoundName, LookupStart, NameCursor, NamePage, NodeCore, PeerCursor, PeerPage, Space,
-    complete_if_open,
+    complete_if_open, log_failed_delivery,
 };
 use crate::rci::{self, Rci};
 
@@ -116,11 +116,11 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
                     core.set_receipt_timeout(request_id, timeout);
                 }
             }
-            Err(error) => complete_if_open(
-                self.loop_ref(),
-                request_id,
-                Err::<(), _>(DeliverError::Refused(error.reason())),
-            ),
+            Err(error) => {
+                let reason = DeliverError::Refused(error.reason());
+                log_failed_delivery(self.id().key(), to.id(), &reason);
+                complete_if_open(self.loop_ref(), request_id, Err::<(), _>(reason));
+            }
         }
     }
 
@@ -378,13 +378,13 @@ fn locate<M: 'static, T: Named>(
     timeout: Duration,
     answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
 ) {
-    let tag = T::tag(cx.loop_ref());
+    let (tag, asker) = (T::tag(cx.loop_ref()), cx.id().key());
     request(
         cx,
         LocateError::TooManyOpen,
         LocateError::NoNode,
         move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_id(found.id))),
-        |core, request_id| match core.locate(request_id, (T::SPACE, name), tag, at, timeout) {
+        |core, request_id| match core.locate((request_id, asker), (T::SPACE, name), tag, at, timeout) {
             LookupStart::Now(result) => Some(result),
             LookupStart::Later => None,
         },

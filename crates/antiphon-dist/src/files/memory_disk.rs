@@ -108,7 +108,9 @@ impl MemoryDisk {
         self.state.lock().capacity = bytes;
     }
 
-    /// Sets the time of each operation, and the bytes that are read or written in a second (`None`: without limit).
+    /// Sets the time of each operation, and the bytes that are read or written in a second (`None`: without limit). An
+    /// operation has its effect when it starts: up to 1 MiB of a received file appears at once, and the receiver goes on when the
+    /// time for it has passed.
     pub fn set_speed(&self, latency: Duration, bytes_per_second: Option<u64>) {
         let mut state = self.state.lock();
         (state.latency, state.bytes_per_second) = (latency, bytes_per_second);

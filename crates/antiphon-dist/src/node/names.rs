@@ -340,13 +340,14 @@ impl NodeCore {
     /// Looks for a name: first on this node, then on its peers, or only at the location `at`.
     pub(crate) fn locate(
         &mut self,
-        request_id: RequestId,
+        (request_id, asker): (RequestId, Key),
         (space, name): (Space, &str),
         tag: &'static str,
         at: Option<Location>,
         timeout: Duration,
     ) -> LookupStart {
         if let Some(refusal) = self.lookup_refusal(name, tag) {
+            log_lookup(name, asker, &Err(refusal.clone()));
             return LookupStart::Now(Err(refusal));
         }
         let full_name = (space, Box::from(name));
@@ -354,7 +355,9 @@ impl NodeCore {
             && let Some(registered) = self.names.registered.get(&full_name)
         {
             let id = ActorId::new(self.me, registered.key);
-            return LookupStart::Now(check_type(tag, registered.tag).map(|()| FoundName { id }));
+            let found = check_type(tag, registered.tag).map(|()| FoundName { id });
+            log_lookup(name, asker, &found);
+            return LookupStart::Now(found);
         }
         self.add_lookup(full_name, tag, at, LookupKind::One(request_id), timeout);
         LookupStart::Later
@@ -545,8 +548,8 @@ impl NodeCore {
                     self.names.answered.pop_front();
                 }
                 self.names.answered.push_back((found.request, lookup.name.clone(), node));
-                self.cancel_lookup(found.request);
-                complete_lookup(driver, request_id, type_check.map(|()| FoundName { id }));
+                let name = self.cancel_lookup(found.request);
+                complete_lookup(driver, request_id, name, type_check.map(|()| FoundName { id }));
             }
         }
     }
@@ -581,8 +584,8 @@ impl NodeCore {
         lookup.refused = true;
         if let (LookupKind::One(request_id), Some(_)) = (&lookup.kind, lookup.at) {
             let request_id = *request_id;
-            self.cancel_lookup(lookup_number);
-            complete_lookup(driver, request_id, Err(LocateError::Refused));
+            let name = self.cancel_lookup(lookup_number);
+            complete_lookup(driver, request_id, name, Err(LocateError::Refused));
         }
     }
 
@@ -601,9 +604,9 @@ impl NodeCore {
         }
     }
 
-    /// Removes a lookup, and cancels it at the peers that keep it.
-    fn cancel_lookup(&mut self, lookup_number: u64) {
-        let Some(lookup) = self.names.lookups.remove(&lookup_number) else { return };
+    /// Removes a lookup, and cancels it at the peers that keep it. Returns the name.
+    fn cancel_lookup(&mut self, lookup_number: u64) -> Box<str> {
+        let Some(lookup) = self.names.lookups.remove(&lookup_number) else { return Box::default() };
         self.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
         for node in lookup.peers {
             let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
@@ -615,6 +618,7 @@ impl NodeCore {
             }
             self.mark_dirty(node);
         }
+        lookup.name
     }
 
     pub(super) fn on_lookup_due(&mut self, lookup_number: u64, driver: &mut impl Driver) {
@@ -631,9 +635,9 @@ impl NodeCore {
             Some(OpenLookup { unreachable: Some(error), .. }) => LocateError::Unreachable(*error),
             Some(_) | None => LocateError::TimedOut,
         };
-        self.cancel_lookup(lookup_number);
+        let name = self.cancel_lookup(lookup_number);
         match open {
-            Some((request_id, None)) => complete_lookup(driver, request_id, Err(reason)),
+            Some((request_id, None)) => complete_lookup(driver, request_id, name, Err(reason)),
             Some((request_id, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);
                 complete_if_open(&mut driver.loop_ref(), request_id, all);
@@ -716,12 +720,26 @@ fn check_type(wanted: &str, found: &str) -> Result<(), LocateError> {
     }
 }
 
-fn complete_lookup(driver: &mut impl Driver, request_id: RequestId, found: Result<FoundName, LocateError>) {
-    match &found {
-        Ok(found) => {
-            tracing::debug!(target: "antiphon::names", actor = %found.id, "a lookup has found its name")
-        }
-        Err(reason) => tracing::debug!(target: "antiphon::names", %reason, "a lookup has failed"),
+fn complete_lookup(
+    driver: &mut impl Driver,
+    request_id: RequestId,
+    name: Box<str>,
+    found: Result<FoundName, LocateError>,
+) {
+    let mut loop_ref = driver.loop_ref();
+    if let Some(asker) = loop_ref.owner_of_request(request_id) {
+        log_lookup(&name, asker, &found);
     }
-    complete_if_open(&mut driver.loop_ref(), request_id, found);
+    complete_if_open(&mut loop_ref, request_id, found);
+}
+
+fn log_lookup(name: &str, asker: Key, found: &Result<FoundName, LocateError>) {
+    match found {
+        Ok(found) => {
+            tracing::debug!(target: "antiphon::names", name, actor = %asker, found = %found.id, "a lookup has found its name")
+        }
+        Err(reason) => {
+            tracing::debug!(target: "antiphon::names", name, actor = %asker, %reason, "a lookup has failed")
+        }
+    }
 }

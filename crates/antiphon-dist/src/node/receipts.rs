@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use antiphon_sched::{AskError, Key, NodeId, RequestId, Time, Undelivered};
+use antiphon_sched::{ActorId, AskError, Key, NodeId, RequestId, Time, Undelivered};
 use antiphon_wire::frame::{Outcome, Receipt};
 use smallvec::SmallVec;
 
@@ -107,6 +107,9 @@ impl NodeCore {
             }
         }
         if let Some(request_id) = open.owner.request {
+            if let (Err(reason), Some(owner)) = (&result, driver.loop_ref().owner_of_request(request_id)) {
+                log_failed_delivery(owner, ActorId::new(open.node, open.actor), reason);
+            }
             complete_if_open(&mut driver.loop_ref(), request_id, result);
         }
     }
@@ -202,4 +205,8 @@ enum Withdrawal {
     ActorFull,
     /// The message waited for a session, or behind others.
     NotSent,
+}
+
+pub(crate) fn log_failed_delivery(owner: Key, to: ActorId, reason: &DeliverError) {
+    tracing::debug!(target: "antiphon::requests", actor = %owner, %to, %reason, "a delivery has failed");
 }

@@ -122,3 +122,21 @@ fn virtual_jobs_take_their_time() {
     pass(&mut events, secs(1));
     assert_eq!(log.take(), "2@200: Ok(20)");
 }
+
+#[test]
+fn probe_without_message_tells_of_failed_actors() {
+    let mut test = testing::TestLoop::new(1);
+    let probe = testing::ProbeActor::<u32>::start(&mut test);
+    test.spawn(|cx: &mut Cx<()>, event| match event {
+        Event::Start => {
+            cx.set_name("worker");
+            receive_within(secs(1))
+        }
+        _ => fail("no work"),
+    });
+    assert_eq!(test.failures(), [""; 0]);
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| probe.expect(&mut test, secs(2))));
+    let text = panic.unwrap_err().downcast::<String>().unwrap();
+    assert!(text.contains("worker") && text.contains("failed: no work"), "{text}");
+    assert_eq!(test.failures().len(), 1);
+}

@@ -6,7 +6,7 @@ use antiphon_sched::{PayloadError, Wire};
 use antiphon_wire::Limits;
 use thiserror::Error;
 
-pub use antiphon_sched::testing::{ProbeActor, TestLoop, free_udp_port};
+pub use antiphon_sched::testing::{ProbeActor, Stepped, SteppedActor, TestLoop, free_udp_port};
 
 use crate::node::check_body;
 

@@ -28,6 +28,7 @@ mod sockets;
 mod sockets_ending;
 mod spawning;
 mod station;
+mod stepping;
 mod stopping;
 mod swapping;
 mod termination;

@@ -18,6 +18,7 @@ mod inbox;
 mod inspection;
 mod layers;
 mod limits;
+mod log_spans;
 mod mailbox_room;
 mod model;
 mod monitors;

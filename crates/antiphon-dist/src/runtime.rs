@@ -10,6 +10,9 @@ use antiphon_sched::{
     MailboxLimit, SendError, Step, Target, Wire, egress,
 };
 
+use tracing::Span;
+use tracing::span::EnteredSpan;
+
 use crate::access::{AccessError, AccessPolicy};
 use crate::channels::{self, Channel};
 use crate::config::Config;
@@ -70,6 +73,7 @@ pub struct Node {
     started: bool,
     config: Config,
     reloader: Reloader,
+    span: Span,
 }
 
 impl Node {
@@ -91,7 +95,8 @@ impl Node {
             NetDriver::open(&credentials::with_secrets_of_file(&config)?, &mut sched, resolver)?;
         files::start(&config, &mut sched)?;
         let name = config.name_at(location);
-        Ok(Self { sched, driver, location, name, started: false, config, reloader: Reloader::default() })
+        let reloader = Reloader::default();
+        Ok(Self { sched, driver, location, name, started: false, config, reloader, span: Span::none() })
     }
 
     /// The location at which the node accepts connections.
@@ -328,8 +333,18 @@ impl Node {
     /// # Errors
     /// The event queue of the system failed.
     pub fn run_once(&mut self, deadline: Option<antiphon_sched::Time>) -> Result<(), NodeError> {
+        let _span = self.enter_span();
         self.start();
         self.driver.round(&mut self.sched, deadline)
+    }
+
+    /// Enters the span of the node's log lines. It is made when a subscriber first asks for it, which may be set late.
+    fn enter_span(&mut self) -> EnteredSpan {
+        if self.span.is_disabled() {
+            let (id, location) = (self.sched.node_id(), self.location);
+            self.span = tracing::info_span!(target: "antiphon::node", "node", %id, %location);
+        }
+        self.span.clone().entered()
     }
 
     fn start(&mut self) {
@@ -340,6 +355,7 @@ impl Node {
     }
 
     fn run_until(&mut self, is_done: impl Fn(&Loop) -> bool) -> Result<(), NodeError> {
+        let _span = self.enter_span();
         let result = self.listen_for_signals().and_then(|()| self.run_rounds(is_done));
         // Also after an error: threads may wait for this loop.
         self.sched.refuse_handles();
@@ -429,6 +445,7 @@ impl Drop for Node {
         if !self.started || std::thread::panicking() {
             return;
         }
+        let _span = self.enter_span();
         self.driver.input(&mut self.sched, Input::Leave);
         if let Err(reason) = self.flush(LEAVE_WITHIN) {
             tracing::debug!(%reason, "the goodbyes of the node were not all written");

@@ -9,7 +9,7 @@ use antiphon_sched::{Addr, Cx, Event, Loop, PayloadError, Wire, receive};
 use antiphon_wire::Limits;
 use thiserror::Error;
 
-pub use antiphon_sched::testing::{ProbeActor, TestLoop, free_udp_port};
+pub use antiphon_sched::testing::{ProbeActor, Stepped, SteppedActor, TestLoop, free_udp_port};
 
 use crate::cx::NetCx;
 pub use crate::files::MemoryDisk;

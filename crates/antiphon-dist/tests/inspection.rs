@@ -159,16 +159,63 @@ fn log_reports_actors_names_and_messages() {
     });
     assert_eq!(recv(&messages), "hello");
     running.join().expect("the node's thread does not panic");
-    for part in [
-        "DEBUG antiphon::actors: an actor starts",
-        "a name is registered name=\"finder\" space=Actor",
-        "INFO antiphon::peers: a peer has connected",
-        "a lookup has found its name",
-        "TRACE antiphon::messages: a message to a peer node=",
-        "a batch of an actor has run",
-        "a name is unregistered, since its actor has ended",
-        "an actor has ended actor=finder",
+    for (level, part) in [
+        ("DEBUG", "antiphon::actors: an actor starts"),
+        ("DEBUG", "a name is registered name=\"finder\" space=Actor"),
+        ("INFO", "antiphon::peers: a peer has connected"),
+        ("DEBUG", "a lookup has found its name"),
+        ("TRACE", "antiphon::messages: a message to a peer node="),
+        ("TRACE", "a batch of an actor has run"),
+        ("DEBUG", "a name is unregistered, since its actor has ended"),
+        ("DEBUG", "an actor has ended actor=finder"),
     ] {
-        assert!(!log.lines(part).is_empty(), "{part:?} is in the log: {:#?}", log.lines(""));
+        let lines = log.lines(part);
+        assert!(lines.iter().any(|line| line.contains(level)), "{part:?} at {level}: {:#?}", log.lines(""));
     }
+}
+
+/// Two nodes of one process write to one log. The second is driven by `run_once`.
+#[test]
+fn log_lines_name_their_node_and_actor() {
+    let net = Net::new();
+    let log = Log::default();
+    let running = ["first", "second"].map(|name| {
+        let (written, config) = (log.clone(), net.static_config(name, &[]));
+        std::thread::spawn(move || {
+            let mut node = antiphon_dist::Node::new(config).expect("a node can start");
+            // The program may set its subscriber after it has made the node.
+            let _logged = written.attach_filtered("info,antiphon::actors[actor]=trace");
+            node.spawn(move |cx: &mut Cx<()>, event| match event {
+                Event::Start => {
+                    cx.set_name(name);
+                    cx.after(millis(1), ())?;
+                    receive()
+                }
+                _ => {
+                    tracing::info!(of = name, "a line of a user");
+                    stop()
+                }
+            });
+            let location = node.location();
+            if name == "first" {
+                node.run().expect("the node runs");
+            } else {
+                while written.lines("of=\"second\"").is_empty() {
+                    node.run_once(None).expect("the node runs");
+                }
+            }
+            format!("node{{id={} location={location}}}:", node.handle().node_id())
+        })
+    });
+    let spans = running.map(|thread| thread.join().expect("the node's thread does not panic"));
+    for (name, node_span) in ["first", "second"].into_iter().zip(spans) {
+        let [line] = &log.lines(&format!("a line of a user of=\"{name}\""))[..] else {
+            panic!("the actor logs one line: {:#?}", log.lines(""))
+        };
+        assert!(line.contains(&format!("INFO {node_span}actor{{id=")), "{line}");
+        assert!(line.contains(&format!(" name=\"{name}\"}}: inspection: ")), "{line}");
+        let starts = log.lines("the node starts");
+        assert!(starts.iter().any(|line| line.contains(&format!("INFO {node_span} antiphon"))), "{starts:?}");
+    }
+    assert!(log.lines("a batch of an actor has run").is_empty(), "the filter selects the span alone");
 }

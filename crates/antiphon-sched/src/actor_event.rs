@@ -129,6 +129,11 @@ impl Thrown {
         (Self { thrown: Box::new((value, handled.clone())) }, handled)
     }
 
+    /// Whether the exception has been handled.
+    pub(crate) fn handled(&self) -> Rc<Cell<bool>> {
+        self.thrown.1.clone()
+    }
+
     /// Handles the exception and returns its value: the actor continues with the result of its step.
     pub fn take(self) -> Value {
         let (value, handled) = *self.thrown;

@@ -39,7 +39,7 @@ pub(crate) enum AfterBatch<M> {
 }
 
 /// The effect that an event has on the actor after its step.
-enum StepEffect {
+pub(crate) enum StepEffect {
     /// The actor exits, unless it needs time to finish.
     Terminated,
     /// The actor fails, unless the flag says that it handled the exception.
@@ -143,8 +143,17 @@ fn step_event<M: 'static, A: Actor<M>>(
 }
 
 impl StepEffect {
+    /// The effect of an event that is passed to a step outside of a batch.
+    pub(crate) fn of<M>(event: &Event<M>) -> Option<Self> {
+        match event {
+            Event::Terminate => Some(Self::Terminated),
+            Event::Thrown(thrown) => Some(Self::Thrown(thrown.handled())),
+            _ => None,
+        }
+    }
+
     /// Why the actor exits after this step; `None` if that depends on the result of the step alone.
-    fn exit_reason<M>(self, step: &Step<M>) -> Option<ExitReason> {
+    pub(crate) fn exit_reason<M>(self, step: &Step<M>) -> Option<ExitReason> {
         match self {
             Self::Terminated if matches!(step, Err(_) | Ok(Next(Then::Finish(_) | Then::Exit(_)))) => None,
             Self::Terminated => Some(ExitReason::Terminated),

@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+use tracing::Span;
+use tracing::span::EnteredSpan;
+
 use crate::actor_table::Flag;
 use crate::core::Core;
 use crate::event_loop::LoopStats;
@@ -121,6 +124,8 @@ pub(crate) struct ObservedBatch {
     actor: Option<Key>,
     /// The number of steps of the loop before it.
     begun: u64,
+    /// The span of its log lines. It is entered until the batch is over.
+    span: Option<EnteredSpan>,
 }
 
 /// The activity of all actors: one record for each place in the table of actors.
@@ -257,17 +262,33 @@ impl Core {
         );
     }
 
-    /// Records and logs the batch that has ended, before that of `next`, if there is one.
+    /// Records and logs the batch that has ended, before that of `next`, if there is one. Enters the span of `next`.
     #[cold]
     #[inline(never)]
     pub(crate) fn observe_batch(&mut self, next: Option<Key>) {
-        let before =
-            std::mem::replace(&mut self.observed_batch, ObservedBatch { actor: next, begun: self.steps });
-        let Some(key) = before.actor else { return };
-        let steps = self.steps - before.begun;
-        if let Some(activity) = &mut self.activity {
-            activity.add(key, steps);
+        let ended = std::mem::take(&mut self.observed_batch);
+        // The line about the batch is outside of the span, so that a filter can select the span without it.
+        drop(ended.span);
+        if let Some(key) = ended.actor {
+            let steps = self.steps - ended.begun;
+            if let Some(activity) = &mut self.activity {
+                activity.add(key, steps);
+            }
+            tracing::trace!(target: "antiphon::actors", actor = %key, steps, "a batch of an actor has run");
         }
-        tracing::trace!(target: "antiphon::actors", actor = %key, steps, "a batch of an actor has run");
+        let span = next.map(|key| self.span_of(key).entered());
+        self.observed_batch = ObservedBatch { actor: next, begun: self.steps, span };
+    }
+
+    /// The span of the log lines of an actor. It costs little if no subscriber asks for it.
+    fn span_of(&self, key: Key) -> Span {
+        tracing::trace_span!(target: "antiphon::actors", "actor", id = %key, name = self.name_or_type(key))
+    }
+
+    /// The name of an actor that is alive, or else the name of its type.
+    fn name_or_type(&self, key: Key) -> String {
+        let name = self.shared.names.lock().get(&key).map(ToString::to_string);
+        let actor_type = || self.actors.actor_type(key).map_or("", |actor_type| actor_type());
+        name.unwrap_or_else(|| actor_type().to_owned())
     }
 }

@@ -3,18 +3,22 @@
 use std::any::type_name;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::actor_event::Event;
+use crate::actor::Actor;
+use crate::actor_event::{Event, ExitReason, Thrown};
 use crate::addr::Addr;
+use crate::batch::StepEffect;
 use crate::cx::Cx;
 use crate::event_loop::{Loop, LoopConfig, Platform};
 use crate::id::NodeId;
-use crate::step::receive;
+use crate::step::{Admit, Next, Step, Then, finishing, receive};
 use crate::time::Time;
+use crate::value::Value;
 
 /// Returns a UDP port that is free at the moment on 127.0.0.1, on 127.0.0.2 and on the broadcast address of
 /// loopback.
@@ -209,5 +213,211 @@ impl<M: 'static> ProbeActor<M> {
             events.failures()
         );
         self.received.borrow_mut().pop_front().expect("a message has arrived")
+    }
+}
+
+/// An actor that the test steps, with events that the test chooses. Its loop never runs it.
+///
+/// It has a place and an address in the loop, so its [`Cx`] works as in every other actor: it sends, asks, sets timers and
+/// monitors. What arrives at its address is collected for [`SteppedActor::take_received`]. Its waits have no effect:
+/// no [`Event::Timeout`] arrives by itself, and messages that a wait would leave in the mailbox are collected too.
+///
+/// ```
+/// use antiphon_sched::testing::{ProbeActor, Stepped, SteppedActor, TestLoop};
+/// use antiphon_sched::{Cx, Event, actor, receive_within, secs, stop};
+///
+/// let mut test = TestLoop::new(1);
+/// let probe = ProbeActor::start(&mut test);
+/// let reports = probe.addr();
+/// let watch = actor(move |cx: &mut Cx<u32>, event| match event {
+///     Event::Timeout => {
+///         cx.tell(reports, "nothing for a minute".to_owned());
+///         stop()
+///     }
+///     _ => receive_within(secs(60)),
+/// });
+///
+/// let mut watch = SteppedActor::new(&mut test, watch);
+/// assert_eq!(watch.step(&mut test, Event::Start), Stepped::ReceiveWithin(secs(60)));
+/// assert_eq!(watch.step(&mut test, Event::Message(7)), Stepped::ReceiveWithin(secs(60)));
+/// assert_eq!(watch.step(&mut test, Event::Timeout), Stepped::Stopped);
+/// test.settle();
+/// assert_eq!(probe.take(), ["nothing for a minute"]);
+/// ```
+pub struct SteppedActor<M> {
+    addr: Addr<M>,
+    actor: Box<dyn Actor<M>>,
+    admitted: AdmittedMessages<M>,
+    /// Filled by the collector that has the actor's place in the loop.
+    received: Rc<RefCell<Vec<Event<M>>>>,
+    /// Set by the loop when the actor ends.
+    exit_reason: Rc<RefCell<Option<ExitReason>>>,
+}
+
+/// What a step of a [`SteppedActor`] returned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Stepped {
+    /// The result of [`receive`].
+    Receive,
+    /// The result of [`receive_within`](crate::receive_within), with its span.
+    ReceiveWithin(Duration),
+    /// The result of [`receive_if`](crate::receive_if). [`SteppedActor::admits`] calls its predicate.
+    ReceiveIf,
+    /// The result of [`receive_if_within`](crate::receive_if_within), with its span.
+    ReceiveIfWithin(Duration),
+    /// The result of [`receive_again`](crate::receive_again).
+    ReceiveAgain,
+    /// The result of [`sleep`](crate::sleep), with its span.
+    Sleep(Duration),
+    /// The result of [`suspend`](crate::suspend).
+    Suspend,
+    /// The result of [`finishing`], with its span.
+    Finishing(Duration),
+    /// The result of [`swap`](crate::swap) or [`swap_actor`](crate::swap_actor). The new behaviour is in place.
+    Swapped,
+    /// The actor has ended, by [`stop`](crate::stop), [`exit`](crate::exit) or [`exit_local`](crate::exit_local).
+    /// [`SteppedActor::exit_reason`] has the exit value.
+    Stopped,
+    /// The actor has ended by a failure with this text, or because it did not handle an exception.
+    Failed(String),
+    /// The actor has ended, because it received [`Event::Terminate`] and needs no time to finish.
+    Terminated,
+}
+
+/// Which messages the actor waits for.
+enum AdmittedMessages<M> {
+    All,
+    None,
+    If(Admit<M>),
+}
+
+/// Collects the events of a stepped actor, in its place in the loop.
+struct Collector<M> {
+    received: Rc<RefCell<Vec<Event<M>>>>,
+}
+
+impl<M: 'static> Actor<M> for Collector<M> {
+    fn step(&mut self, _: &mut Cx<'_, M>, event: Event<M>) -> Step<M> {
+        let collected = match event {
+            Event::Start => return receive(),
+            // The exception is for the stepped actor: here it is handled.
+            Event::Thrown(thrown) => Event::Thrown(Thrown::new(thrown.take()).0),
+            event => event,
+        };
+        let is_terminated = matches!(collected, Event::Terminate);
+        self.received.borrow_mut().push(collected);
+        if is_terminated { finishing(Duration::MAX) } else { receive() }
+    }
+}
+
+impl<M: 'static> SteppedActor<M> {
+    /// Gives the actor a place in the loop. Its first step is that of [`Event::Start`], if the test begins with it.
+    pub fn new(test: &mut TestLoop, actor: impl Actor<M>) -> Self {
+        let received = Rc::new(RefCell::new(Vec::new()));
+        let addr = test.spawn_actor(Collector { received: received.clone() });
+        let exit_reason = test.exit_of(addr);
+        Self { addr, actor: Box::new(actor), admitted: AdmittedMessages::All, received, exit_reason }
+    }
+
+    /// Its address.
+    pub fn addr(&self) -> Addr<M> {
+        self.addr
+    }
+
+    /// Runs one step with `event`, and returns what the step returned. Neither the loop nor its time advances.
+    ///
+    /// The actor ends as in a loop: with `stop`, `exit` or a failure, after [`Event::Terminate`] unless it returns `finishing`,
+    /// and after an exception that it does not handle. Then its monitors get a [`Down`](crate::Down).
+    ///
+    /// # Panics
+    /// If the actor has ended, or if the step panics.
+    #[track_caller]
+    pub fn step(&mut self, test: &mut TestLoop, event: Event<M>) -> Stepped {
+        assert_eq!(test.node_id(), self.addr.id().node(), "the stepped actor belongs to another loop");
+        if let Some(reason) = self.exit_reason() {
+            panic!("the stepped actor has ended ({reason}), so it takes no further step");
+        }
+        let (core, key) = (test.loop_ref().core, self.addr.id().key());
+        let effect = StepEffect::of(&event);
+        core.current = Some(key);
+        let step = self.actor.step(&mut Cx::new(core, key), event);
+        core.current = None;
+        let result = match effect.and_then(|effect| effect.exit_reason(&step)) {
+            Some(reason) => Err(reason),
+            None => self.follow(step),
+        };
+        result.unwrap_or_else(|reason| {
+            let stepped = match &reason {
+                ExitReason::Failed(text) => Stepped::Failed(text.clone()),
+                ExitReason::Terminated => Stepped::Terminated,
+                _ => Stepped::Stopped,
+            };
+            core.end_actor(key, reason);
+            stepped
+        })
+    }
+
+    /// Applies the result of a step to this value. The error is why the actor ends.
+    fn follow(&mut self, step: Step<M>) -> Result<Stepped, ExitReason> {
+        let Next(then) = step.map_err(|failure| ExitReason::Failed(failure.into_text()))?;
+        let (stepped, admitted) = match then {
+            Then::Receive => (Stepped::Receive, AdmittedMessages::All),
+            Then::Within(span) => (Stepped::ReceiveWithin(span), AdmittedMessages::All),
+            Then::If(admit) => (Stepped::ReceiveIf, AdmittedMessages::If(admit)),
+            Then::IfWithin(span, admit) => (Stepped::ReceiveIfWithin(span), AdmittedMessages::If(admit)),
+            Then::Again => (Stepped::ReceiveAgain, self.admitted_again()),
+            Then::Sleep(span) => (Stepped::Sleep(span), AdmittedMessages::None),
+            Then::Suspend => (Stepped::Suspend, AdmittedMessages::None),
+            Then::Finish(span) => (Stepped::Finishing(span), AdmittedMessages::All),
+            Then::Swap(next) => {
+                self.actor = next;
+                (Stepped::Swapped, AdmittedMessages::All)
+            }
+            Then::Exit(value) => return Err(ExitReason::Done(value.map_or(Value::unit(), |value| *value))),
+        };
+        self.admitted = admitted;
+        Ok(stepped)
+    }
+
+    /// The wait of `receive_again`: that of the last `receive_if`, if the actor has not waited in another way since.
+    fn admitted_again(&mut self) -> AdmittedMessages<M> {
+        match std::mem::replace(&mut self.admitted, AdmittedMessages::All) {
+            AdmittedMessages::If(admit) => AdmittedMessages::If(admit),
+            AdmittedMessages::All | AdmittedMessages::None => AdmittedMessages::All,
+        }
+    }
+
+    /// Whether the wait of the last step admits this message: a predicate of [`receive_if`](crate::receive_if) is called, and
+    /// `sleep` and `suspend` admit none.
+    pub fn admits(&mut self, message: &M) -> bool {
+        match &mut self.admitted {
+            AdmittedMessages::All => true,
+            AdmittedMessages::None => false,
+            AdmittedMessages::If(admit) => admit(message),
+        }
+    }
+
+    /// Runs the other actors until none has anything to do, and takes all events that have arrived at this actor since the last
+    /// call. The test decides which of them to pass to [`SteppedActor::step`]. [`Event::Start`] and [`Event::Timeout`] never
+    /// arrive.
+    ///
+    /// # Panics
+    /// As [`TestLoop::settle`].
+    #[track_caller]
+    pub fn take_received(&mut self, test: &mut TestLoop) -> Vec<Event<M>> {
+        test.settle();
+        self.received.take()
+    }
+
+    /// Why the actor has ended, with its exit value; `None` as long as it has not.
+    pub fn exit_reason(&self) -> Option<ExitReason> {
+        self.exit_reason.borrow().clone()
+    }
+}
+
+impl<M> fmt::Debug for SteppedActor<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SteppedActor").field("addr", &self.addr).finish_non_exhaustive()
     }
 }

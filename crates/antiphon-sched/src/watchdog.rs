@@ -182,7 +182,9 @@ fn log_slow_step(shared: &Shared, limit: Duration, logged: &mut LoggedActors) {
     let Some(steps) = logged.count(key, Instant::now()) else { return };
     let name = shared.names.lock().get(&key).map(ToString::to_string);
     let name = name.unwrap_or_else(|| shared.step_clock.actor_type.name().to_owned());
+    // This thread is not in the span of a node.
     tracing::warn!(
+        node = %shared.node_id,
         actor = %key,
         name,
         ?limit,

@@ -41,6 +41,8 @@ pub use rng::SimRng;
 
 mod run_record;
 
+mod shortened_trace;
+
 mod stream_pair;
 
 mod trace;

@@ -16,6 +16,7 @@ use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
 use crate::node::Neighbours;
 use crate::rng::SimRng;
 use crate::run_record;
+use crate::shortened_trace::{FaultEvent, Seconds, ShortenedTrace, TracedEvent};
 use crate::stream_pair::{StreamEnd, StreamPair};
 use crate::trace::Trace;
 
@@ -26,6 +27,7 @@ pub struct World<M> {
     rng: SimRng,
     faults: Faults,
     trace: Trace,
+    shortened_trace: ShortenedTrace,
     hosts: BTreeMap<SocketAddr, SimHost<M>>,
     connections: BTreeMap<u64, StreamPair>,
     next_connection: u64,
@@ -102,6 +104,7 @@ impl<M: Machine> World<M> {
             rng: SimRng::new(seed),
             faults,
             trace: Trace::new(),
+            shortened_trace: ShortenedTrace::new(),
             hosts: BTreeMap::new(),
             connections: BTreeMap::new(),
             next_connection: 0,
@@ -169,6 +172,7 @@ impl<M: Machine> World<M> {
     /// Replaces the faults from now on.
     pub fn set_faults(&mut self, faults: Faults) {
         self.faults = faults;
+        self.note_fault(FaultEvent::RatesReplaced);
         self.queue.retain(|_, event| !matches!(event, WorldEvent::Cut | WorldEvent::Crash));
         self.schedule_faults();
     }
@@ -195,17 +199,22 @@ impl<M: Machine> World<M> {
 
     /// Crashes a machine now. It starts again within [`Faults::restart_within`].
     pub fn crash(&mut self, location: SocketAddr) {
-        self.take_down(location);
+        self.end_machine(location, FaultEvent::Crash(location));
         let delay = self.rng.span(self.faults.restart_within);
         self.schedule(delay, WorldEvent::Start(location));
     }
 
     /// Crashes a machine now. It stays down until [`World::start`].
     pub fn take_down(&mut self, location: SocketAddr) {
+        self.end_machine(location, FaultEvent::TakenDown(location));
+    }
+
+    fn end_machine(&mut self, location: SocketAddr, fault: FaultEvent) {
         let Some(host) = self.hosts.get_mut(&location) else { return };
         host.machine = None;
         host.wake = None;
         self.fault_counts.crashes += 1;
+        self.note_fault(fault);
         self.trace.note("crash", &[self.now.as_nanos(), location.port().into()], &[]);
         let hit: Vec<u64> = self
             .connections
@@ -239,12 +248,18 @@ impl<M: Machine> World<M> {
     /// From now on, until [`World::heal`], nothing passes between the machines of `one` and those of `other`. Datagrams are
     /// lost. Connections stay open, and what is written to them arrives when the partition is over, as with TCP.
     pub fn partition(&mut self, one: &[SocketAddr], other: &[SocketAddr]) {
-        self.partition_one_way(one, other);
-        self.partition_one_way(other, one);
+        self.note_fault(FaultEvent::Partition { one: one.to_vec(), other: other.to_vec() });
+        self.block_paths(one, other);
+        self.block_paths(other, one);
     }
 
     /// As [`World::partition`], only from the machines of `from` to those of `to`.
     pub fn partition_one_way(&mut self, from: &[SocketAddr], to: &[SocketAddr]) {
+        self.note_fault(FaultEvent::OneWayPartition { from: from.to_vec(), to: to.to_vec() });
+        self.block_paths(from, to);
+    }
+
+    fn block_paths(&mut self, from: &[SocketAddr], to: &[SocketAddr]) {
         self.blocked.extend(from.iter().flat_map(|from| to.iter().map(|to| (*from, *to))));
         self.fault_counts.partitions += 1;
         self.trace.note("partition", &[self.now.as_nanos(), self.blocked.len() as u64], &[]);
@@ -253,6 +268,7 @@ impl<M: Machine> World<M> {
     /// Ends all partitions.
     pub fn heal(&mut self) {
         self.blocked.clear();
+        self.note_fault(FaultEvent::Heal);
         self.trace.note("heal", &[self.now.as_nanos(), self.held.len() as u64], &[]);
         for event in std::mem::take(&mut self.held) {
             self.schedule(Duration::ZERO, event);
@@ -301,6 +317,7 @@ impl<M: Machine> World<M> {
         host.stalled_until = until;
         self.fault_counts.stalls += 1;
         let incarnation = host.incarnation;
+        self.note_fault(FaultEvent::Stall(location, span));
         self.schedule_at(until, WorldEvent::StallEnds { host: location, incarnation, span });
     }
 
@@ -361,7 +378,7 @@ impl<M: Machine> World<M> {
             }
             WorldEvent::Closed { number, side } => self.on_closed(number, side),
             WorldEvent::Datagram { to, from, bytes } => {
-                self.handle(to, MachineInput::Datagram { from, bytes: &bytes })
+                self.handle(to, Some(from), MachineInput::Datagram { from, bytes: &bytes })
             }
             WorldEvent::Cut => self.on_cut(),
             WorldEvent::Crash => self.on_crash(),
@@ -373,14 +390,17 @@ impl<M: Machine> World<M> {
         let Some(host) = self.hosts.get_mut(&location) else { return };
         host.incarnation += 1;
         host.machine = Some((host.make)(seed));
-        self.handle(location, MachineInput::Start);
+        if host.incarnation > 1 {
+            self.note_fault(FaultEvent::StartedAgain(location));
+        }
+        self.handle(location, None, MachineInput::Start);
     }
 
     fn on_timer(&mut self, location: SocketAddr, incarnation: u32) {
         let Some(host) = self.hosts.get_mut(&location) else { return };
         if host.incarnation == incarnation && host.wake.is_some_and(|wake| wake <= self.now) {
             host.wake = None;
-            self.handle(location, MachineInput::Timer);
+            self.handle(location, None, MachineInput::Timer);
         }
     }
 
@@ -390,6 +410,7 @@ impl<M: Machine> World<M> {
         };
         let Some(machine) = &mut host.machine else { return };
         self.trace.note("goes on", &[self.now.as_nanos(), location.port().into()], &[]);
+        self.shortened_trace.note_fault(self.now, FaultEvent::StallEnds(location));
         let mut outputs = Outputs::new(self.next_connection);
         machine.on_stall(self.now, span, &mut outputs);
         machine.check();
@@ -458,6 +479,9 @@ impl<M: Machine> World<M> {
         pair.ends.iter_mut().for_each(|end| end.cut(&mut self.rng));
         let unnoticed = self.rng.once_in(self.faults.half_open_once_in).then(|| self.rng.below(2));
         self.fault_counts.half_open_cuts += u64::from(unnoticed.is_some());
+        let ends = [pair.ends[0].host, pair.ends[1].host];
+        let unnoticed_by = unnoticed.map(|side| ends[usize::from(side == 1)]);
+        self.note_fault(FaultEvent::Cut { connection: number, ends, unnoticed_by });
         self.trace.note("cut", &[self.now.as_nanos(), number], &[]);
         for side in 0..2 {
             if unnoticed != Some(side as u64) {
@@ -488,14 +512,17 @@ impl<M: Machine> World<M> {
             .get(&host)
             .is_some_and(|host| host.machine.is_some() && host.incarnation == end.incarnation);
         if end.is_open && is_running {
-            self.handle(host, input);
+            let peer = pair.ends[1 - side].host;
+            self.handle(host, Some(peer), input);
         }
     }
 
-    fn handle(&mut self, location: SocketAddr, input: MachineInput<'_>) {
+    /// Passes an input to a machine. `peer` is the other end of the connection, or the sender of the datagram.
+    fn handle(&mut self, location: SocketAddr, peer: Option<SocketAddr>, input: MachineInput<'_>) {
         let Some(host) = self.hosts.get_mut(&location) else { return };
         let Some(machine) = &mut host.machine else { return };
-        note(&mut self.trace, self.now, location, &input);
+        let traced = note(&mut self.trace, self.now, location, peer, &input);
+        self.shortened_trace.note_event(self.now, traced);
         let mut outputs = Outputs::new(self.next_connection);
         machine.handle(self.now, input, &mut outputs);
         machine.check();
@@ -572,16 +599,42 @@ impl<M: Machine> World<M> {
         }
     }
 
+    fn note_fault(&mut self, fault: FaultEvent) {
+        self.shortened_trace.note_fault(self.now, fault);
+    }
+
     fn latency(&mut self) -> Duration {
         self.fault_counts.latencies += 1;
         self.faults.latency + self.rng.span(self.faults.jitter)
     }
 }
 
-/// Records the run, for `cargo xtask fingerprint` and `cargo xtask sim`.
+impl<M> World<M> {
+    /// The end of the run for a reader, in at most 100 lines: the seed and the virtual time, the last 40 faults, and the last
+    /// events that machines handled. Events in a row that differ only in their times and bytes are one line.
+    ///
+    /// ```text
+    /// seed 7 at 12.034710 s
+    /// faults, the last 1 of 1:
+    ///     9.500000 s  10.0.0.2:9705 is taken down
+    /// events, the last 15 of 2380:
+    ///    12.034510 s  10.0.0.1:9705  connection 6 with 10.0.0.3:9705: 1680 bytes (x 14, until 12.034650 s)
+    ///    12.034710 s  10.0.0.1:9705  timer
+    /// ```
+    pub fn shortened_trace(&self) -> String {
+        let now = Seconds(self.now).to_string();
+        format!("seed {} at {}\n{}", self.seed, now.trim_start(), self.shortened_trace)
+    }
+}
+
+/// Records the run, for `cargo xtask fingerprint` and `cargo xtask sim`. If the thread panics, prints the shortened trace to
+/// the standard error.
 impl<M> Drop for World<M> {
     fn drop(&mut self) {
         run_record::append(self.seed, self.trace, self.now, self.fault_counts);
+        if std::thread::panicking() {
+            eprint!("the run failed: {}", self.shortened_trace());
+        }
     }
 }
 
@@ -591,19 +644,32 @@ impl<M> std::fmt::Debug for World<M> {
     }
 }
 
-fn note(trace: &mut Trace, now: Time, host: SocketAddr, input: &MachineInput<'_>) {
-    let (label, conn, bytes): (_, u64, &[u8]) = match input {
-        MachineInput::Start => ("start", 0, &[]),
-        MachineInput::Timer => ("timer", 0, &[]),
-        MachineInput::Accepted { conn, .. } => ("accepted", conn.0, &[]),
-        MachineInput::Connected(conn) => ("connected", conn.0, &[]),
-        MachineInput::DialFailed(conn) => ("dial failed", conn.0, &[]),
-        MachineInput::Bytes { conn, bytes } => ("bytes", conn.0, bytes),
-        MachineInput::Writable(conn) => ("writable", conn.0, &[]),
-        MachineInput::Closed(conn) => ("closed", conn.0, &[]),
-        MachineInput::Datagram { from, bytes } => ("datagram", from.port().into(), bytes),
+/// Adds an event to the trace, and returns it without its bytes.
+fn note(
+    trace: &mut Trace,
+    now: Time,
+    host: SocketAddr,
+    peer: Option<SocketAddr>,
+    input: &MachineInput<'_>,
+) -> TracedEvent {
+    let (label, conn, bytes): (_, Option<SimConn>, &[u8]) = match input {
+        MachineInput::Start => ("start", None, &[]),
+        MachineInput::Timer => ("timer", None, &[]),
+        MachineInput::Accepted { conn, .. } => ("accepted", Some(*conn), &[]),
+        MachineInput::Connected(conn) => ("connected", Some(*conn), &[]),
+        MachineInput::DialFailed(conn) => ("dial failed", Some(*conn), &[]),
+        MachineInput::Bytes { conn, bytes } => ("bytes", Some(*conn), bytes),
+        MachineInput::Writable(conn) => ("writable", Some(*conn), &[]),
+        MachineInput::Closed(conn) => ("closed", Some(*conn), &[]),
+        MachineInput::Datagram { bytes, .. } => ("datagram", None, bytes),
     };
-    trace.note(label, &[now.as_nanos(), host.port().into(), conn], bytes);
+    let number = match input {
+        MachineInput::Datagram { from, .. } => from.port().into(),
+        _ => conn.map_or(0, |conn| conn.0),
+    };
+    trace.note(label, &[now.as_nanos(), host.port().into(), number], bytes);
+    let connection = conn.map(|conn| StreamPair::of(conn).0);
+    TracedEvent { label, host, peer, connection, byte_count: bytes.len() as u64 }
 }
 
 #[cfg(test)]

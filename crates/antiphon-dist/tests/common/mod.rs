@@ -323,6 +323,17 @@ impl Log {
         tracing::subscriber::set_default(subscriber)
     }
 
+    /// Like [`Log::attach`], for what this filter selects, written as in `RUST_LOG`.
+    pub(crate) fn attach_filtered(&self, filter: &str) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_env_filter(filter)
+            .with_writer(move || log.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
     /// Waits for a line that contains `part`.
     #[track_caller]
     pub(crate) fn wait_for(&self, part: &str) {

@@ -116,3 +116,64 @@ fn partition_holds_streams_and_loses_datagrams() {
     world.run_for(Duration::from_millis(20));
     assert!(world.machine(locations[1]).is_some());
 }
+
+/// A run with each fault that a test causes.
+fn run_with_faults() -> (World<Counter>, [SocketAddr; 2]) {
+    let (mut world, locations) = counters(Faults::default());
+    world.run_for(Duration::from_millis(5));
+    world.partition(&locations[..1], &locations[1..]);
+    world.heal();
+    world.stall(locations[0], Duration::from_millis(1));
+    world.run_for(Duration::from_millis(5));
+    world.cut_between(locations[0], locations[1]);
+    world.take_down(locations[1]);
+    world.start(locations[1]);
+    world.run_for(Duration::from_micros(500));
+    (world, locations)
+}
+
+#[test]
+fn shortened_trace_holds_time_faults_and_events() {
+    let (world, _) = run_with_faults();
+    let text = world.shortened_trace();
+    let mut rest = text.as_str();
+    for expected in [
+        "seed 1 at 0.015500 s",
+        "faults, the last ",
+        "    0.010000 s  partition between 127.0.0.1:1 and 127.0.0.1:2",
+        "    0.010000 s  all partitions end",
+        "    0.010000 s  127.0.0.1:1 stalls for 1ms",
+        "    0.011000 s  the stall of 127.0.0.1:1 ends",
+        "    0.015000 s  connection 0 of 127.0.0.1:1 to 127.0.0.1:2 is cut",
+        "    0.015000 s  127.0.0.1:2 is taken down",
+        "    0.015000 s  127.0.0.1:2 starts again",
+        "events, the last ",
+        "  127.0.0.1:2  connection 0 with 127.0.0.1:1: ",
+        "  127.0.0.1:2  start",
+        "  127.0.0.1:1  connection 0 with 127.0.0.1:2: closed",
+    ] {
+        let at = rest.find(expected).unwrap_or_else(|| panic!("no \"{expected}\" in the rest of:\n{text}"));
+        rest = &rest[at + expected.len()..];
+    }
+    assert!(text.lines().count() <= 100, "{text}");
+}
+
+/// The environment variable that makes the test fail, in a process of its own.
+const FAILS: &str = "ANTIPHON_RUN_FAILS";
+
+#[test]
+fn failed_run_prints_its_shortened_trace() {
+    if std::env::var_os(FAILS).is_some() {
+        let (world, _) = run_with_faults();
+        panic!("the test fails at {:?}", world.now());
+    }
+    let name = "world::tests::failed_run_prints_its_shortened_trace";
+    let program = std::env::current_exe().expect("the system knows the program of this process");
+    let mut failing = std::process::Command::new(program);
+    failing.args(["--exact", name, "--nocapture"]).env(FAILS, "1").env_remove("ANTIPHON_RUN_FILE");
+    let output = failing.output().expect("the program of this test runs once more");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "the run did not fail: {errors}");
+    let printed = format!("the run failed: {}", run_with_faults().0.shortened_trace());
+    assert!(errors.contains(&printed), "{errors}\ndoes not contain\n{printed}");
+}

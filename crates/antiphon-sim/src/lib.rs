@@ -74,7 +74,9 @@ impl Drop for Replay {
             // Cargo sets the name of the package whose test runs.
             let package =
                 std::env::var("CARGO_PKG_NAME").map(|name| format!(" -p {name}")).unwrap_or_default();
-            eprintln!("seed {seed} failed; replay it with: ANTIPHON_SEED={seed} cargo test{package} {test}");
+            eprintln!(
+                "seed {seed} failed; replay it with: ANTIPHON_SEED={seed} cargo test{package} {test} -- --include-ignored"
+            );
         }
     }
 }

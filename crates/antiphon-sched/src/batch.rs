@@ -64,6 +64,7 @@ pub(crate) fn run<M: 'static, A: Actor<M>>(
 ) -> AfterBatch<M> {
     let Some(mailbox) = running.mailbox(core) else { return AfterBatch::Outcome(BatchOutcome::Dead) };
     let steps_max = steps_max_for(mailbox.due());
+    core.batch_end = steps_max.min(STEPS_MIN);
     let mut steps = 0;
     loop {
         let Some(mailbox) = running.mailbox(core) else { return AfterBatch::Outcome(BatchOutcome::Dead) };
@@ -88,10 +89,13 @@ pub(crate) fn run<M: 'static, A: Actor<M>>(
             Some(_) | None => return AfterBatch::Outcome(idle_outcome(core, &running)),
         }
         steps += 1;
-        // The clock is read each time that the number of steps has doubled. So a batch of equally long steps
-        // takes at most twice the time that the round has left.
-        if steps >= steps_max || (steps >= STEPS_MIN && steps.is_power_of_two() && core.is_round_over()) {
-            return AfterBatch::Outcome(BatchOutcome::More);
+        // The clock is read each time that the number of steps has doubled, and after long steps. So a batch of equally
+        // long steps takes at most twice the time that the round has left.
+        if steps >= core.batch_end {
+            if steps >= steps_max || core.is_round_over() {
+                return AfterBatch::Outcome(BatchOutcome::More);
+            }
+            core.batch_end = steps_max.min(2 * steps.max(STEPS_MIN));
         }
     }
 }

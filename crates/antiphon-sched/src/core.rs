@@ -87,6 +87,12 @@ pub(crate) struct Core {
     pub(crate) readiness: Readiness,
     pub(crate) sockets: SocketTable,
     pub(crate) pools: LoopPools,
+    /// The number of steps after which the present batch looks at its limits.
+    pub(crate) batch_end: usize,
+    /// Messages to other nodes since one of them made the clock due.
+    outbound_sends: u32,
+    /// Whether the round reads the clock after the present batch.
+    pub(crate) is_clock_due: bool,
     /// In a test loop: the actors that have failed without a monitor, and why.
     pub(crate) failures: Option<Vec<String>>,
     pub(crate) dead_letters: DeadLetters,
@@ -105,6 +111,9 @@ pub(crate) enum TransportSlot {
     Taken,
     Present(Box<dyn Transport>),
 }
+
+/// The messages to other nodes after which the clock is read: they take about as long as a round.
+const SENDS_PER_READING: u32 = 256;
 
 impl Core {
     pub(crate) fn new(
@@ -149,6 +158,9 @@ impl Core {
             readiness,
             sockets: SocketTable::default(),
             pools,
+            batch_end: 0,
+            outbound_sends: 0,
+            is_clock_due: false,
             failures: None,
             dead_letters: DeadLetters::default(),
             mailboxes_to_trim: Vec::new(),
@@ -341,6 +353,14 @@ impl Core {
     pub(crate) fn begin_step(&mut self) {
         self.steps += 1;
         self.shared.step_clock.step_started(self.steps);
+    }
+
+    /// Counts a message to another node. Each takes as long as many steps, so after some the clock is read before the next step.
+    pub(crate) fn note_outbound(&mut self) {
+        self.outbound_sends += 1;
+        if self.outbound_sends >= SENDS_PER_READING {
+            (self.outbound_sends, self.is_clock_due, self.batch_end) = (0, true, 0);
+        }
     }
 
     /// Whether the current round has used up its time.

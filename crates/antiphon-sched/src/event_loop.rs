@@ -558,7 +558,8 @@ impl Loop {
             if !self.core.run_one() {
                 break;
             }
-            if self.core.steps >= next_reading {
+            if self.core.steps >= next_reading || self.core.is_clock_due {
+                self.core.is_clock_due = false;
                 next_reading = self.core.steps + STEPS_PER_READING;
                 self.read_clock();
                 if self.core.now >= self.core.round_end {

@@ -107,6 +107,7 @@ impl Core {
         mode: SendMode,
         refs: &EncodedRefs,
     ) -> Result<(), Undelivered> {
+        self.note_outbound();
         let requests: smallvec::SmallVec<[RequestId; 1]> =
             refs.requests.iter().map(|(request_id, _)| *request_id).collect();
         let outbound = OutboundMessage {

@@ -9,7 +9,7 @@ use antiphon_sched::{ActorId, Addr, Cx, Event, Loop, LoopConfig, Platform, Step,
 
 /// The events that actors have logged, in order.
 #[derive(Clone, Default)]
-pub(crate) struct Log(Rc<RefCell<Vec<String>>>);
+pub(crate) struct Log(pub(crate) Rc<RefCell<Vec<String>>>);
 
 impl Log {
     pub(crate) fn note(&self, entry: impl Display) {

@@ -1455,3 +1455,34 @@ fn panic_in_trial_decoding_affects_no_other_message() {
     assert_eq!(log.take(), "Ok(42)");
     assert_eq!(net.nodes[0].stats().requests, 0);
 }
+
+/// Steps that send much to other nodes take long: the others need not wait for 64 of them.
+#[test]
+fn long_steps_end_their_batch_early() {
+    let mut net = two_nodes_with(LoopConfig { watchdog: None, ..LoopConfig::default() });
+    let log = Log::default();
+    let remote = net.remote_actor::<u32>(&Log::default());
+    let (busy_log, other_log) = (log.clone(), log.clone());
+    let busy = net.nodes[0].spawn(move |cx: &mut Cx<u32>, event| {
+        if let Event::Message(_) = event {
+            busy_log.note("busy");
+            (0..300).for_each(|number| cx.tell(remote, number));
+            let begun = std::time::Instant::now();
+            while begun.elapsed() < millis(1) {}
+        }
+        receive()
+    });
+    let other = net.nodes[0].spawn(move |_: &mut Cx<u32>, event| {
+        if let Event::Message(_) = event {
+            other_log.note("other");
+        }
+        receive()
+    });
+    settle(&mut net.nodes[0]);
+    (0..64).for_each(|number| net.nodes[0].send(busy, number).unwrap());
+    net.nodes[0].send(other, 1).unwrap();
+    while !log.0.borrow().iter().any(|entry| entry == "other") {
+        net.nodes[0].work();
+    }
+    assert!(log.take().starts_with("busy other"));
+}

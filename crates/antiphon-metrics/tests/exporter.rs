@@ -1,10 +1,15 @@
 //! The exporter with a recorder that keeps the last values.
 
 use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
 
 use antiphon_dist::{Config, Node};
 use antiphon_metrics::Exporter;
-use antiphon_sched::{Addr, Cx, Event, ExitReason, millis, receive, receive_within, stop, suspend};
+use antiphon_sched::testing::TestLoop;
+use antiphon_sched::{
+    Addr, Cx, Event, ExitReason, Loop, LoopConfig, millis, receive, receive_within, secs, stop, suspend,
+};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 
 /// The last values of all metrics, by their names with labels.
@@ -66,5 +71,50 @@ fn exporter_shows_mailboxes_and_dead_letters() {
         });
         let ended = node.serve_until(observer).expect("the node runs");
         assert!(matches!(ended, ExitReason::Done(_)), "{ended}");
+    });
+}
+
+#[test]
+fn lag_is_maximum_since_last_export() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        let mut test = TestLoop::new(1);
+        test.spawn_actor(Exporter::new(secs(1)));
+        test.pass(millis(305));
+        assert_eq!(values(&snapshotter)["antiphon_loop_lag_seconds"], 0.0);
+        // The loop does not run for 120 ms, as if a step blocked it.
+        let end = test.now() + millis(120);
+        test.advance_to(end);
+        test.pass(secs(1));
+        // The timer of 20 ms was due at 320 ms, and fired at 425 ms.
+        assert_eq!(values(&snapshotter)["antiphon_loop_lag_seconds"], 0.105);
+        test.pass(secs(1));
+        assert_eq!(values(&snapshotter)["antiphon_loop_lag_seconds"], 0.0);
+    });
+}
+
+#[test]
+fn busy_time_of_named_actor_is_exported() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        let config = LoopConfig { actor_activity: true, ..LoopConfig::default() };
+        let mut events = Loop::new(config).expect("a loop can start");
+        events.spawn_actor(Exporter::new(millis(10)));
+        events.spawn(move |cx: &mut Cx<()>, event| {
+            if matches!(event, Event::Start) {
+                cx.set_name("busy");
+            }
+            if values(&snapshotter)
+                .get("antiphon_actor_busy_seconds{actor=busy}")
+                .is_some_and(|busy| *busy > 0.0)
+            {
+                return stop();
+            }
+            thread::sleep(millis(30)); // stands for work
+            receive_within(Duration::ZERO)
+        });
+        events.run().expect("the loop runs");
     });
 }

@@ -22,7 +22,8 @@ pub enum Event<M> {
     Timeout,
     /// An actor that this one monitors has exited.
     Down(Down),
-    /// This actor is terminated: it can clean up now, and exits after this step, whatever the step returns.
+    /// This actor is terminated: it can clean up now. It exits after this step, unless the step returns
+    /// [`finishing`](crate::finishing), which keeps it running for a while.
     Terminate,
     /// Another actor resumed this one from `sleep` or `suspend`, with a value.
     Resumed(Value),

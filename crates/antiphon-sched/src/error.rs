@@ -240,6 +240,12 @@ pub enum AskError {
     /// may have received the request before the connection ended.
     #[error("the connection with the actor's node was refused: {0}")]
     NodeRefused(Arc<str>),
+    /// The loop did not run the call of a [`Handle`](crate::Handle) before the timeout: a long step blocks it, or it does not run
+    /// yet. The call may still run later.
+    #[error(
+        "the loop did not run the call before the timeout: a long step blocks it (the watchdog logs the actor), or it does not run yet"
+    )]
+    LoopTimedOut,
     /// The requesting actor has as many open requests as [`requests_max`](crate::LoopConfig::requests_max) allows.
     #[error("too many open requests; wait for replies before sending more")]
     TooManyOpen,

@@ -348,8 +348,8 @@ impl Handle {
     /// without a limit. It fails on the loop's own thread. A function that does not return soon holds up all actors.
     ///
     /// # Errors
-    /// As [`Handle::spawn`]; `TimedOut` if the function has not run in time, and it may still run later. `NoLoop` also if the
-    /// function has panicked, which is logged.
+    /// As [`Handle::spawn`]; `LoopTimedOut` if the function has not run in time, and it may still run later: the loop is blocked by
+    /// a long step, or does not run yet. `NoLoop` also if the function has panicked, which is logged.
     pub fn run<R: Send + 'static>(
         &self,
         timeout: Duration,
@@ -362,7 +362,7 @@ impl Handle {
         };
         self.call(job, timeout, &receiver).map_err(|failure| match failure {
             CallFailure::Full => AskError::Full,
-            CallFailure::TimedOut => AskError::TimedOut,
+            CallFailure::TimedOut => AskError::LoopTimedOut,
             CallFailure::NoLoop => AskError::NoLoop,
         })
     }

@@ -83,6 +83,9 @@ pub fn receive_within<M>(span: Duration) -> Step<M> {
 }
 
 /// Waits for a message that `admit` accepts, or for any event. Other messages keep their places in the mailbox.
+///
+/// The predicate tests messages only. Events such as [`Event::Down`](crate::Event::Down) and
+/// [`Event::Timeout`] arrive without a test, also before messages that came earlier and wait.
 pub fn receive_if<M>(admit: impl FnMut(&M) -> bool + 'static) -> Step<M> {
     Ok(Next(Then::If(Box::new(admit))))
 }

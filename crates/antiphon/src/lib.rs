@@ -36,13 +36,13 @@ pub mod prelude {
         PeerLimits, PeerOptions, PeerStatus, Rci, RegisterError, ReloadError, Secret, Status, SubscribeError,
         Subscriber, UnknownNode, UnknownPeer, Watch,
     };
-    /// What a running node shows of itself.
+    // What a running node shows of itself.
     pub use antiphon_dist::{Counts, NameInfo, NamePage, PeerInfo, PeerPage, SessionInfo};
     pub use antiphon_dist::{
         DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
         Transfer,
     };
-    /// TLS on the sockets of actors.
+    // TLS on the sockets of actors.
     pub use antiphon_dist::{Tls, TlsAt, TlsConfig, TlsError, TlsFault};
     pub use antiphon_sched::{
         Actor, ActorId, Addr, AskError, Bytes, Cx, Down, Event, ExitReason, Failure, Fold, Handle, JobError,

@@ -88,7 +88,8 @@ pub enum FileError {
         /// The file that is there.
         there: FileStat,
     },
-    /// The receiver refused.
+    /// The receiver refused. After [`FileRefused::DiskFull`] and [`FileRefused::Corrupt`] it has discarded the bytes that it
+    /// received, so the file is sent from its beginning again.
     #[error("the receiver refused: {0}")]
     Refused(#[from] FileRefused),
     /// The file cannot be read here.
@@ -227,7 +228,8 @@ pub enum FileRefused {
     /// The target is not a plain file but a folder or a symlink, or a part of the path to it is not a folder.
     #[error("the target is not a plain file, or a part of its path is not a folder; use another name")]
     NotAFile,
-    /// The disk of the node is full.
+    /// The disk of the node is full. The node discards the bytes that it received of the file, so a later transfer resumes
+    /// nothing.
     #[error("the disk of that node is full; free some space there, or send the file to another node")]
     DiskFull,
     /// The node has no permission to write there.

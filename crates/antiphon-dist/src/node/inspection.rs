@@ -33,6 +33,9 @@ pub struct PeerPage {
 pub struct PeerCursor(#[serde(serialize_with = "as_text")] NodeId);
 
 /// Another node, as this one knows it at the moment of the call.
+///
+/// A node that is offline stays listed until this node ends, or until its entry makes room for a new one: a node knows at most
+/// 16,384 others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PeerInfo {
@@ -76,9 +79,9 @@ pub struct SessionInfo {
     /// The round-trip time of the last ping. This call sends one to each peer, so a later call has a new value. It includes the
     /// time that both loops take to notice, so a busy loop makes it longer.
     pub round_trip: Option<Duration>,
-    /// The frames that were sent, and those that were received: messages, replies, signals, receipts, fragments.
+    /// The frames that were sent: messages, replies, signals, receipts, fragments.
     pub frames_sent: u64,
-    /// The frames that were received.
+    /// The frames that were received, of the same kinds.
     pub frames_received: u64,
 }
 

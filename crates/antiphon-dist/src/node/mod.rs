@@ -152,7 +152,8 @@ enum LoopAction {
 pub struct Counts {
     /// Known nodes, whether they were ever connected or not.
     pub peers: usize,
-    /// Names registered on this node.
+    /// Names of actors, channels and RCIs that are registered on this node. The node's own services do not count;
+    /// [`name_infos`](crate::NetHandle::name_infos) lists them too.
     pub names: usize,
     /// Open lookups, of this node and of peers.
     pub lookups: usize,

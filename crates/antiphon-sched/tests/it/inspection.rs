@@ -165,7 +165,7 @@ fn run_returns_result_of_function() {
         let (release, released) = std::sync::mpsc::channel::<()>();
         let blocked = handle.clone();
         let blocking = std::thread::spawn(move || blocked.run(secs(10), move |_| released.recv()));
-        while handle.run(millis(1), |_| ()) != Err(AskError::TimedOut) {}
+        while handle.run(millis(1), |_| ()) != Err(AskError::LoopTimedOut) {}
         release.send(()).unwrap();
         assert_eq!(blocking.join().unwrap(), Ok(Ok(())));
         // A panic of the function is logged, and the loop goes on.

@@ -50,7 +50,7 @@ pub fn round_trip<T: Wire + PartialEq + Debug>(value: &T) -> Result<T, RoundTrip
 /// An actor in the place of one that others locate by its name: on a node of the simulator, or on a node of this machine.
 /// It keeps what it receives, or handles it by a function of the test.
 ///
-/// A clone is the same. What it has kept outlives its node, which may start it anew.
+/// All clones share what they keep. It outlives the node, which may start the actor anew.
 ///
 /// ```
 /// use antiphon_dist::testing::FakeActor;

@@ -303,3 +303,14 @@ fn name_of_two_nodes_is_logged_with_both() {
         assert!(line.contains(&node.location.to_string()), "{line}");
     }
 }
+
+/// Nodes that start together find each other without waiting for further announcements.
+#[test]
+fn many_nodes_started_together_know_each_other() {
+    const NODES: usize = 50;
+    let net = Net::new();
+    let begun = Instant::now();
+    let nodes: Vec<TestNode> = (0..NODES).map(|number| net.node(&format!("node-{number}"))).collect();
+    nodes.iter().for_each(|node| node.wait_for_peers(NODES - 1));
+    println!("{NODES} nodes know each other after {:?}", begun.elapsed());
+}

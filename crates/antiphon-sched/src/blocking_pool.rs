@@ -151,7 +151,7 @@ impl LoopPools {
         ];
         if is_virtual {
             let pools = limits.map(|(_, threads_max, queue_max)| VirtualPool::new(threads_max, queue_max));
-            return Self::Virtual(VirtualPools { pools, running: Slab::new(), job_time: None });
+            return Self::Virtual(VirtualPools { pools, running: Slab::new(), job_time: None, last_job: 0 });
         }
         Self::Threads(
             limits.map(|(name, threads_max, queue_max)| ThreadPool::new(name, threads_max, queue_max)),
@@ -174,6 +174,8 @@ pub(crate) struct VirtualPools {
     /// The running jobs: their pools, and what passes their results to the loop.
     running: Slab<(JobPool, Option<Box<dyn LoopJob>>)>,
     job_time: Option<JobTime>,
+    /// The number of the last job.
+    last_job: u64,
 }
 
 /// Returns how long a job takes that starts now.
@@ -184,7 +186,8 @@ struct VirtualPool {
     threads_max: usize,
     queue_max: usize,
     running: usize,
-    queue: VecDeque<VirtualWork>,
+    /// The jobs that have not started yet, with their numbers.
+    queue: VecDeque<(u64, VirtualWork)>,
 }
 
 impl VirtualPool {
@@ -197,21 +200,27 @@ impl VirtualPool {
         }
     }
 
-    fn submit(&mut self, job: VirtualWork) -> Result<(), JobError> {
+    fn submit(&mut self, number: u64, job: VirtualWork) -> Result<(), JobError> {
         if self.queue.len() >= self.threads_max - self.running + self.queue_max {
             return Err(JobError::Full);
         }
-        self.queue.push_back(job);
+        self.queue.push_back((number, job));
         Ok(())
     }
 }
 
 impl VirtualPools {
-    /// Takes the next job that may start.
+    fn submit(&mut self, pool: JobPool, job: VirtualWork) -> Result<(), JobError> {
+        self.last_job += 1;
+        self.pools[pool as usize].submit(self.last_job, job)
+    }
+
+    /// Takes the first job that may start, in the order in which they were submitted.
     fn next_job(&mut self) -> Option<(JobPool, VirtualWork)> {
         let pools = [JobPool::Users, JobPool::Names, JobPool::Files].into_iter().zip(&mut self.pools);
-        let mut free = pools.filter(|(_, pool)| pool.running < pool.threads_max);
-        free.find_map(|(kind, pool)| Some((kind, pool.queue.pop_front()?)))
+        let free = pools.filter(|(_, pool)| pool.running < pool.threads_max && !pool.queue.is_empty());
+        let (kind, pool) = free.min_by_key(|(_, pool)| pool.queue.front().map(|(number, _)| *number))?;
+        pool.queue.pop_front().map(|(_, job)| (kind, job))
     }
 
     /// How long a job takes that starts now.
@@ -272,7 +281,7 @@ impl Core {
             Some(Box::new(JobClosure(move |core: &mut Self| then(core, result))))
         };
         let submitted = match &mut self.pools {
-            LoopPools::Virtual(pools) => pools.pools[pool as usize].submit(Box::new(work)),
+            LoopPools::Virtual(pools) => pools.submit(pool, Box::new(work)),
             LoopPools::Threads(pools) => {
                 let shared = self.shared.clone();
                 pools[pool as usize].submit(Box::new(move || {

@@ -106,7 +106,7 @@ pub enum Undelivered {
     Busy,
     /// The actor's node cannot be reached from here.
     #[error(
-        "the actor's node cannot be reached: it has left or was lost (its peer status and the log tell), or it was never known here; check that this loop is part of a node"
+        "the actor's node cannot be reached: it has left or was lost (see its peer status or the log), or it was never known here; check that this loop is part of a node"
     )]
     NoNode,
     /// One of the two nodes refuses the connection to the other, for this reason.

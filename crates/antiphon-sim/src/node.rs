@@ -14,10 +14,11 @@ use antiphon_dist::testing::MemoryDisk;
 use antiphon_dist::{Config, Location};
 use antiphon_sched::{JobPool, Loop, LoopConfig, LoopRef, LoopStats, NodeId, Platform, Time as LoopTime};
 use antiphon_wire::{Entropy, Time};
+use tracing::span::EnteredSpan;
 
 use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
 use crate::rng::SimRng;
-use crate::world::World;
+use crate::world::{Neighbours, World};
 
 /// A node of actors in a simulated world.
 pub struct SimNode {
@@ -37,33 +38,6 @@ pub struct SimNode {
     disk: MemoryDisk,
     /// All actors have ended after a stop, and the node says goodbye when its peers have acknowledged all that was sent.
     has_stopped: bool,
-}
-
-/// The nodes that receive each other's broadcasts.
-pub(crate) type Neighbours = Rc<RefCell<Vec<SocketAddr>>>;
-
-impl World<SimNode> {
-    /// Adds a node, whose actors `set_up` starts at each of its starts. Returns its disk, which survives its crashes. All nodes
-    /// that are added so receive each other's announcements.
-    ///
-    /// # Panics
-    /// At its start, if the configuration is invalid.
-    pub fn add_node<R>(
-        &mut self,
-        location: SocketAddr,
-        config: &Config,
-        mut set_up: impl FnMut(&mut Loop) -> R + 'static,
-    ) -> MemoryDisk {
-        let (config, disk, neighbours) = (config.clone(), MemoryDisk::new(), self.neighbours().clone());
-        neighbours.borrow_mut().push(location);
-        let kept = disk.clone();
-        self.add(location, move |seed| {
-            let mut node = SimNode::on_disk(&config, location, seed, &kept, &mut set_up);
-            node.neighbours = neighbours.clone();
-            node
-        });
-        disk
-    }
 }
 
 /// The driver of the node's core during one call.
@@ -318,6 +292,12 @@ impl SimNode {
         }
     }
 
+    /// Enters the span of the node's log lines, with the virtual time in seconds.
+    fn enter_span(&self, now: Time) -> EnteredSpan {
+        let seconds = Duration::from_nanos(now.as_nanos()).as_secs_f64();
+        tracing::info_span!(target: "antiphon::node", "node", at = %self.location, t = seconds).entered()
+    }
+
     fn advance_to(&mut self, now: Time) {
         let now = LoopTime::from_nanos(now.as_nanos());
         self.sched.advance_to(now);
@@ -332,11 +312,33 @@ impl SimNode {
     }
 }
 
+impl World<SimNode> {
+    /// Adds a node, whose actors `set_up` starts at each of its starts. Returns its disk, which survives its crashes. All nodes
+    /// that are added so receive each other's announcements.
+    ///
+    /// # Panics
+    /// At its start, if the configuration is invalid.
+    pub fn add_node<R>(
+        &mut self,
+        location: SocketAddr,
+        config: &Config,
+        mut set_up: impl FnMut(&mut Loop) -> R + 'static,
+    ) -> MemoryDisk {
+        let (config, disk, neighbours) = (config.clone(), MemoryDisk::new(), self.neighbours().clone());
+        neighbours.borrow_mut().push(location);
+        let kept = disk.clone();
+        self.add(location, move |seed| {
+            let mut node = SimNode::on_disk(&config, location, seed, &kept, &mut set_up);
+            node.neighbours = neighbours.clone();
+            node
+        });
+        disk
+    }
+}
+
 impl Machine for SimNode {
     fn handle(&mut self, now: Time, input: MachineInput<'_>, out: &mut Outputs) {
-        let seconds = Duration::from_nanos(now.as_nanos()).as_secs_f64();
-        let _span =
-            tracing::info_span!(target: "antiphon::node", "node", at = %self.location, t = seconds).entered();
+        let _span = self.enter_span(now);
         self.advance_to(now);
         match input {
             MachineInput::Start => self.feed(dist::Input::Start, out),
@@ -373,6 +375,7 @@ impl Machine for SimNode {
     }
 
     fn on_stall(&mut self, now: Time, span: Duration, out: &mut Outputs) {
+        let _span = self.enter_span(now);
         self.advance_to(now);
         self.feed(dist::Input::Stalled(span), out);
     }

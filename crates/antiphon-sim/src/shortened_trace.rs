@@ -18,7 +18,7 @@ const EVENTS_MAX: usize = 56;
 #[derive(Debug)]
 pub(crate) struct ShortenedTrace {
     faults: VecDeque<(Time, FaultEvent)>,
-    /// The number of all faults of the run.
+    /// The number of all faults of the run, and of their ends.
     fault_count: u64,
     events: VecDeque<EventRun>,
     /// The number of all events of the run.

@@ -5,20 +5,24 @@
 //! - Every random choice is drawn from the one seed.
 //! - A machine that crashed gets no more events, and its connections end at the other side.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use antiphon_wire::Time;
 
 use crate::faults::{FaultCounts, Faults};
 use crate::machine::{Machine, MachineInput, MachineOutput, Outputs, SimConn};
-use crate::node::Neighbours;
 use crate::rng::SimRng;
 use crate::run_record;
 use crate::shortened_trace::{FaultEvent, Seconds, ShortenedTrace, TracedEvent};
 use crate::stream_pair::{StreamEnd, StreamPair};
 use crate::trace::Trace;
+
+/// The machines that receive each other's broadcasts.
+pub(crate) type Neighbours = Rc<RefCell<Vec<SocketAddr>>>;
 
 /// A simulated network of machines.
 pub struct World<M> {
@@ -38,6 +42,7 @@ pub struct World<M> {
     blocked: BTreeSet<(SocketAddr, SocketAddr)>,
     /// The events of streams that wait for the end of a partition, in order.
     held: Vec<WorldEvent>,
+    /// The machines that are added as neighbours of each other.
     neighbours: Neighbours,
 }
 
@@ -119,7 +124,7 @@ impl<M: Machine> World<M> {
         world
     }
 
-    /// The nodes of [`World::add_node`].
+    /// The machines that are added as neighbours of each other.
     pub(crate) fn neighbours(&self) -> &Neighbours {
         &self.neighbours
     }

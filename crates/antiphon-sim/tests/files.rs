@@ -131,7 +131,7 @@ fn transfer_resumes_after_crash_of_receiver() {
         is_repeated |= last_result(&seen) == Some(Ok(Stored::AlreadyThere));
     }
     assert_covered(is_resumed, "a transfer that is resumed");
-    assert_covered(is_repeated, "a file that is stored, and its sender not told");
+    assert_covered(is_repeated, "a file that is stored before its sender learns of it");
 }
 
 /// The node goes on while its disk is slow.
@@ -161,7 +161,7 @@ fn full_disk_refuses_until_it_has_room() {
     // There is room for the offer, but the disk fills up meanwhile.
     disk.remove("/other");
     let count = seen.borrow().results.len();
-    world.run_until(secs(60), |_| disk.partial_bytes() > 1_000_000);
+    assert!(world.run_until(secs(60), |_| disk.partial_bytes() > 1_000_000));
     disk.write("/other", vec![0; 1000]);
     assert!(world.run_until(secs(60), |_| seen.borrow().results.len() > count));
     assert_eq!(last_result(&seen), Some(Err(FileError::Refused(FileRefused::DiskFull))));

@@ -1,4 +1,4 @@
-//! A proven connection without a session: its owner sends the frames that it likes.
+//! A proven connection without a session: its owner sends any frames.
 
 use crate::deframer::Deframer;
 use crate::frame::{Frame, FrameTooLarge, HEADER_BYTES};
@@ -7,6 +7,7 @@ use crate::record::{Opener, RecordError, Sealer};
 
 /// A proven connection without a [`Session`](crate::Session), for tests that play a hostile member: frames in any number and order,
 /// with any credit and numbers. It seals and opens records, and does nothing else.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct RawConnection {
     sealer: Sealer,
@@ -33,18 +34,16 @@ impl RawConnection {
             assert!(!self.sealer.is_exhausted(), "the keys of this connection are used up");
             let start = Sealer::begin(out);
             let body = out.len();
-            let mut result = Ok(());
             while let Some(frame) =
                 rest.next_if(|frame| out.len() - body + HEADER_BYTES + frame.payload_size() <= room)
             {
-                result = frame.encode(out);
+                frame.encode(out)?;
             }
             if out.len() == body {
                 out.truncate(start);
                 return Err(FrameTooLarge { size: rest.next().map_or(0, Frame::payload_size) });
             }
             self.sealer.seal(out, start);
-            result?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The seam between the actors that move files and the disks. All functions here block: they run in the blocking pool.
+//! The interface between the actors that move files and the disks. All functions here block: they run in the blocking pool.
 //!
 //! `SystemDisk` is the disk of this machine, [`MemoryDisk`](super::memory_disk::MemoryDisk) that of a simulated node.
 
@@ -40,7 +40,7 @@ pub(crate) trait Dest: Debug + Send + Sync {
     /// Deletes a file that this node received; returns false if there is no such file.
     fn delete(&self, path: &TargetPath) -> Result<bool, FileRefused>;
 
-    /// Removes partial files that are too old or too many and have no transfer.
+    /// Removes partial files that are too old and have no transfer. A disk may also limit their number.
     fn sweep(&self);
 }
 
@@ -55,12 +55,12 @@ pub(crate) enum Prepared {
 impl Prepared {
     /// The result of an offer whose target exists; `None` if the offered file replaces it.
     pub(super) fn of_existing(existing: FileStat, offered: &FileStat, overwrite: bool) -> Option<Self> {
-        match () {
-            () if existing == (FileStat { permissions: offered.permissions & 0o777, ..*offered }) => {
-                Some(Self::AlreadyThere)
-            }
-            () if overwrite => None,
-            () => Some(Self::Different(existing)),
+        if existing == (FileStat { permissions: offered.permissions & 0o777, ..*offered }) {
+            Some(Self::AlreadyThere)
+        } else if overwrite {
+            None
+        } else {
+            Some(Self::Different(existing))
         }
     }
 }
@@ -81,8 +81,8 @@ pub(crate) trait PartialFile: Read + Write + Seek + Send {
 
 /// The result of moving a complete file to its target.
 pub(crate) enum Moved {
-    /// It took the place of a received file of this many bytes, or of none.
-    Stored { replaced: u64 },
+    /// It took the place of a received file of `replaced` bytes, or of none. `flushed`: whether that is on the disk.
+    Stored { replaced: u64, flushed: Result<(), FileRefused> },
     /// A file appeared at the target during the transfer; `None`: and is gone again.
     Occupied(Option<FileStat>),
 }

@@ -152,12 +152,16 @@ impl MemoryDisk {
 impl DiskState {
     /// Spends the time of one operation on `bytes` bytes.
     fn spend(&mut self, bytes: usize) -> io::Result<()> {
-        let transfer = match self.bytes_per_second {
-            Some(rate) => Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64),
-            None => Duration::ZERO,
-        };
-        self.spent += self.latency + transfer;
+        self.spent += self.latency;
+        self.transfer(bytes);
         self.error.map_or(Ok(()), |kind| Err(kind.into()))
+    }
+
+    /// Spends the time in which `bytes` bytes are read or written.
+    fn transfer(&mut self, bytes: usize) {
+        if let Some(rate) = self.bytes_per_second {
+            self.spent += Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        }
     }
 
     fn used(&self) -> u64 {
@@ -190,6 +194,8 @@ impl Disk for MemoryDisk {
         let root = plain(path);
         let mut state = self.state.lock();
         state.spend(0)?;
+        // The node is only being made: no time passes.
+        state.spent = Duration::ZERO;
         // The transfers of an earlier run of the node are over.
         let partials = state.partials.iter_mut().filter(|((of, _), _)| *of == root);
         let partial_bytes: u64 = partials
@@ -338,7 +344,9 @@ impl MemoryPartial {
 
 impl Read for MemoryPartial {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.with(buffer.len(), |partial, at, _| Ok(read_at(&partial.bytes, at, buffer)))
+        let count = self.with(0, |partial, at, _| Ok(read_at(&partial.bytes, at, buffer)))?;
+        self.dest.disk.state.lock().transfer(count);
+        Ok(count)
     }
 }
 
@@ -395,7 +403,7 @@ impl PartialFile for MemoryPartial {
         let stat = FileStat { permissions: stat.permissions & 0o777, ..*stat };
         state.files.insert(self.target.clone(), MemoryFile { bytes: Arc::new(bytes), stat, content });
         state.received.insert(self.target.clone(), content);
-        Ok(Moved::Stored { replaced })
+        Ok(Moved::Stored { replaced, flushed: Ok(()) })
     }
 
     fn remove(&mut self) {

@@ -70,8 +70,9 @@ impl FileRules {
 
 /// What a node keeps for the files that it sends.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
-    disk: Arc<dyn Disk>,
+pub(crate) struct OutgoingFiles {
+    /// `None` until the file service starts.
+    disk: Option<Arc<dyn Disk>>,
     /// Each sender holds a clone: the number of clones is the number of transfers.
     slot: Arc<()>,
     max: usize,
@@ -79,9 +80,9 @@ pub(crate) struct Outgoing {
     pending_watchers: Vec<(Addr<SenderMessage>, Addr<Progress>)>,
 }
 
-impl Outgoing {
+impl OutgoingFiles {
     pub(crate) fn new(max: usize) -> Self {
-        Self { disk: Arc::new(SystemDisk), slot: Arc::new(()), max, pending_watchers: Vec::new() }
+        Self { disk: None, slot: Arc::new(()), max, pending_watchers: Vec::new() }
     }
 
     /// Returns a slot, which is free again when it is dropped.
@@ -121,7 +122,7 @@ fn start_on(disk: Arc<dyn Disk>, config: &Config, sched: &mut Loop) -> Result<()
     };
     let dest = config.dest_path.as_deref().map(open).transpose()?;
     if let Some(core) = node_mut(&mut sched.loop_ref()) {
-        core.outgoing_files().disk = disk;
+        core.outgoing_files().disk = Some(disk);
     }
     service::spawn(sched, dest, config.transfers_max, config.files_access.clone());
     Ok(())
@@ -159,7 +160,8 @@ fn order<M: 'static>(
     timeout: Duration,
 ) -> Result<SendOrder, FileError> {
     let outgoing = node_mut(cx.loop_ref()).ok_or(FileError::NoNode)?.outgoing_files();
-    let (slot, disk) = (outgoing.acquire()?, outgoing.disk.clone());
+    let disk = outgoing.disk.clone().ok_or(FileError::NoNode)?;
+    let slot = outgoing.acquire()?;
     let name = options.name.as_ref().map_or_else(|| sender::default_name(file), PathBuf::from);
     let target = TargetPath::new(&options.dir, &name)?;
     let caller = cx.id();

@@ -54,17 +54,19 @@ impl Drop for QuotaEntry {
 impl Partial {
     /// Begins a transfer with its opened partial file. Its bytes that cannot be of the offered file are cut off.
     pub(super) fn new(
-        mut file: Box<dyn PartialFile>,
-        mut quota_entry: QuotaEntry,
+        file: Box<dyn PartialFile>,
+        quota_entry: QuotaEntry,
         stat: FileStat,
         overwrite: bool,
     ) -> Result<Self, FileRefused> {
         let have = usable_bytes(quota_entry.left, stat.size);
-        if have < quota_entry.left {
-            file.set_len(have).map_err(|reason| FileRefused::from_io(&reason))?;
-            quota_entry.left = have;
+        let mut partial =
+            Self { quota_entry, stat, overwrite, file, hasher: Box::default(), offset: 0, have };
+        if have < partial.quota_entry.left {
+            partial.file.set_len(have).map_err(|reason| FileRefused::from_io(&reason))?;
+            partial.quota_entry.left = have;
         }
-        Ok(Self { quota_entry, stat, overwrite, file, hasher: Box::default(), offset: 0, have })
+        Ok(partial)
     }
 
     /// Returns the bytes that an earlier transfer left.
@@ -146,9 +148,9 @@ impl Partial {
             return Err(self.give_up(&reason));
         }
         match self.file.move_to_target(&self.stat, self.overwrite)? {
-            Moved::Stored { replaced } => {
+            Moved::Stored { replaced, flushed } => {
                 self.quota_entry.quota.lock().subtract(replaced);
-                Ok(Placed::Stored)
+                flushed.map(|()| Placed::Stored)
             }
             Moved::Occupied(existing) => {
                 self.discard();

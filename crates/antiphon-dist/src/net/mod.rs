@@ -47,6 +47,8 @@ pub(crate) struct NetDriver {
     ready: Vec<ExternalReadiness>,
     /// The UDP sockets that the limit of the last round left unfinished.
     unfinished_udp: Vec<usize>,
+    /// Empty between two rounds: its memory is used again.
+    ready_sockets: Vec<(ConnId, SocketReadiness)>,
     outputs: Vec<Output>,
     /// When the loop was parked last, and the latest time at which it was to wake.
     parked_at: Time,
@@ -105,6 +107,7 @@ impl NetDriver {
             resolver,
             ready: Vec::new(),
             unfinished_udp: Vec::new(),
+            ready_sockets: Vec::new(),
             outputs: Vec::new(),
             parked_at: Time::ZERO,
             wake_by: None,
@@ -242,16 +245,17 @@ impl NetDriver {
         }
         udp.sort_unstable();
         udp.dedup();
-        let (ready, accepts) = self.sockets.begin_round(sched.now());
-        if accepts {
+        let mut ready = std::mem::take(&mut self.ready_sockets);
+        if self.sockets.begin_round(sched.now(), &mut ready) {
             self.accept(core, sched);
         }
         for token in udp {
             self.read_datagrams(core, sched, token);
         }
-        for (conn, readiness) in ready {
+        for (conn, readiness) in ready.drain(..) {
             self.on_socket(core, sched, conn, readiness);
         }
+        self.ready_sockets = ready;
     }
 
     fn accept(&mut self, core: &mut NodeCore, sched: &mut Loop) {
@@ -332,25 +336,25 @@ impl NetDriver {
     }
 
     fn read_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId, reads_to_end: bool) {
-        let control_frames = core.control_frames(conn);
+        let mut control_frames = 0;
         for _ in 0..sockets::READS_A_ROUND {
-            let received = core.control_frames(conn).saturating_sub(control_frames);
-            if self.sockets.note_control_frames(conn, received) {
-                break;
-            }
             let space = core.space(conn);
-            let room = space.len().min(self.sockets.read_bytes_max(conn));
-            if room == 0 {
+            if space.is_empty() {
                 return;
             }
-            match self.sockets.read(conn, &mut space[..room]) {
-                Ok(0) => return self.process(core, sched, Input::Closed(conn)),
-                Ok(count) => {
+            match self.sockets.read(conn, space) {
+                Ok((0, _)) => return self.process(core, sched, Input::Closed(conn)),
+                Ok((count, is_full)) => {
                     handle(core, sched, &mut self.outputs, Input::Received(conn, count));
+                    control_frames += core.control_frames();
+                    let is_flooded = self.sockets.note_control_frames(conn, control_frames);
                     // A partly filled buffer means that the socket is empty; its readiness announces new data. A closed
                     // socket has no further readiness events, so the driver reads it to its end.
-                    if count < room && !reads_to_end {
+                    if !is_full && !reads_to_end {
                         return self.drain_outputs(core, sched);
+                    }
+                    if is_flooded {
+                        break;
                     }
                 }
                 Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {

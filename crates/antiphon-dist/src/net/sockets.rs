@@ -54,7 +54,7 @@ struct NodeSocket {
     connecting: bool,
     /// `Some`: the socket is in the list of ready ones.
     readiness: Option<SocketReadiness>,
-    /// Whether the last read had more control frames than their share.
+    /// Whether the last read exceeded the share of control frames.
     is_flooded: bool,
 }
 
@@ -226,13 +226,15 @@ impl NodeSockets {
         self.get(conn).map_or(TlsProgress::Closed, |socket| socket.stream.handshake())
     }
 
-    pub(super) fn read(&mut self, conn: ConnId, space: &mut [u8]) -> io::Result<usize> {
+    /// Reads into `space`. The flag tells whether the socket may have more.
+    pub(super) fn read(&mut self, conn: ConnId, space: &mut [u8]) -> io::Result<(usize, bool)> {
         let Some(socket) = self.get(conn) else { return Err(io::ErrorKind::WouldBlock.into()) };
-        let read = socket.stream.read(space);
+        let room = if socket.is_flooded { space.len().min(FLOOD_READ_BYTES) } else { space.len() };
+        let read = socket.stream.read(&mut space[..room]);
         if socket.stream.take_cut() {
             self.note_unfinished(conn);
         }
-        read
+        read.map(|count| (count, count == room))
     }
 
     pub(super) fn write(&mut self, conn: ConnId, bytes: &[u8]) -> io::Result<usize> {
@@ -270,20 +272,13 @@ impl NodeSockets {
         self.note_ready(conn, SocketReadiness { readable: true, writable: false, reads_to_end: true });
     }
 
-    /// Notes the control frames of a socket in this round. Returns whether they have used their share.
+    /// Notes the control frames that a socket has had in this round, after a read. Returns whether they have used their share.
     pub(super) fn note_control_frames(&mut self, conn: ConnId, received: u64) -> bool {
-        let Some(socket) = self.get(conn) else { return false };
-        // At the beginning of a round the last one still counts.
-        if received > 0 {
-            socket.is_flooded = received > CONTROL_FRAMES_A_ROUND;
+        let is_flooded = received > CONTROL_FRAMES_A_ROUND;
+        if let Some(socket) = self.get(conn) {
+            socket.is_flooded = is_flooded;
         }
-        received > CONTROL_FRAMES_A_ROUND
-    }
-
-    /// The most bytes of the next read of a socket.
-    pub(super) fn read_bytes_max(&mut self, conn: ConnId) -> usize {
-        self.get(conn)
-            .map_or(usize::MAX, |socket| if socket.is_flooded { FLOOD_READ_BYTES } else { usize::MAX })
+        is_flooded
     }
 
     /// Whether a socket or the listener goes on in the next round.
@@ -291,16 +286,16 @@ impl NodeSockets {
         !self.ready.is_empty() || self.accept_again
     }
 
-    /// Begins a round: takes the sockets that are ready. The flag tells whether to accept connections.
-    pub(super) fn begin_round(&mut self, now: Time) -> (Vec<(ConnId, SocketReadiness)>, bool) {
+    /// Begins a round: moves the sockets that are ready to `ready`. Returns whether to accept connections.
+    pub(super) fn begin_round(&mut self, now: Time, ready: &mut Vec<(ConnId, SocketReadiness)>) -> bool {
         self.handshake_steps_left = HANDSHAKE_STEPS_A_ROUND;
         self.accept_again |= self.accept_at.take_if(|at| *at <= now).is_some();
-        let Self { ready, indices, table, .. } = self;
-        let ready = ready.drain(..).filter_map(|conn| {
+        let Self { ready: noted, indices, table, .. } = self;
+        ready.extend(noted.drain(..).filter_map(|conn| {
             let socket = table.get_mut(*indices.get(&conn)?)?;
             Some((conn, socket.readiness.take()?))
-        });
-        (ready.collect(), std::mem::take(&mut self.accept_again))
+        }));
+        std::mem::take(&mut self.accept_again)
     }
 }
 
@@ -332,6 +327,60 @@ mod tests {
         assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
     }
 
+    /// A socket gets one share of a round, however often the system reports it.
+    #[test]
+    fn socket_is_ready_once_a_round() {
+        let sched = Loop::new(antiphon_sched::LoopConfig::default()).unwrap();
+        let at = (Ipv4Addr::LOCALHOST, 0).into();
+        let mut sockets = NodeSockets::listen(at, None, sched.registry().unwrap()).unwrap();
+        let _peer = StdStream::connect(sockets.local()).unwrap();
+        let (stream, _) = std::iter::repeat_with(|| sockets.accept(Time::ZERO)).flatten().next().unwrap();
+        sockets.add(ConnId(7), stream, &sched).unwrap();
+        let event = |readable| ExternalReadiness {
+            token: Token(FIRST_SOCKET),
+            readable,
+            writable: !readable,
+            closed: false,
+        };
+        for _ in 0..3 {
+            sockets.note_event(&event(true));
+            sockets.note_event(&event(false));
+            sockets.note_unfinished(ConnId(7));
+        }
+        let mut ready = Vec::new();
+        assert!(!sockets.begin_round(Time::ZERO, &mut ready));
+        let all = SocketReadiness { readable: true, writable: true, reads_to_end: true };
+        assert_eq!(ready, [(ConnId(7), all)]);
+        // What is noted while the socket is served counts for the next round.
+        sockets.note_unfinished(ConnId(7));
+        assert!(sockets.is_busy());
+        ready.clear();
+        sockets.close(ConnId(7), &sched);
+        assert!(!sockets.begin_round(Time::ZERO, &mut ready) && ready.is_empty() && !sockets.is_busy());
+    }
+
+    /// A socket beyond its share of control frames is read in small pieces, until a read keeps to the share.
+    #[test]
+    fn flooded_socket_is_read_in_pieces() {
+        use std::io::Write;
+        let sched = Loop::new(antiphon_sched::LoopConfig::default()).unwrap();
+        let at = (Ipv4Addr::LOCALHOST, 0).into();
+        let mut sockets = NodeSockets::listen(at, None, sched.registry().unwrap()).unwrap();
+        let mut peer = StdStream::connect(sockets.local()).unwrap();
+        let (stream, _) = std::iter::repeat_with(|| sockets.accept(Time::ZERO)).flatten().next().unwrap();
+        sockets.add(ConnId(7), stream, &sched).unwrap();
+        peer.write_all(&[7; 3 * FLOOD_READ_BYTES]).unwrap();
+        let mut space = vec![0; 3 * FLOOD_READ_BYTES];
+        let mut read = |sockets: &mut NodeSockets| {
+            std::iter::repeat_with(|| sockets.read(ConnId(7), &mut space)).flatten().next().unwrap()
+        };
+        assert!(sockets.note_control_frames(ConnId(7), CONTROL_FRAMES_A_ROUND + 1));
+        assert_eq!(read(&mut sockets), (FLOOD_READ_BYTES, true));
+        assert!(!sockets.note_control_frames(ConnId(7), CONTROL_FRAMES_A_ROUND));
+        let (count, is_full) = read(&mut sockets);
+        assert!(count > FLOOD_READ_BYTES && !is_full, "{count}");
+    }
+
     fn accept_without_descriptors() {
         let poll = mio::Poll::new().unwrap();
         let at = (Ipv4Addr::LOCALHOST, 0).into();
@@ -349,11 +398,12 @@ mod tests {
         assert!(files.len() < 64, "the process has few descriptors");
         let now = Time::ZERO;
         assert!(sockets.accept(now).is_none());
-        assert!(!sockets.is_busy() && sockets.begin_round(now) == (Vec::new(), false), "the loop would spin");
+        let mut ready = Vec::new();
+        assert!(!sockets.is_busy() && !sockets.begin_round(now, &mut ready), "the loop would spin");
         drop(files);
         let later = sockets.accept_at().unwrap();
         assert!(later > now && sockets.accept(now).is_none());
-        assert_eq!(sockets.begin_round(later), (Vec::new(), true));
+        assert!(sockets.begin_round(later, &mut ready) && ready.is_empty());
         let accepted: Vec<_> = std::iter::from_fn(|| sockets.accept(later)).collect();
         assert_eq!(accepted.len(), peers.len());
     }

@@ -265,14 +265,10 @@ impl NodeCore {
         }
     }
 
-    /// The number of frames that the peer of a connection has sent without credit of this node. A driver limits them in a round.
-    pub fn control_frames(&mut self, conn: ConnId) -> u64 {
-        let Some(ConnectionState::Established(node)) = self.connections.get(conn).map(|conn| &conn.state)
-        else {
-            return 0;
-        };
-        let peer_session = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref());
-        peer_session.map_or(0, |peer_session| peer_session.session.control_frames_received())
+    /// The number of frames that need no credit among those of the last [`Input::Received`](super::Input::Received). A driver
+    /// limits their number in a round.
+    pub fn control_frames(&self) -> u64 {
+        self.control_frames
     }
 
     /// The bytes that the driver must write to a connection.
@@ -359,6 +355,7 @@ impl NodeCore {
     }
 
     pub(super) fn on_received(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
+        self.control_frames = 0;
         let Some(conn) = self.connections.get(id) else { return };
         conn.deframer.filled(count);
         self.counts.bytes_received += count as u64;

@@ -3,7 +3,7 @@
 //! Invariant: this node dials at most one connection at a time to each location. A dial without a connection has a
 //! timer. A dial that nothing needs any more is removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,8 +21,12 @@ use crate::location::PeerAt;
 /// The pauses between attempts at a location: they double from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_LAST: Duration = Duration::from_secs(2);
-/// Dials in one second that datagrams may cause.
+/// Dials in one second that others may cause, besides those that have found a new peer.
 const HINTS_PER_SECOND: u32 = 10;
+/// The most locations that wait until they may be dialled.
+const HINTS_WAITING_MAX: usize = 512;
+/// How long they wait. After that, another announcement has come.
+const HINT_WAITS_FOR: Duration = Duration::from_secs(3);
 /// How long this node dials a location that it requested from an announce relay.
 const REQUESTED_FOR: Duration = Duration::from_secs(3);
 
@@ -35,9 +39,48 @@ pub(super) struct Dialer {
     pub(super) queries: BTreeMap<u64, ResolveFor>,
     /// Host queries that the driver has not received yet.
     pub(super) unsent_queries: Vec<(u64, String, u16)>,
-    /// Dials that datagrams have caused since `hints_since`.
-    hints: u32,
-    hints_since: Time,
+    hints: HintBudget,
+    /// The locations that others have named, and that may not be dialled yet; until when.
+    waiting_hints: VecDeque<WaitingHint>,
+}
+
+/// A location that others have named.
+#[derive(Copy, Clone, Debug)]
+struct WaitingHint {
+    at: SocketAddr,
+    /// The node that is dialled there, if that is known.
+    node: Option<NodeId>,
+    /// How long it waits for its turn, and how long it is dialled then.
+    until: Time,
+    dials_for: Duration,
+}
+
+/// Limits the dials that others cause. A dial that finds a new peer gives its place back, so that many nodes that start together
+/// find each other at once: [`HINTS_PER_SECOND`] are under way at a time. What fails, repeats or is not proven counts for its second.
+#[derive(Debug, Default)]
+struct HintBudget {
+    used: u32,
+    since: Time,
+}
+
+impl HintBudget {
+    /// Whether another dial may begin now. Counts it if so.
+    fn take(&mut self, now: Time) -> bool {
+        if now >= self.next_second() {
+            (self.used, self.since) = (0, now);
+        }
+        let may = self.used < HINTS_PER_SECOND;
+        self.used += u32::from(may);
+        may
+    }
+
+    fn give_back(&mut self) {
+        self.used = self.used.saturating_sub(1);
+    }
+
+    fn next_second(&self) -> Time {
+        self.since + Duration::from_secs(1)
+    }
 }
 
 #[derive(Debug)]
@@ -82,7 +125,8 @@ impl DialState {
 
 impl Dialer {
     pub(super) fn has_pending(&self) -> bool {
-        !self.scheduled.is_empty() || !self.unsent_queries.is_empty()
+        let can_hint = self.hints.used < HINTS_PER_SECOND && !self.waiting_hints.is_empty();
+        can_hint || !self.scheduled.is_empty() || !self.unsent_queries.is_empty()
     }
 
     /// Whether this node dials a location, or has a connection that it dialled there.
@@ -114,18 +158,12 @@ impl Dialer {
         }
     }
 
-    /// Whether a datagram may cause another attempt now. Counts the attempt if so.
-    fn may_hint(&mut self, now: Time) -> bool {
-        if now.since(self.hints_since) >= Duration::from_secs(1) {
-            (self.hints, self.hints_since) = (0, now);
-        }
-        let may = self.hints < HINTS_PER_SECOND;
-        self.hints += u32::from(may);
-        may
-    }
-
-    pub(super) fn succeeded(&mut self, at: SocketAddr, conn: ConnId, node: NodeId) {
+    /// A dial has succeeded; `is_new`: it has found a node without a session.
+    pub(super) fn succeeded(&mut self, at: SocketAddr, conn: ConnId, node: NodeId, is_new: bool) {
         if let Some(dial) = self.by_location.get_mut(&at) {
+            if dial.hinted && is_new {
+                self.hints.give_back();
+            }
             (dial.conn, dial.node, dial.attempts, dial.hinted) = (Some(conn), Some(node), 0, false);
         }
     }
@@ -242,7 +280,7 @@ impl NodeCore {
     /// Dials a second connection to a node at a location that it states, to see whether it is there: for one second, if
     /// [`HINTS_PER_SECOND`] is not reached.
     pub(super) fn look_at(&mut self, node: NodeId, at: SocketAddr) {
-        if !self.settings.may_dial(at) || !self.dialer.may_hint(self.now) {
+        if !self.settings.may_dial(at) || !self.dialer.hints.take(self.now) {
             return;
         }
         self.renew_dial(node, at);
@@ -264,23 +302,68 @@ impl NodeCore {
         true
     }
 
-    /// Dials a location from a datagram, and retries for one second, if the settings allow it and [`HINTS_PER_SECOND`] is not
-    /// reached.
+    /// Dials a location from a datagram, and retries for one second, if the settings allow it. Beyond [`HINTS_PER_SECOND`] it
+    /// waits.
     pub(super) fn dial_hint(&mut self, at: SocketAddr, after: Duration) -> bool {
         let is_dialled = self.dialer.by_location.get(&at).is_some_and(|dial| dial.conn.is_some());
         if is_dialled || !self.settings.may_dial(at) || self.settings.is_own(at) {
             return false;
         }
-        if !self.dialer.may_hint(self.now) {
+        let until = self.now + HINT_WAITS_FOR;
+        self.dial_hinted(WaitingHint { at, node: None, until, dials_for: Duration::from_secs(1) }, after)
+    }
+
+    /// Dials the location of a node that was never met, which other nodes have named, at most until `until`. Returns false if the
+    /// settings do not allow it, or too many locations wait for their turn.
+    pub(super) fn dial_named(&mut self, node: NodeId, at: SocketAddr, until: Time) -> bool {
+        let dials_for = until.since(self.now);
+        let is_new = !self.dialer.has(at);
+        if is_new && !self.settings.is_own(at) && !self.leaving {
+            return self.settings.may_dial(at)
+                && self.dial_hinted(WaitingHint { at, node: Some(node), until, dials_for }, Duration::ZERO);
+        }
+        self.dial_node_until(node, at, until);
+        true
+    }
+
+    fn dial_hinted(&mut self, hint: WaitingHint, after: Duration) -> bool {
+        if self.dialer.hints.take(self.now) {
+            self.begin_hinted_dial(hint, after);
+            return true;
+        }
+        let waiting = &mut self.dialer.waiting_hints;
+        if waiting.iter().any(|waiting| waiting.at == hint.at) {
+            return true;
+        }
+        if waiting.len() >= HINTS_WAITING_MAX {
             return false;
         }
-        let until = self.now + after + Duration::from_secs(1);
-        self.dialer
-            .by_location
-            .entry(at)
-            .or_insert_with(|| DialState { hinted: true, ..DialState::new(until) });
-        self.timers.add(self.now + after, NodeTimer::Dial(at));
+        self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
+        waiting.push_back(hint);
         true
+    }
+
+    fn begin_hinted_dial(&mut self, hint: WaitingHint, after: Duration) {
+        let WaitingHint { at, node, dials_for, .. } = hint;
+        let until = self.now + after + dials_for;
+        let state = || DialState { hinted: true, node, ..DialState::new(until) };
+        self.dialer.by_location.entry(at).or_insert_with(state);
+        self.timers.add(self.now + after, NodeTimer::Dial(at));
+    }
+
+    /// Dials locations that waited for their turn.
+    pub(super) fn begin_waiting_hints(&mut self) {
+        while let Some(hint) = self.dialer.waiting_hints.front().copied() {
+            if hint.until < self.now || self.dialer.has(hint.at) || self.has_session_at(hint.at) {
+                self.dialer.waiting_hints.pop_front();
+            } else if self.dialer.hints.take(self.now) {
+                self.dialer.waiting_hints.pop_front();
+                self.begin_hinted_dial(hint, Duration::ZERO);
+            } else {
+                self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
+                return;
+            }
+        }
     }
 
     /// Dials a location that this node requested from an announce relay, for [`REQUESTED_FOR`], if a node can be there.
@@ -299,6 +382,7 @@ impl NodeCore {
     }
 
     pub(super) fn start_dials(&mut self, driver: &mut impl Driver) {
+        self.begin_waiting_hints();
         for (query, host, port) in self.dialer.unsent_queries.drain(..) {
             driver.output(Output::Resolve { query, host, port });
         }
@@ -316,7 +400,9 @@ impl NodeCore {
                 self.timers.add(self.now + PAUSE_LAST, NodeTimer::Dial(at));
                 continue;
             } else {
-                self.dialer.by_location.remove(&at);
+                if self.dialer.by_location.remove(&at).is_some_and(|dial| dial.hinted && dial.attempts == 0) {
+                    self.dialer.hints.give_back();
+                }
                 continue;
             }
             let conn = self.connections.add(at, true, self.now);
@@ -358,7 +444,7 @@ impl NodeCore {
         });
         let is_over = !dial.is_configured && self.now >= dial.until && !waits;
         let (is_hinted, attempts) = (dial.hinted, dial.attempts);
-        if is_over || (is_hinted && !self.dialer.may_hint(self.now)) {
+        if is_over || (is_hinted && !self.dialer.hints.take(self.now)) {
             self.dialer.by_location.remove(&at);
             return;
         }

@@ -65,7 +65,7 @@ use antiphon_wire as wire;
 
 use crate::access::AccessPolicy;
 use crate::credentials::Credentials;
-use crate::files::Outgoing;
+use crate::files::OutgoingFiles;
 use crate::location::Location;
 use crate::peer_limits::Refusals;
 use access_table::AccessTable;
@@ -113,17 +113,19 @@ pub struct NodeCore {
     holding_credit: BTreeSet<NodeId>,
     /// Peers at which senders wait for room; perhaps some more.
     with_room_waiters: BTreeSet<NodeId>,
-    /// Whether messages were refused because of the total of all queues.
-    /// Bytes that wait to be transmitted to all peers, or for their sessions.
+    /// Bytes that wait to be transmitted to all peers, or for their sessions. Each peer counts its own by `Peer::count_queue`.
     queued_total: u64,
+    /// Whether messages were refused because of `queued_total`.
     was_refused_by_total: bool,
+    /// The frames of the last input that need no credit.
+    control_frames: u64,
     replies: AwaitedReplies,
     discovery: Discovery,
     host_probes: HostProbes,
     announce_relays: AnnounceRelays,
     peer_watches: PeerWatches,
     log_throttle: LogThrottle,
-    outgoing_files: Outgoing,
+    outgoing_files: OutgoingFiles,
     /// Actions that wait for the next call with access to the loop.
     loop_actions: Vec<LoopAction>,
     /// Results of host queries that wait for the next call with a driver.
@@ -198,7 +200,7 @@ impl NodeCore {
     pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
         Self {
             me,
-            outgoing_files: Outgoing::new(settings.transfers_max),
+            outgoing_files: OutgoingFiles::new(settings.transfers_max),
             settings,
             now: Time::ZERO,
             epochs: wire::Epochs::default(),
@@ -218,6 +220,7 @@ impl NodeCore {
             holding_credit: BTreeSet::new(),
             with_room_waiters: BTreeSet::new(),
             queued_total: 0,
+            control_frames: 0,
             was_refused_by_total: false,
             replies: AwaitedReplies::default(),
             discovery: Discovery::default(),
@@ -259,7 +262,7 @@ impl NodeCore {
     }
 
     /// The files that this node sends.
-    pub(crate) fn outgoing_files(&mut self) -> &mut Outgoing {
+    pub(crate) fn outgoing_files(&mut self) -> &mut OutgoingFiles {
         &mut self.outgoing_files
     }
 
@@ -374,6 +377,7 @@ impl NodeCore {
             NodeTimer::Predecessor(node) => self.on_predecessor_due(node),
             NodeTimer::Credentials => self.on_credentials_due(driver),
             NodeTimer::Announce => self.announce(driver),
+            NodeTimer::Hints => self.begin_waiting_hints(),
         }
     }
 

@@ -329,14 +329,26 @@ impl NodeCore {
         let until = self.now + UNREACHED_AFTER;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
-        let first = peer.waiting.is_empty();
-        peer.waiting.push(queued);
-        peer.count_queue(&mut self.queued_total);
+        let (first, was_met) = (peer.waiting.is_empty(), peer.status.is_some());
+        if first {
+            // Other nodes have named a node that was never met: they could name any location.
+            let is_dialled = if was_met {
+                self.dial_node_until(node, at, until);
+                true
+            } else {
+                self.dial_named(node, at, until)
+            };
+            if !is_dialled {
+                return Err(Undelivered::NoNode);
+            }
+            self.timers.add(until, NodeTimer::Unreached(node));
+        }
+        let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         if first {
             peer.waiting.until = until;
-            self.timers.add(until, NodeTimer::Unreached(node));
-            self.dial_node_until(node, at, until);
         }
+        peer.waiting.push(queued);
+        peer.count_queue(&mut self.queued_total);
         Ok(())
     }
 

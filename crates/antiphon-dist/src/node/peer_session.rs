@@ -154,7 +154,7 @@ impl NodeCore {
             self.close_conn(old, driver);
         }
         if let Some(at) = dialled {
-            self.dialer.succeeded(at, id, node);
+            self.dialer.succeeded(at, id, node, is_new);
         }
         if is_new {
             self.on_session_started(node, driver);
@@ -260,14 +260,17 @@ impl NodeCore {
         else {
             return;
         };
+        let control_frames = peer_session.session.control_frames_received();
         let received = self.with_peer_origin(node, |core| {
             core.take_records(now, node, &mut peer_session, &mut deframer, driver)
         });
+        self.control_frames = peer_session.session.control_frames_received() - control_frames;
         if let Some(conn) = self.connections.get(id) {
             conn.deframer = deframer;
         }
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
+            peer.count_queue(&mut self.queued_total);
         }
         match received {
             Ok(FrameEffect::Continue) => {

@@ -75,7 +75,7 @@ impl Peer {
         session + self.waiting.bytes()
     }
 
-    /// Counts its queues in the total of all peers.
+    /// Counts its queues in the total of all peers. Its session must be in its place, not taken out.
     pub(super) fn count_queue(&mut self, total: &mut u64) {
         let queued = self.queued_bytes();
         *total = *total - self.counted_queue + queued;

@@ -157,9 +157,10 @@ impl NodeCore {
             return Some(Withdrawal::NotSent);
         }
         let session = &mut peer.peer_session.as_mut()?.session;
-        let withdrawn = session.withdraw(wire_key(actor), receipt_number)?;
+        let withdrawn = session.withdraw(wire_key(actor), receipt_number);
         // Others may have room now.
         self.mark_dirty(node);
+        let withdrawn = withdrawn?;
         Some(if withdrawn.is_paused { Withdrawal::ActorFull } else { Withdrawal::NotSent })
     }
 

@@ -52,7 +52,8 @@ impl TestCore {
         };
         let sched = Loop::new(virtual_loop).expect("a virtual loop uses no system resources");
         let location = Location::new(([127, 0, 0, 1], 7).into());
-        let core = NodeCore::simulated(&config, sched.node_id(), location, Vec::new());
+        let loopback = vec![(std::net::Ipv4Addr::new(127, 0, 0, 0).into(), 8)];
+        let core = NodeCore::simulated(&config, sched.node_id(), location, loopback);
         Self {
             core: core.expect("the configuration is valid"),
             driver: TestDriver { sched, outputs: Vec::new() },

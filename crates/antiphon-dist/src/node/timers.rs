@@ -46,6 +46,8 @@ pub(super) enum NodeTimer {
     Credentials,
     /// The next announcement of this node.
     Announce,
+    /// Locations that others have named may be dialled again.
+    Hints,
 }
 
 #[derive(Debug, Default)]

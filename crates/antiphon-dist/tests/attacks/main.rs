@@ -51,7 +51,7 @@ fn main() -> ExitCode {
             members::control_flood_leaves_others_their_share,
             members::decoder_bomb_is_refused_and_session_continues,
             members::locations_of_members_cause_ten_dials_a_second,
-            members::idle_proposals_unread_are_answered_once,
+            members::idle_proposals_unread_use_no_memory,
             members::lookups_are_limited_and_dropped_with_their_peer,
             members::monitors_are_limited_and_dropped_with_their_peer,
             members::rci_calls_over_quota_are_refused,

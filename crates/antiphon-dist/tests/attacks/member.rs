@@ -129,7 +129,7 @@ impl Member {
     }
 }
 
-/// A member without a session: it sends the frames that it likes, and need not read.
+/// A member without a session: it sends any frames, and need not read.
 pub(crate) struct RawMember {
     stream: TcpStream,
     connection: RawConnection,

@@ -190,7 +190,7 @@ pub(crate) fn control_flood_leaves_others_their_share() {
 }
 
 /// A member proposes to close its connection as fast as it can, and reads none of the answers.
-pub(crate) fn idle_proposals_unread_are_answered_once() {
+pub(crate) fn idle_proposals_unread_use_no_memory() {
     let attack = AttackTest::without_discovery().measure_quiet();
     let trap = DialTrap::at([127, 0, 0, 2], 0);
     let mut member = RawMember::join_from(&attack.net, &attack.victim, vec![trap.location()]);

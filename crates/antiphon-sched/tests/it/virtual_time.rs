@@ -124,7 +124,7 @@ fn virtual_jobs_take_their_time() {
 }
 
 #[test]
-fn probe_without_message_tells_of_failed_actors() {
+fn probe_without_message_names_failed_actors() {
     let mut test = testing::TestLoop::new(1);
     let probe = testing::ProbeActor::<u32>::start(&mut test);
     test.spawn(|cx: &mut Cx<()>, event| match event {

@@ -68,28 +68,37 @@ pub(super) struct Control {
     close: Option<Close>,
     /// The actors that this side has paused.
     paused: BTreeSet<Key>,
-    /// The actors of which the peer does not know yet that they are paused, or that they no longer are.
-    changed: BTreeSet<Key>,
+    /// The actors of which the peer does not know yet that they are paused.
+    new_pauses: BTreeSet<Key>,
+    /// The actors of which the peer does not know yet that they no longer are. These are sent first, so that the paused ones
+    /// keep to the peer's limit at any time.
+    ended_pauses: BTreeSet<Key>,
 }
 
 impl Control {
     /// Prepares the control frames with which a new connection begins.
     pub(super) fn begin_connection(&mut self, begin: u64) {
         let paused = std::mem::take(&mut self.paused);
-        let changed = paused.clone();
-        *self = Control { begin: Some(begin), credit_now: true, paused, changed, ..Control::default() };
+        let new_pauses = paused.clone();
+        *self = Control { begin: Some(begin), credit_now: true, paused, new_pauses, ..Control::default() };
     }
 
     /// Notes that an actor is paused, or no longer is. Two changes that the peer has not got yet cancel each other out.
-    fn change(&mut self, actor: Key) {
-        if !self.changed.remove(&actor) {
-            self.changed.insert(actor);
+    fn note_pause(&mut self, actor: Key, is_paused: bool) {
+        let (changed, reversed) = if is_paused {
+            (&mut self.new_pauses, &mut self.ended_pauses)
+        } else {
+            (&mut self.ended_pauses, &mut self.new_pauses)
+        };
+        if !reversed.remove(&actor) {
+            changed.insert(actor);
         }
     }
 
     /// Whether a frame waits that [`Control::put_rare`] appends.
     fn has_rare(&self) -> bool {
-        !self.changed.is_empty()
+        !self.new_pauses.is_empty()
+            || !self.ended_pauses.is_empty()
             || self.idle_proposed.is_some()
             || self.idle_agreed.is_some()
             || self.close.is_some()
@@ -98,17 +107,17 @@ impl Control {
     /// Appends the frames that few records have: in the order of this function, as many as fit.
     fn put_rare(&mut self, out: &mut Vec<u8>, room: usize) {
         let last = out.len() + room;
-        while out.len() + CONTROL_FRAME_BYTES_MAX <= last
-            && let Some(actor) = self.changed.pop_first()
-        {
-            match self.paused.contains(&actor) {
-                true => push_control(&Frame::Pause(Pause { actor }), out),
-                false => push_control(&Frame::Unpause(Unpause { actor }), out),
-            }
+        while out.len() + CONTROL_FRAME_BYTES_MAX <= last {
+            let ended = self.ended_pauses.pop_first().map(|actor| Frame::Unpause(Unpause { actor }));
+            let new = || self.new_pauses.pop_first().map(|actor| Frame::Pause(Pause { actor }));
+            let Some(frame) = ended.or_else(new) else { break };
+            push_control(&frame, out);
         }
         let proposed = self.idle_proposed.take().map(Frame::IdleProposed);
         let agreed = self.idle_agreed.take().map(Frame::IdleAgreed);
-        let close = self.close.take().map(Frame::Close);
+        // It is the last frame.
+        let has_pauses = !self.new_pauses.is_empty() || !self.ended_pauses.is_empty();
+        let close = self.close.take_if(|_| !has_pauses).map(Frame::Close);
         for frame in [proposed, agreed, close].into_iter().flatten() {
             push_control(&frame, out);
         }
@@ -362,7 +371,7 @@ impl Session {
             return false;
         }
         if self.control.paused.insert(actor) && self.is_connected() {
-            self.control.change(actor);
+            self.control.note_pause(actor, true);
         }
         true
     }
@@ -371,7 +380,7 @@ impl Session {
     pub fn unpause(&mut self, actor: Key) {
         let actor = actor.actor();
         if self.control.paused.remove(&actor) && self.is_connected() {
-            self.control.change(actor);
+            self.control.note_pause(actor, false);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::test_peer::{TestPeer, begun_pair, connect, connected_pair, describe, message, test_peer};
 use crate::frame::{
-    Answer, Down, DownReason, Frame, Goodbye, GoodbyeReason, Message, Monitor, Outcome, Receipt,
+    Answer, Down, DownReason, Frame, Goodbye, GoodbyeReason, IdleAgreed, Message, Monitor, Outcome, Receipt,
     ReplyDropped, ReplyDroppedReason, Resume, Terminate, Throw,
 };
 use crate::ids::{Key, NodeId, TagId};
@@ -433,12 +433,33 @@ fn pauses_stop_at_peers_limit() {
     assert!(b.session().pause(Key(65_536)));
     b.transmit(Time::START, &mut a);
     assert!(a.session().is_paused(Key(65_536)) && !a.session().is_paused(Key(7)));
+    // An ended pause is sent first, also that of a higher key.
+    b.session().unpause(Key(65_536));
+    assert!(b.session().pause(Key(7)));
+    b.transmit(Time::START, &mut a);
+    assert!(a.session().is_paused(Key(7)) && !a.session().is_paused(Key(65_536)));
+    // Changes that the peer has not got cancel each other out.
+    b.session().unpause(Key(7));
+    assert!(b.session().pause(Key(7)));
+    assert!(!b.session().wants_transmit());
+    b.session().unpause(Key(7));
+    assert!(b.session().pause(Key(65_536)));
     for peer in [&mut a, &mut b] {
         peer.session().connection_lost();
     }
     connect(&mut a, &mut b, Time::START).expect("the second handshake succeeds");
     b.transmit(Time::START, &mut a);
     assert!(a.session().is_paused(Key(65_536)), "a new connection repeats the pauses");
+}
+
+/// A peer that proposes without end, and reads nothing, makes one answer wait.
+#[test]
+fn answers_to_proposals_wait_once() {
+    let (mut a, mut b) = begun_pair(Limits::default());
+    for sent in 0..1000 {
+        b.session().send_control(&IdleAgreed { sent }.into()).expect("the session is connected");
+    }
+    assert_eq!(b.transmit(Time::START, &mut a), [describe(&IdleAgreed { sent: 999 }.into())]);
 }
 
 #[test]

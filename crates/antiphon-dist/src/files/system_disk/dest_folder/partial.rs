@@ -108,8 +108,7 @@ impl PartialFile for LockedFile {
             return Err(FileRefused::from_io(&reason));
         }
         Provenance::commit_pending(&dest.provenance_dir, &self.key);
-        sync_dir(&dir)?;
-        Ok(Moved::Stored { replaced })
+        Ok(Moved::Stored { replaced, flushed: sync_dir(&dir) })
     }
 
     fn remove(&mut self) {

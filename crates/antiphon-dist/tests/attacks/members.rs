@@ -1,6 +1,7 @@
 //! Attacks by a peer that has the secret: floods of lookups, monitors, calls and messages, and malformed bodies.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use antiphon_wire::frame::{
     Credit, DownReason, Fragment, FragmentPart, Goodbye, GoodbyeReason, IdleProposed, Lookup, LookupResult,
     Message, Monitor, NameSpace, Outcome, PayloadFault, Tag,
 };
-use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, Profile, Route, TagId};
+use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, NodeId, Profile, Route, TagId};
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
@@ -210,6 +211,38 @@ pub(crate) fn idle_proposals_unread_use_no_memory() {
     }
     println!("{frames} proposals in {:?}", begun.elapsed());
     attack.end("idle proposals", bounds::pending_connections(&Limits::default(), false));
+}
+
+/// A member has the victim reply to nodes that were never met, at locations that it chooses.
+pub(crate) fn replies_to_unknown_nodes_cause_ten_dials_a_second() {
+    let mut attack = AttackTest::without_discovery();
+    let mut member = Member::join(&attack.net, &attack.victim);
+    let (to, tag) = member.find(NameSpace::Actor, "echo");
+    let traps: Vec<DialTrap> = (0..100).map(|_| DialTrap::at([127, 0, 0, 2], 0)).collect();
+    let far = SocketAddr::from(([10, 0, 0, 1], 9));
+    let (begun, mut dials, mut node) = (Instant::now(), 0, 1_000_u64);
+    while begun.elapsed() < secs(2) {
+        for trap in &traps {
+            node += 1;
+            // The second location is outside of `dial_allow`.
+            for at in [trap.location(), far] {
+                node += 1;
+                let route = [(NodeId(node), vec![at])];
+                // An Echo: a number, and a reply at that node.
+                let mut body = vec![0x92, 7, 0x92, 0xcf];
+                body.extend_from_slice(&node.to_be_bytes());
+                body.push(1);
+                let (from, route) = (Key(1), Route::Plain(&route));
+                member.send(&Message { to, from, tag, receipt: None, route, body: &body }.into(), |_| ());
+            }
+            dials += trap.take_all();
+        }
+        member.run_once(|_| ()).expect("the session continues");
+    }
+    dials += traps.iter().map(DialTrap::take_all).sum::<usize>();
+    assert_dials_in(dials, begun.elapsed());
+    assert_eq!(attack.victim.count("misbehaved"), 0);
+    attack.end("replies to unknown nodes", bounds::member(&Limits::default()));
 }
 
 /// A mailbox takes at most 64 of these messages; six members send them, one after another.

@@ -21,7 +21,7 @@ use crate::common::{PATIENCE, TestNode, recv, report, wait_for};
 use crate::datagrams::{DialTrap, assert_dials_in};
 use crate::member::{Member, RawMember};
 use crate::payloads;
-use crate::victim::CALLED;
+use crate::victim::{CALLED, Echo};
 
 pub(crate) fn decoder_bomb_is_refused_and_session_continues() {
     let mut attack = AttackTest::without_discovery();
@@ -217,7 +217,8 @@ pub(crate) fn idle_proposals_unread_use_no_memory() {
 pub(crate) fn replies_to_unknown_nodes_cause_ten_dials_a_second() {
     let mut attack = AttackTest::without_discovery();
     let mut member = Member::join(&attack.net, &attack.victim);
-    let (to, tag) = member.find(NameSpace::Actor, "echo");
+    let (to, _) = member.find(NameSpace::Actor, "echo");
+    let tag = member.tag_of::<Echo>();
     let traps: Vec<DialTrap> = (0..100).map(|_| DialTrap::at([127, 0, 0, 2], 0)).collect();
     let far = SocketAddr::from(([10, 0, 0, 1], 9));
     let (begun, mut dials, mut node) = (Instant::now(), 0, 1_000_u64);

@@ -54,7 +54,7 @@ fn main() -> ExitCode {
             members::idle_proposals_unread_use_no_memory,
             members::lookups_are_limited_and_dropped_with_their_peer,
             members::monitors_are_limited_and_dropped_with_their_peer,
-            members::replies_to_unknown_nodes_cause_ten_dials_a_second,
+            members::replies_to_unknown_nodes_cause_few_dials,
             members::rci_calls_over_quota_are_refused,
             members::messages_for_sleeping_actors_wait_at_their_sender,
             members::fragments_and_tags_over_limits_end_session,

@@ -214,7 +214,7 @@ pub(crate) fn idle_proposals_unread_use_no_memory() {
 }
 
 /// A member has the victim reply to nodes that were never met, at locations that it chooses.
-pub(crate) fn replies_to_unknown_nodes_cause_ten_dials_a_second() {
+pub(crate) fn replies_to_unknown_nodes_cause_few_dials() {
     let mut attack = AttackTest::without_discovery();
     let mut member = Member::join(&attack.net, &attack.victim);
     let (to, _) = member.find(NameSpace::Actor, "echo");

@@ -446,7 +446,7 @@ impl Core {
     ) {
         if !watched && matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_)) {
             let actor = self.describe_as(key, Some(actor_type));
-            tracing::warn!(target: "antiphon::actors", actor, %reason, "unmonitored actor failed");
+            tracing::warn!(target: "antiphon::actors", %actor, %reason, "unmonitored actor failed");
             if let Some(failures) = self.failures.as_mut().filter(|failures| failures.len() < FAILURES_MAX) {
                 failures.push(format!("{actor}: {reason}"));
             }

@@ -89,8 +89,8 @@ pub(crate) fn run<M: 'static, A: Actor<M>>(
             Some(_) | None => return AfterBatch::Outcome(idle_outcome(core, &running)),
         }
         steps += 1;
-        // The clock is read each time that the number of steps has doubled, and after long steps. So a batch of equally
-        // long steps takes at most twice the time that the round has left.
+        // The clock is read each time that the number of steps has doubled, and after many messages to other nodes. So a
+        // batch of equally long steps takes at most twice the time that the round has left.
         if steps >= core.batch_end {
             if steps >= steps_max || core.is_round_over() {
                 return AfterBatch::Outcome(BatchOutcome::More);

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tracing::Span;
+use tracing::level_filters::LevelFilter;
 use tracing::span::EnteredSpan;
 
 use crate::actor_table::Flag;
@@ -124,8 +125,8 @@ pub(crate) struct ObservedBatch {
     actor: Option<Key>,
     /// The number of steps of the loop before it.
     begun: u64,
-    /// The span of its log lines. It is entered until the batch is over.
-    span: Option<EnteredSpan>,
+    /// The span of its log lines, entered until the batch is over. In a box, because few programs ask for it.
+    span: Option<Box<EnteredSpan>>,
 }
 
 /// The activity of all actors: one record for each place in the table of actors.
@@ -276,7 +277,8 @@ impl Core {
             }
             tracing::trace!(target: "antiphon::actors", actor = %key, steps, "a batch of an actor has run");
         }
-        let span = next.map(|key| self.span_of(key).entered());
+        let traces = LevelFilter::current() >= LevelFilter::TRACE;
+        let span = next.filter(|_| traces).map(|key| Box::new(self.span_of(key).entered()));
         self.observed_batch = ObservedBatch { actor: next, begun: self.steps, span };
     }
 

@@ -40,7 +40,7 @@ pub(super) struct Dialer {
     /// Host queries that the driver has not received yet.
     pub(super) unsent_queries: Vec<(u64, String, u16)>,
     hints: HintBudget,
-    /// The locations that others have named, and that may not be dialled yet; until when.
+    /// The locations that others have named, and that may not be dialled yet.
     waiting_hints: VecDeque<WaitingHint>,
 }
 

@@ -29,7 +29,8 @@
 //! | `antiphon_connections`, `antiphon_backlog_bytes` | gauge | open connections; bytes of peers that wait for full mailboxes |
 //! | `antiphon_sent_bytes_total`, `antiphon_received_bytes_total` | counter | bytes on connections with peers |
 //! | `antiphon_refused_total` | counter | refusals to peers, by `kind`; `handshakes`, `datagrams` and `messages` count those of non-members too |
-//! | `antiphon_sessions_misbehaved_total`, `antiphon_connections_broken_total` | counter | sessions that ended because the peer broke the protocol; connections with damaged records |
+//! | `antiphon_sessions_misbehaved_total`, `antiphon_sessions_unresponsive_total` | counter | sessions that ended because the peer broke the protocol, or took no answers |
+//! | `antiphon_connections_broken_total` | counter | connections with damaged records |
 
 #![forbid(unsafe_code)]
 
@@ -216,6 +217,7 @@ fn export_node(counts: &Counts) {
     counter!("antiphon_sent_bytes_total").absolute(counts.bytes_sent);
     counter!("antiphon_received_bytes_total").absolute(counts.bytes_received);
     counter!("antiphon_sessions_misbehaved_total").absolute(counts.misbehaved);
+    counter!("antiphon_sessions_unresponsive_total").absolute(counts.unresponsive);
     counter!("antiphon_connections_broken_total").absolute(counts.broken_connections);
     let refusals = &counts.refusals;
     for (kind, count) in [

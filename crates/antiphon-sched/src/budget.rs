@@ -59,8 +59,15 @@ pub struct Permit {
 }
 
 impl Permit {
-    pub(crate) fn bytes(&self) -> u64 {
+    /// The bytes that are in use until it is dropped.
+    pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Adds bytes of the budget to it.
+    pub fn grow(&mut self, bytes: u64) {
+        self.budget.for_each_level(|sum| sum.fetch_add(bytes, Ordering::Relaxed));
+        self.bytes += bytes;
     }
 }
 

@@ -102,7 +102,7 @@ mod lag;
 pub use lag::Lag;
 
 mod loop_ref;
-pub use loop_ref::{Delivery, LoopRef};
+pub use loop_ref::{Delivery, LoopRef, MailboxLoad};
 
 mod mailbox;
 

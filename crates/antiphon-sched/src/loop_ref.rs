@@ -50,6 +50,16 @@ pub enum Delivery {
     OverQuota,
 }
 
+/// What waits in a mailbox.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct MailboxLoad {
+    /// Messages and events that wait.
+    pub waiting: usize,
+    /// The bytes of one item.
+    pub item_bytes: usize,
+}
+
 impl LoopRef<'_> {
     /// The incarnation of this loop.
     pub fn node_id(&self) -> NodeId {
@@ -210,6 +220,13 @@ impl LoopRef<'_> {
     /// adapter that is closed.
     pub fn mailbox_len(&mut self, key: Key) -> Option<usize> {
         self.core.any_mailbox_of(key).map(|mailbox| mailbox.waiting())
+    }
+
+    /// How many messages and events wait for an actor of this loop, and the bytes of an item of its mailbox without what the
+    /// message refers to; `None` as for [`LoopRef::mailbox_len`].
+    pub fn mailbox_load(&mut self, key: Key) -> Option<MailboxLoad> {
+        let mailbox = self.core.any_mailbox_of(key)?;
+        Some(MailboxLoad { waiting: mailbox.waiting(), item_bytes: mailbox.item_bytes() })
     }
 
     /// Completes a request of this loop with a value.

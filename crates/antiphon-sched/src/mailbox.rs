@@ -731,6 +731,8 @@ pub(crate) trait AnyMailbox {
     fn is_full(&self, max: usize) -> bool;
     /// The number of waiting messages and events.
     fn waiting(&self) -> usize;
+    /// The bytes of one item.
+    fn item_bytes(&self) -> usize;
     /// The number of waiting messages, without those that the actor itself made.
     fn messages(&self) -> usize;
     /// The Rust type of the messages.
@@ -777,6 +779,10 @@ impl<M> AnyMailbox for Mailbox<M> {
 
     fn is_full(&self, max: usize) -> bool {
         self.is_full(max)
+    }
+
+    fn item_bytes(&self) -> usize {
+        size_of::<Item<M>>()
     }
 
     fn waiting(&self) -> usize {

@@ -301,7 +301,7 @@ impl SessionEndpoint {
             peer.workload.release_due(now, &mut peer.session);
             while let Some(event) = peer.session.poll_event() {
                 match event {
-                    SessionEvent::Liveness(Liveness::Lost) => lost.push(*node),
+                    SessionEvent::Liveness(Liveness::Lost) | SessionEvent::Unresponsive => lost.push(*node),
                     // A silent peer may be running behind a dead connection.
                     SessionEvent::Renew | SessionEvent::Liveness(Liveness::Suspect) => {
                         self.dials

@@ -332,14 +332,16 @@ impl NodeCore {
                 }
             }
             InboundSignal::Throw { target, value } if is_exposed && is_open => {
-                let is_taken = self.acquire_for_reply(node, bytes).is_ok_and(|permit| {
-                    driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.throw_here(target, value))
+                let is_taken = self.acquire_for_value(node, bytes).is_ok_and(|permit| {
+                    driver.loop_ref().with_permit(Some(permit), |loop_ref| loop_ref.throw_here(target, value))
                 });
                 self.report_signal(is_taken, target, "throw", driver);
             }
             InboundSignal::Resume { target, value } if is_exposed && is_open => {
-                let is_taken = self.acquire_for_reply(node, bytes).is_ok_and(|permit| {
-                    driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.resume_here(target, value))
+                let is_taken = self.acquire_for_value(node, bytes).is_ok_and(|permit| {
+                    driver
+                        .loop_ref()
+                        .with_permit(Some(permit), |loop_ref| loop_ref.resume_here(target, value))
                 });
                 self.report_signal(is_taken, target, "resume", driver);
             }
@@ -390,8 +392,8 @@ impl NodeCore {
         reason: ExitReason,
         driver: &mut impl Driver,
     ) {
-        let (permit, reason) = match self.acquire_for_reply(node, bytes_of_reason(&reason)) {
-            Ok(permit) => (permit, reason),
+        let (permit, reason) = match self.acquire_for_value(node, bytes_of_reason(&reason)) {
+            Ok(permit) => (Some(permit), reason),
             Err(OverBudget) => (None, without_value(reason)),
         };
         driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.down(watcher, id, actor, reason));

@@ -15,7 +15,7 @@ use antiphon_wire::frame::{Message, Outcome, Receipt};
 use super::backlog::{BacklogEntry, BacklogItem};
 use super::driver::Driver;
 use super::frames::InboundSignal;
-use super::mailbox_budget::{SharePart, UNCOUNTED_BYTES_MAX};
+use super::mailbox_budget::SharePart;
 use super::payload_faults::{check_inbound, fault_of, send_refusal};
 use super::peer_session::PeerSession;
 use super::{NodeCore, sched_key, wire_key};
@@ -49,14 +49,13 @@ impl NodeCore {
         tracing::trace!(
             target: "antiphon::messages", %node, actor = %to, tag, bytes = message.body.len(), "a message from a peer"
         );
-        let delivery = match check_inbound(tag, message.body) {
-            _ if !is_open => Delivery::NoActor,
-            Ok(_) if self.has_backlog_for(node, to.actor()) => Delivery::Full,
+        let (delivery, is_check_due) = match check_inbound(tag, message.body) {
+            _ if !is_open => (Delivery::NoActor, false),
+            Ok(_) if self.has_backlog_for(node, to.actor()) => (Delivery::Full, false),
             Ok(tag) => self.deliver_here(node, to, (tag, message.body), driver),
-            Err(reason) => Delivery::Refused(reason),
+            Err(reason) => (Delivery::Refused(reason), false),
         };
-        let is_large = message.body.len() > UNCOUNTED_BYTES_MAX;
-        if delivery == Delivery::Delivered && !is_large && receipt.is_none() {
+        if delivery == Delivery::Delivered && !is_check_due && receipt.is_none() {
             return;
         }
         if delivery == Delivery::Full {
@@ -68,11 +67,11 @@ impl NodeCore {
         let is_logged = self.report_delivery(info, receipt.is_some(), &delivery, driver);
         send_outcome(&mut peer_session.session, (node, from, to), receipt, &delivery, is_logged);
         if delivery == Delivery::DeliveredOverHalf
-            || (is_large && self.uses_too_much(node, to.actor(), SharePart::Half, driver))
+            || (is_check_due && self.uses_too_much(node, to.actor(), SharePart::Half, driver))
         {
             self.pause(node, peer_session, to.actor(), driver);
         }
-        if is_large {
+        if is_check_due {
             self.hold_credit(node, peer_session, to.actor());
         }
     }
@@ -129,7 +128,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let bytes = item.bytes();
-        let permit = self.acquire_for_backlog(node, actor, bytes);
+        let permit = self.acquire_for(node, actor, bytes, driver);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let is_first = !peer.backlog.has_entries_for(actor);
         peer.backlog.push(actor, BacklogEntry { item, bytes, permit, expires });
@@ -291,7 +290,7 @@ impl NodeCore {
                 Delivery::NoActor
             };
             if delivery == Delivery::Full {
-                entry.permit = self.acquire_for_backlog(node, actor, entry.bytes);
+                entry.permit = self.acquire_for(node, actor, entry.bytes, driver);
                 self.put_back(node, actor, entry);
                 return;
             }

@@ -1,7 +1,8 @@
 //! The budget of bytes for peers' messages at this node: in backlogs and in mailboxes.
 //!
-//! A mailbox is bounded in messages, not in bytes, and 65,536 messages of 16 MiB each would exhaust any memory. So large
-//! messages also count by their bytes. The share of one actor is as many bytes as are still free in its peer's budget (a
+//! A mailbox is bounded in messages, not in bytes, and 65,536 messages of 16 MiB each would exhaust any memory. So messages
+//! also count by their bytes. Each message over 1 KiB has a permit. Smaller ones share one for a group of about 4 KiB, which
+//! lies beside the last of the group, and is dropped with it; what does not fill a group yet is counted in advance. The share of one actor is as many bytes as are still free in its peer's budget (a
 //! dynamic threshold: Choudhury and Hahne 1998, alpha 1). So one actor that takes no messages leaves half of the budget to
 //! others, and n such actors leave 1/(n+1). The peer is asked to hold back the frames for an actor that uses half of its
 //! share; an actor that waits for a message that is not there may use its whole share. What arrives all the same is
@@ -9,19 +10,29 @@
 //!
 //! Replies and the values of signals have budgets of their own, so messages that wait leave them their room.
 //!
-//! Invariant: each entry of a backlog, and each large message, reply or value in a mailbox, has a permit until it is taken
-//! or dropped. That of a message or an entry counts against the budgets of its actor, its peer and all peers. That of a
-//! reply or a value counts against `replies` of its peer and `all_replies_budget`, and against no other.
+//! Invariant: each entry of a backlog, each large message or reply, each value of a signal and each group of small messages
+//! in a mailbox has a permit until it is taken or dropped. That of messages or an entry counts against the budgets of its
+//! actor, its peer and all peers. That of a reply or a value counts against `replies` of its peer and `all_replies_budget`,
+//! and against no other.
 
 use std::collections::BTreeMap;
 
-use antiphon_sched::{Budget, Delivery, Key, NodeId, Permit};
+use antiphon_sched::{Budget, Delivery, Key, LoopRef, MailboxLoad, NodeId, Permit};
 
 use super::NodeCore;
 use super::driver::Driver;
 
-/// The size up to which bodies in mailboxes do not count: the limit on the number of messages is enough.
-pub(super) const UNCOUNTED_BYTES_MAX: usize = 1024;
+/// The size up to which a body is small. Small messages count in groups. Small replies do not count: their number is limited
+/// by the open requests of this node.
+const SMALL_BYTES_MAX: usize = 1024;
+/// The bytes that a small message counts in addition to its body.
+const SMALL_OVERHEAD: u64 = 64;
+/// The bytes of a group of small messages.
+const GROUP_BYTES: u64 = 4 * 1024;
+/// The steps in which bytes of small messages are counted in advance.
+const GROUP_STEP: u64 = 1024;
+/// The bytes that the value of a signal counts in addition to its body.
+const SIGNAL_OVERHEAD: u64 = 128;
 /// The number of bytes of one peer's messages that may wait in backlogs and mailboxes.
 pub(super) const PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The number of bytes that each peer may use, however many bytes of other peers wait.
@@ -42,7 +53,7 @@ const ACTORS_KEPT_MIN: usize = 16;
 #[derive(Debug)]
 pub(super) struct PeerBudget {
     all: Budget,
-    actors: BTreeMap<Key, Budget>,
+    actors: BTreeMap<Key, ActorBudget>,
     /// The number of actors at which unused budgets are removed.
     sweep_at: usize,
     /// The replies of the peer, and the values of its signals, that wait in mailboxes.
@@ -50,7 +61,7 @@ pub(super) struct PeerBudget {
 }
 
 impl PeerBudget {
-    fn new(all_peers: &Budget, all_replies: &Budget) -> Self {
+    pub(super) fn new(all_peers: &Budget, all_replies: &Budget) -> Self {
         Self {
             all: Budget::child_of(all_peers),
             actors: BTreeMap::new(),
@@ -65,29 +76,120 @@ impl PeerBudget {
     }
 
     fn bytes_of(&self, actor: Key) -> u64 {
-        self.actors.get(&actor).map_or(0, Budget::bytes)
+        self.actors.get(&actor).map_or(0, |actor| actor.budget.bytes())
     }
 
-    fn acquire(&mut self, actor: Key, bytes: u64) -> Permit {
-        if self.actors.len() >= self.sweep_at {
-            self.actors.retain(|_, budget| budget.bytes() > 0);
+    /// The budget of an actor. Before a new one is added, those that are not in use are removed, if there are many.
+    fn actor(&mut self, actor: Key, loop_ref: &mut LoopRef<'_>) -> &mut ActorBudget {
+        if self.actors.len() >= self.sweep_at && !self.actors.contains_key(&actor) {
+            self.actors.retain(|key, actor| actor.is_used(*key, loop_ref));
             self.sweep_at = (2 * self.actors.len()).max(ACTORS_KEPT_MIN);
         }
-        self.actors.entry(actor).or_insert_with(|| Budget::child_of(&self.all)).acquire(bytes)
+        self.actors
+            .entry(actor)
+            .or_insert_with(|| ActorBudget { budget: Budget::child_of(&self.all), group: None })
+    }
+
+    /// Counts a small message for an actor, before it is delivered.
+    fn add_small(&mut self, actor: Key, bytes: u64, loop_ref: &mut LoopRef<'_>) -> Option<Group> {
+        let budget = self.actor(actor, loop_ref);
+        let group = budget.group.get_or_insert_with(|| Group::new(&budget.budget));
+        group.add(bytes);
+        if group.used < GROUP_BYTES {
+            return None;
+        }
+        let group = budget.group.take();
+        let load = loop_ref.mailbox_load(actor);
+        if let Some(MailboxLoad { item_bytes, .. }) = load.filter(|load| load.waiting > 0) {
+            return group.map(|group| group.closed(item_bytes));
+        }
+        // The actor has taken all earlier ones.
+        budget.group.insert(Group::new(&budget.budget)).add(bytes);
+        None
+    }
+
+    /// Takes back that a small message was counted, because it was not delivered. `group` is the group that it closed.
+    fn undo_small(&mut self, actor: Key, bytes: u64, group: Option<(u64, u32)>) {
+        let Some(budget) = self.actors.get_mut(&actor) else { return };
+        if let Some((used, messages)) = group {
+            let reopened = budget.group.insert(Group::new(&budget.budget));
+            reopened.add(used);
+            reopened.messages = messages;
+        }
+        if let Some(group) = &mut budget.group {
+            group.used = group.used.saturating_sub(bytes);
+            group.messages = group.messages.saturating_sub(1);
+        }
+    }
+
+    /// Whether the peer uses so much that each of its messages is checked.
+    fn is_over(&self, all_peers: &Budget, times: u64) -> bool {
+        let of_peer = self.all.bytes();
+        of_peer > times * PEER_BYTES_MAX
+            || (of_peer > PEER_BYTES_MIN && all_peers.bytes() > times * ALL_PEERS_BYTES_MAX)
+    }
+}
+
+/// The bytes of one peer's messages that wait for one actor.
+#[derive(Debug)]
+struct ActorBudget {
+    budget: Budget,
+    /// The small messages that do not fill a group yet.
+    group: Option<Group>,
+}
+
+impl ActorBudget {
+    /// Whether something of it waits. A group is not in use any more when the mailbox is empty.
+    fn is_used(&mut self, actor: Key, loop_ref: &mut LoopRef<'_>) -> bool {
+        if self.group.is_some() && loop_ref.mailbox_load(actor).is_none_or(|load| load.waiting == 0) {
+            self.group = None;
+        }
+        self.budget.bytes() > 0
+    }
+}
+
+/// A group of small messages for one actor.
+#[derive(Debug)]
+struct Group {
+    /// Covers at least `used`.
+    permit: Permit,
+    used: u64,
+    messages: u32,
+}
+
+impl Group {
+    fn new(budget: &Budget) -> Group {
+        Group { permit: budget.acquire(GROUP_STEP), used: 0, messages: 0 }
+    }
+
+    fn add(&mut self, bytes: u64) {
+        self.used += bytes;
+        self.messages += 1;
+        if let Some(missing) = self.used.checked_sub(self.permit.bytes() + 1) {
+            self.permit.grow((missing + 1).next_multiple_of(GROUP_STEP));
+        }
+    }
+
+    /// The group, with the bytes that its items occupy in the mailbox.
+    fn closed(mut self, item_bytes: usize) -> Group {
+        let beyond = (item_bytes as u64).saturating_sub(SMALL_OVERHEAD);
+        self.permit.grow(beyond * u64::from(self.messages));
+        self
     }
 }
 
 impl NodeCore {
-    /// Delivers a peer's message to a mailbox. `Full` if the mailbox has no room, or others wait for room in it.
+    /// Delivers a peer's message to a mailbox. `Full` if the mailbox has no room, or others wait for room in it. Also returns
+    /// whether to check now how much the peer and the actor use.
     pub(super) fn deliver_here(
         &mut self,
         node: NodeId,
         to: Key,
         (tag, body): (&str, &[u8]),
         driver: &mut impl Driver,
-    ) -> Delivery {
-        let permit = self.acquire_for_mailbox(node, to.actor(), body.len());
-        driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.deliver(to, tag, body))
+    ) -> (Delivery, bool) {
+        let deliver = |loop_ref: &mut LoopRef<'_>| loop_ref.deliver(to, tag, body);
+        self.deliver_counted(node, to, body.len(), deliver, driver)
     }
 
     /// As [`Self::deliver_here`], for a message whose turn it is.
@@ -98,10 +200,39 @@ impl NodeCore {
         (tag, body): (&str, &[u8]),
         driver: &mut impl Driver,
     ) -> Delivery {
-        let permit = self.acquire_for_mailbox(node, to.actor(), body.len());
-        driver.loop_ref().with_permit(permit, |loop_ref| {
+        let deliver = |loop_ref: &mut LoopRef<'_>| {
             loop_ref.deliver_in_turn(to, |loop_ref| loop_ref.deliver(to, tag, body))
-        })
+        };
+        self.deliver_counted(node, to, body.len(), deliver, driver).0
+    }
+
+    fn deliver_counted(
+        &mut self,
+        node: NodeId,
+        to: Key,
+        body_bytes: usize,
+        deliver: impl FnOnce(&mut LoopRef<'_>) -> Delivery,
+        driver: &mut impl Driver,
+    ) -> (Delivery, bool) {
+        let (actor, bytes) = (to.actor(), body_bytes as u64);
+        if body_bytes > SMALL_BYTES_MAX {
+            let permit = self.acquire_for(node, actor, bytes, driver);
+            return (driver.loop_ref().with_permit(permit, deliver), true);
+        }
+        let bytes = bytes + SMALL_OVERHEAD;
+        let Some(peer) = self.peers.get_mut(&node) else { return (Delivery::NoActor, false) };
+        let budget = peer.budget_in(&self.all_peers_budget, &self.all_replies_budget);
+        let mut loop_ref = driver.loop_ref();
+        let group = budget.add_small(actor, bytes, &mut loop_ref);
+        let closed = group.as_ref().map(|group| (group.used, group.messages));
+        let is_due = closed.is_some() || budget.is_over(&self.all_peers_budget, HOLD_FACTOR);
+        let delivery = loop_ref.with_permit(group.map(|group| group.permit), deliver);
+        if !matches!(delivery, Delivery::Delivered | Delivery::DeliveredOverHalf)
+            && let Some(budget) = peer.budget.as_mut()
+        {
+            budget.undo_small(actor, bytes, closed);
+        }
+        (delivery, is_due)
     }
 
     /// Whether an actor uses more than this part of its share of the budget.
@@ -122,52 +253,53 @@ impl NodeCore {
     /// its part above twice the budget, each above four times.
     pub(super) fn must_hold_credit(&self, node: NodeId, actor: Option<Key>) -> bool {
         let Some(budget) = self.peers.get(&node).and_then(|peer| peer.budget.as_ref()) else { return false };
-        let (of_peer, all) = (budget.all.bytes(), self.all_peers_budget.bytes());
-        let is_over = |times: u64| {
-            of_peer > times * PEER_BYTES_MAX
-                || (of_peer > PEER_BYTES_MIN && all > times * ALL_PEERS_BYTES_MAX)
-        };
+        let is_over = |times| budget.is_over(&self.all_peers_budget, times);
         let is_large_user = actor.is_none_or(|actor| budget.bytes_of(actor) > ACTOR_BYTES_FREE);
         is_over(HOLD_ALL_FACTOR) || (is_large_user && is_over(HOLD_FACTOR))
     }
 
     fn budget_of(&mut self, node: NodeId) -> Option<&mut PeerBudget> {
-        let budget = &mut self.peers.get_mut(&node)?.budget;
-        Some(budget.get_or_insert_with(|| {
-            Box::new(PeerBudget::new(&self.all_peers_budget, &self.all_replies_budget))
-        }))
+        let peer = self.peers.get_mut(&node)?;
+        Some(peer.budget_in(&self.all_peers_budget, &self.all_replies_budget))
     }
 
-    /// Acquires a permit for a message in a backlog.
-    pub(super) fn acquire_for_backlog(&mut self, node: NodeId, actor: Key, bytes: u64) -> Option<Permit> {
-        self.budget_of(node).map(|budget| budget.acquire(actor, bytes))
+    /// Acquires a permit for a message to an actor, in a backlog or in a mailbox.
+    pub(super) fn acquire_for(
+        &mut self,
+        node: NodeId,
+        actor: Key,
+        bytes: u64,
+        driver: &mut impl Driver,
+    ) -> Option<Permit> {
+        let budget = self.budget_of(node)?;
+        Some(budget.actor(actor, &mut driver.loop_ref()).budget.acquire(bytes))
     }
 
-    /// Acquires a permit for a message in a mailbox. `None` if so few bytes do not count.
-    fn acquire_for_mailbox(&mut self, node: NodeId, actor: Key, bytes: usize) -> Option<Permit> {
-        if bytes <= UNCOUNTED_BYTES_MAX {
-            return None;
-        }
-        self.budget_of(node).map(|budget| budget.acquire(actor, bytes as u64))
-    }
-
-    /// Acquires a permit for a reply, or for the value of a signal: they have a budget of their own. `Err` if there is no
-    /// room, `Ok(None)` if so few bytes do not count.
+    /// Acquires a permit for a reply: replies have a budget of their own. `Err` if there is no room, `Ok(None)` if so few
+    /// bytes do not count.
     pub(super) fn acquire_for_reply(
         &mut self,
         node: NodeId,
         bytes: usize,
     ) -> Result<Option<Permit>, OverBudget> {
-        if bytes <= UNCOUNTED_BYTES_MAX {
+        if bytes <= SMALL_BYTES_MAX {
             return Ok(None);
         }
-        let bytes = bytes as u64;
+        self.acquire_from_replies(node, bytes as u64).map(Some)
+    }
+
+    /// Acquires a permit for the value of a signal, of any size, from the budget of replies. `Err` if there is no room.
+    pub(super) fn acquire_for_value(&mut self, node: NodeId, bytes: usize) -> Result<Permit, OverBudget> {
+        self.acquire_from_replies(node, bytes as u64 + SIGNAL_OVERHEAD)
+    }
+
+    fn acquire_from_replies(&mut self, node: NodeId, bytes: u64) -> Result<Permit, OverBudget> {
         let all = self.all_replies_budget.bytes();
         let Some(PeerBudget { replies, .. }) = self.budget_of(node) else { return Err(OverBudget) };
         let of_peer = replies.bytes();
         let fits_all = of_peer + bytes <= PEER_BYTES_MIN || all + bytes <= ALL_PEERS_BYTES_MAX;
         let fits = of_peer + bytes <= PEER_BYTES_MAX && fits_all;
-        fits.then(|| Some(replies.acquire(bytes))).ok_or(OverBudget)
+        fits.then(|| replies.acquire(bytes)).ok_or(OverBudget)
     }
 
     pub(super) fn check_budgets(&self) {
@@ -175,7 +307,7 @@ impl NodeCore {
         let sum: u64 = of_peers.clone().map(|budget| budget.all.bytes()).sum();
         assert!(sum <= self.all_peers_budget.bytes(), "the budget of all peers includes that of each");
         for budget in of_peers {
-            let actors: u64 = budget.actors.values().map(Budget::bytes).sum();
+            let actors: u64 = budget.actors.values().map(|actor| actor.budget.bytes()).sum();
             assert_eq!(actors, budget.all.bytes(), "the budget of a peer is the sum over its actors");
         }
     }
@@ -217,7 +349,7 @@ mod tests {
 
     impl TestCore {
         fn deliver(&mut self, node: NodeId, to: Key, body: &[u8]) -> Delivery {
-            self.core.deliver_here(node, to, ("bytes", body), &mut self.driver)
+            self.core.deliver_here(node, to, ("bytes", body), &mut self.driver).0
         }
     }
 
@@ -252,7 +384,64 @@ mod tests {
         }
         assert!(test.core.all_peers_budget.bytes() > 200 * large.len() as u64, "its mailbox was never empty");
         (0..100).for_each(|_| test.advance());
-        assert_eq!((taken.get(), test.core.all_peers_budget.bytes()), (2000 + 400 * 64, 0));
+        assert_eq!(taken.get(), 2000 + 400 * 64);
+        assert!(
+            test.core.all_peers_budget.bytes() <= 2 * GROUP_BYTES,
+            "only the last group is not freed yet"
+        );
+    }
+
+    /// Small messages to many actors that take none cost the peer its credit, however many actors there are. Messages that
+    /// are refused free nothing.
+    #[test]
+    fn small_messages_to_sleepers_hold_credit() {
+        let mut test = TestCore::new();
+        let node = test.add_peer(5);
+        let sleepers: Vec<Key> = (0..50).map(|_| test.spawn(|_cx: &mut Cx<Bytes>, _| suspend()).1).collect();
+        test.advance();
+        let body = body_of(1000);
+        let mut bytes = 0;
+        for round in 0.. {
+            for to in &sleepers {
+                assert_eq!(test.deliver(node, *to, &body), Delivery::Delivered);
+                bytes += body.len() as u64 + SMALL_OVERHEAD;
+                let refused = test.core.deliver_here(node, *to, ("other", &body), &mut test.driver);
+                assert!(matches!(refused.0, Delivery::Refused(_)));
+            }
+            let counted = test.core.all_peers_budget.bytes();
+            assert!(counted >= bytes, "{counted} bytes are counted for {bytes}, in round {round}");
+            if test.core.must_hold_credit(node, Some(sleepers[0])) {
+                break;
+            }
+        }
+        assert!((2 * PEER_BYTES_MAX..3 * PEER_BYTES_MAX).contains(&bytes), "{bytes} bytes wait");
+        for to in sleepers {
+            test.driver.sched.loop_ref().terminate(ActorId::new(test.core.me(), to));
+        }
+        test.advance();
+        let left = test.core.all_peers_budget.bytes();
+        assert!(left <= 50 * 2 * GROUP_BYTES, "{left} bytes are counted for actors that have ended");
+        // They are removed when there are many.
+        for _ in 0..200 {
+            let (_, key) = test.spawn(|_cx: &mut Cx<Bytes>, _| receive());
+            test.deliver(node, key, &body);
+            test.advance();
+        }
+        assert!(test.core.all_peers_budget.bytes() <= 2 * 50 * GROUP_STEP);
+    }
+
+    /// An actor that takes its small messages is not charged for them.
+    #[test]
+    fn small_messages_of_fast_actor_cost_nothing() {
+        let mut test = TestCore::new();
+        let node = test.add_peer(5);
+        let (_, fast) = test.spawn(|_cx: &mut Cx<Bytes>, _| receive());
+        let body = body_of(100);
+        for _ in 0..10_000 {
+            assert_eq!(test.deliver(node, fast, &body), Delivery::Delivered);
+            test.advance();
+            assert!(test.core.all_peers_budget.bytes() <= GROUP_BYTES);
+        }
     }
 
     /// Messages that an actor takes, or that are dropped with it, free their bytes. An actor that takes none is over its
@@ -307,7 +496,7 @@ mod tests {
         let mut test = TestCore::new();
         let node = test.add_peer(5);
         for number in 0..10_000 {
-            drop(test.core.acquire_for_backlog(node, Key::from_bits(number), 100));
+            drop(test.core.acquire_for(node, Key::from_bits(number), 100, &mut test.driver));
         }
         let budget = test.core.peers.get(&node).and_then(|peer| peer.budget.as_ref());
         assert!(budget.is_some_and(|budget| budget.actors.len() <= 2 * ACTORS_KEPT_MIN));

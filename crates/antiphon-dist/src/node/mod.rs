@@ -21,6 +21,7 @@ mod dialer;
 mod disconnect;
 mod discovery;
 mod driver;
+mod ended_sessions;
 mod frames;
 mod host_discovery;
 mod idle_close;
@@ -76,6 +77,7 @@ use connect_requests::ConnectRequests;
 use connections::Connections;
 use dialer::Dialer;
 use discovery::Discovery;
+use ended_sessions::EndedSessions;
 use host_discovery::HostProbes;
 use log_throttle::LogThrottle;
 use names::NameRegistry;
@@ -97,6 +99,7 @@ pub struct NodeCore {
     peers: BTreeMap<NodeId, Peer>,
     /// Peers with a session that may have frames to transmit, each once.
     dirty: Vec<NodeId>,
+    ended_sessions: EndedSessions,
     /// Peers with messages that wait for full mailboxes.
     backlogged: BTreeSet<NodeId>,
     dialer: Dialer,
@@ -187,6 +190,9 @@ pub struct Counts {
     pub refused_messages: u64,
     /// Sessions that ended because the peer broke the protocol.
     pub misbehaved: u64,
+    /// Sessions that ended because the peer took no answers: 4 MiB of them waited, and it acknowledged nothing for
+    /// `peer_timeout`.
+    pub unresponsive: u64,
     /// Connections that ended because a record was not authentic: damaged, lost, repeated or forged.
     pub broken_connections: u64,
     /// Connections that were lost while the session had unacknowledged frames.
@@ -208,6 +214,7 @@ impl NodeCore {
             connections: Connections::default(),
             peers: BTreeMap::new(),
             dirty: Vec::new(),
+            ended_sessions: EndedSessions::default(),
             backlogged: BTreeSet::new(),
             dialer: Dialer::default(),
             connect_requests: ConnectRequests::default(),
@@ -312,6 +319,7 @@ impl NodeCore {
             || self.new_credentials.is_some()
             || self.names.has_pending()
             || self.dialer.has_pending()
+            || !self.ended_sessions.is_empty()
     }
 
     /// Handles one event, and then all timers that are due.
@@ -351,6 +359,7 @@ impl NodeCore {
         while let Some(due) = self.timers.take_due(self.now) {
             self.on_due(due, driver);
         }
+        self.report_ended_sessions(driver);
         self.complete_pending_lookups();
         self.run_loop_actions(driver);
         self.use_new_credentials(driver);
@@ -405,6 +414,7 @@ impl NodeCore {
         }
         self.send_goodbyes(driver);
         self.broadcast_bye(driver);
+        self.report_all_ended(driver);
     }
 
     /// Sets the time of the loop, before a call other than `handle`.

@@ -358,12 +358,31 @@ fn send_down(
         id,
         reason,
     };
-    match session.send(&frame.into()) {
-        // The `Down` fits without its value.
+    let without_value = match session.send(&frame.into()) {
         Err(SendRefused::TooLarge { bytes, limit }) => {
-            let fault = PayloadFault::TooLarge { bytes, max: limit };
-            session.send(&Down { reason: DownReason::DoneNotSent(fault), ..frame }.into())
+            DownReason::DoneNotSent(PayloadFault::TooLarge { bytes, max: limit })
+        }
+        Err(SendRefused::Busy { .. }) => smallest_form(reason),
+        result => return result,
+    };
+    match session.send(&Down { reason: without_value, ..frame }.into()) {
+        Err(SendRefused::Busy { .. }) => {
+            session.send(&Down { reason: smallest_form(reason), ..frame }.into())
         }
         result => result,
+    }
+}
+
+/// The reason without its value or text. A `Down` with it is never refused.
+fn smallest_form(reason: DownReason<'_>) -> DownReason<'_> {
+    match reason {
+        DownReason::Done(_) | DownReason::DoneNotSent(_) => DownReason::Done(None),
+        DownReason::Failed(_) => DownReason::Failed(""),
+        DownReason::Panicked(_) => DownReason::Panicked(""),
+        DownReason::Terminated
+        | DownReason::NodeLost
+        | DownReason::NoActor
+        | DownReason::Refused
+        | DownReason::Lagged => reason,
     }
 }

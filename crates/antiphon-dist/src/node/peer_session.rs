@@ -3,24 +3,24 @@
 //! Invariant: the connection of a session is established and belongs to no other session. When a session ends, each open
 //! operation on it completes once, in `end_session`, and no result arrives later.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, Time, Undelivered};
+use antiphon_sched::{ActorId, ExitReason, Key, MonitorId, NodeId, Time, Undelivered};
 use antiphon_wire as wire;
 use antiphon_wire::frame::{Goodbye, GoodbyeReason};
-use antiphon_wire::{Frame, HeldCredit, ProvenConnection, Session, SessionError, SessionEvent};
+use antiphon_wire::{HeldCredit, ProvenConnection, Session, SessionError, SessionEvent};
 
 use super::backlog::BacklogItem;
 use super::connections::ConnectionState;
 use super::disconnect::Disconnect;
 use super::driver::{ConnId, Driver, Output};
+use super::ended_sessions::EndedSession;
 use super::idle_close::IdleClose;
 use super::peers::{PEERS_MAX, Peer};
 use super::timers::NodeTimer;
-use super::{NO_ACTOR, NodeCore, sched_key};
+use super::{NodeCore, sched_key};
 use crate::error::Status;
 use crate::location::seen_from;
 
@@ -512,6 +512,14 @@ impl NodeCore {
                 }
                 SessionEvent::Writable { actor } => self.report_room(node, sched_key(actor), driver),
                 SessionEvent::Renew => self.renew(node),
+                SessionEvent::Unresponsive => {
+                    self.counts.unresponsive += 1;
+                    self.end_session(
+                        node,
+                        "the peer takes no answers, and acknowledged nothing for `peer_timeout`",
+                        driver,
+                    );
+                }
             }
         }
     }
@@ -545,7 +553,7 @@ impl NodeCore {
         let (local_watchers, remote_watchers) = peer.monitors.take();
         // The messages that wait for the next session, after a disconnect, keep their receipts and requests.
         let (requests, spared) = peer.waiting.open();
-        let replies = self.replies.take_except(node, &spared.into_iter().collect());
+        let awaited_replies = self.replies.take_except(node, &spared.into_iter().collect());
         if let Some(at) = peer_session.timer {
             self.timers.remove(at, NodeTimer::Session(node));
         }
@@ -553,27 +561,17 @@ impl NodeCore {
             self.forget_dialled(at, node);
         }
         self.end_backlog_session(node, local_watchers, driver);
-        let ask_error = AskError::from(peer_lost);
-        let mut loop_ref = driver.loop_ref();
-        for (target, id) in remote_watchers {
-            loop_ref.remove_watcher(target, id);
-        }
-        for request_id in replies {
-            loop_ref.fail_request(request_id, ask_error.clone());
-        }
-        let me = self.me;
-        peer_session.session.undelivered(|frame, _| {
-            if let Some(DeadFrame { from, to, what }) = dead_letter_of(frame) {
-                let type_name = frame.tag().and_then(|tag| peer_session.session.sent_tag_name(tag));
-                let what = type_name.map_or(Cow::Borrowed(what), |name| Cow::Owned(name.to_owned()));
-                let dead_letter = DeadLetter::new(ActorId::new(node, to), what, Undelivered::NoNode);
-                let from = (from != NO_ACTOR).then(|| ActorId::new(me, from));
-                loop_ref.dead_letter(dead_letter.sent_by(from));
-            }
-        });
+        let ended = EndedSession {
+            node,
+            peer_lost,
+            remote_watchers,
+            requests: awaited_replies.into(),
+            receipts: self.receipts.awaited_from(node, &requests).into(),
+            session: peer_session.session,
+        };
+        self.report_ended(ended, driver);
         self.release_room_waiters(node);
         self.run_loop_actions(driver);
-        self.fail_receipts(node, &requests, driver);
         self.names.forget_peer(node);
         if let Some(conn) = peer_session.conn {
             self.flush_and_close_conn(conn, driver);
@@ -661,59 +659,6 @@ impl NodeCore {
             .filter_map(|peer_session| peer_session.conn)
             .collect();
         self.dirty.is_empty() && connections.into_iter().all(|conn| self.unwritten(conn) == 0)
-    }
-}
-
-/// The sender and receiver of a frame that was lost with its session, and its kind.
-struct DeadFrame {
-    from: Key,
-    to: Key,
-    what: &'static str,
-}
-
-/// The dead letter for a frame that was in flight when its session ended. `None` if the sender learns of the loss
-/// otherwise, by a receipt or a `Down`.
-fn dead_letter_of(frame: &Frame<'_>) -> Option<DeadFrame> {
-    let dead =
-        |from: wire::Key, to: wire::Key, what| DeadFrame { from: sched_key(from), to: sched_key(to), what };
-    match frame {
-        Frame::Message(message) if message.receipt.is_none() => {
-            Some(dead(message.from, message.to, "message"))
-        }
-        // The receiver is a request, which has no address.
-        Frame::Answer(answer) => {
-            Some(DeadFrame { from: sched_key(answer.from), to: NO_ACTOR, what: "reply" })
-        }
-        Frame::Terminate(terminate) => Some(dead(terminate.from, terminate.target, "terminate")),
-        Frame::Throw(throw) => Some(dead(throw.from, throw.target, "throw")),
-        Frame::Resume(resume) => Some(dead(resume.from, resume.target, "resume")),
-        Frame::Notify(notify) => Some(dead(notify.target, notify.watcher, "notify")),
-        Frame::Message(_)
-        | Frame::ReplyDropped(_)
-        | Frame::PayloadRefused(_)
-        | Frame::Receipt(_)
-        | Frame::Monitor(_)
-        | Frame::Demonitor(_)
-        | Frame::Down(_)
-        | Frame::Lookup(_)
-        | Frame::CancelLookup(_)
-        | Frame::Found(_)
-        | Frame::NodeAt(_)
-        | Frame::Goodbye(_)
-        | Frame::AnnounceRelay(_)
-        | Frame::Lagged(_)
-        | Frame::Tag(_)
-        | Frame::Fragment(_)
-        | Frame::Ack(_)
-        | Frame::Credit(_)
-        | Frame::Ping(_)
-        | Frame::Pong(_)
-        | Frame::Pause(_)
-        | Frame::Unpause(_)
-        | Frame::Close(_)
-        | Frame::IdleProposed(_)
-        | Frame::IdleAgreed(_)
-        | Frame::Begin(_) => None,
     }
 }
 

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use antiphon_sched::{NodeId, Origin, Undelivered};
+use antiphon_sched::{Budget, NodeId, Origin, Undelivered};
 use antiphon_wire::Route;
 
 use super::backlog::Backlog;
@@ -108,6 +108,11 @@ impl Peer {
             no_auto_dial: false,
             monitors: PeerMonitors::new(node),
         }
+    }
+
+    /// Its budget, which is made when it is first used.
+    pub(super) fn budget_in(&mut self, all_peers: &Budget, all_replies: &Budget) -> &mut PeerBudget {
+        self.budget.get_or_insert_with(|| Box::new(PeerBudget::new(all_peers, all_replies)))
     }
 
     pub(super) fn location(&self) -> Option<Location> {

@@ -65,6 +65,12 @@ impl PendingReceipts {
         self.open.remove(&receipt_number);
     }
 
+    /// The receipts that are awaited from a node, except those in `spared`: their messages still wait for a session.
+    pub(super) fn awaited_from(&self, node: NodeId, spared: &BTreeSet<u64>) -> Vec<u64> {
+        let of_node = self.open.iter().filter(|(_, open)| open.node == node);
+        of_node.map(|(number, _)| *number).filter(|number| !spared.contains(number)).collect()
+    }
+
     pub(super) fn check(&self, timers: &TimerQueue) {
         for (receipt_number, open) in &self.open {
             let due = NodeTimer::Receipt(*receipt_number);
@@ -90,7 +96,7 @@ impl NodeCore {
         self.complete_receipt(receipt.request, result, driver);
     }
 
-    fn complete_receipt(
+    pub(super) fn complete_receipt(
         &mut self,
         receipt_number: u64,
         result: Result<(), DeliverError>,
@@ -181,21 +187,6 @@ impl NodeCore {
             }
         }
         reason
-    }
-
-    /// Completes the receipts of a node with `Unknown` after the end of its session: the messages may have arrived.
-    /// The receipts in `spared` stay open, because their messages still wait for a session.
-    pub(super) fn fail_receipts(&mut self, node: NodeId, spared: &BTreeSet<u64>, driver: &mut impl Driver) {
-        let lost: Vec<u64> = self
-            .receipts
-            .open
-            .iter()
-            .filter(|(receipt_number, open)| open.node == node && !spared.contains(receipt_number))
-            .map(|(receipt_number, _)| *receipt_number)
-            .collect();
-        for receipt_number in lost {
-            self.complete_receipt(receipt_number, Err(DeliverError::Unknown), driver);
-        }
     }
 }
 

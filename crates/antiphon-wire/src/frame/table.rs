@@ -67,14 +67,6 @@ macro_rules! frames {
                 match self { $( Frame::$name(_frame) => frames!(@pair _frame $($($pair)+)?), )* }
             }
 
-            /// Whether frames of this kind name the pair of actors within which they keep their order.
-            pub(crate) fn names_pair(kind: u8) -> bool {
-                match kind {
-                    $( $kind => frames!(@names_pair $($($pair)+)?), )*
-                    _ => false,
-                }
-            }
-
             /// The type tag that this frame refers to, if any.
             #[inline]
             pub fn tag(&self) -> Option<TagId> {
@@ -120,8 +112,6 @@ macro_rules! frames {
         Some(Pair::to_request($frame.$from, $frame.$to))
     };
     (@pair $frame:ident $from:ident => $to:ident) => { Some(Pair::new($frame.$from, $frame.$to)) };
-    (@names_pair) => { false };
-    (@names_pair $($pair:tt)+) => { true };
 }
 
 frames! {

@@ -29,6 +29,8 @@ pub(crate) struct Inbound {
     released: u64,
     /// Bytes of the frame that was handed out last, until the next one is requested.
     handed_out: u64,
+    /// Bytes of frames that this side no longer keeps, but for which it returns no credit yet.
+    withheld: u64,
     /// The position up to which the peer may send.
     granted: u64,
     /// The `next` that was acknowledged last.
@@ -63,6 +65,10 @@ impl Assembled {
         decoded.ok().flatten().expect("a large frame is decoded once before it is handed out")
     }
 
+    pub(crate) fn kind(&self) -> u8 {
+        self.kind
+    }
+
     /// Bytes of the frame's payload.
     pub fn bytes_len(&self) -> usize {
         self.payload.len()
@@ -78,6 +84,7 @@ impl Inbound {
             position: 0,
             released: 0,
             handed_out: 0,
+            withheld: 0,
             granted: window,
             acked: 0,
             acked_position: 0,
@@ -132,6 +139,20 @@ impl Inbound {
         self.released += std::mem::take(&mut self.handed_out);
     }
 
+    /// Withholds the credit for the frame that was handed out last, until [`release_withheld`](Inbound::release_withheld).
+    pub(crate) fn withhold_handed_out(&mut self) {
+        self.withheld += std::mem::take(&mut self.handed_out);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn withheld(&self) -> u64 {
+        self.withheld
+    }
+
+    pub(crate) fn release_withheld(&mut self) {
+        self.released += std::mem::take(&mut self.withheld);
+    }
+
     /// Takes the bytes of the frame that was handed out last, for a later [`release`](Inbound::release).
     pub(crate) fn hold_handed_out(&mut self) -> u64 {
         std::mem::take(&mut self.handed_out)
@@ -171,12 +192,14 @@ impl Inbound {
     }
 
     /// Whether enough can be granted for a `Credit` frame. A quarter of the window is enough. Less is enough while the
-    /// peer has little credit left, because this side holds much.
+    /// peer has little credit left, because this side holds much: at most [`GRANT_BYTES_LEAST`], so that an answer always
+    /// finds room in the credit that is kept for answers.
     #[inline]
     pub(crate) fn credit_due(&self) -> bool {
         let grantable = self.grantable();
         let is_short = self.granted - self.position < self.window / 4;
-        grantable >= self.window / 4 || (is_short && grantable >= self.window / 64)
+        let least = (self.window / 64).min(GRANT_BYTES_LEAST);
+        grantable >= self.window / 4 || (is_short && grantable >= least)
     }
 
     /// Returns the credit to send now, and records it as granted.
@@ -267,7 +290,8 @@ impl Inbound {
     /// Panics if an invariant does not hold.
     pub(crate) fn check(&self) {
         assert!(self.position <= self.granted, "received bytes were granted");
-        assert!(self.released + self.handed_out <= self.position, "released bytes were received");
+        let known = self.released + self.handed_out + self.withheld;
+        assert!(known <= self.position, "released bytes were received");
         assert!(self.granted <= self.released + self.window, "granted bytes stay within one window");
         let declared: u64 = self.assemblies.values().map(|assembly| u64::from(assembly.total)).sum();
         assert_eq!(declared, self.declared, "declared bytes are counted");
@@ -280,5 +304,7 @@ impl Inbound {
     }
 }
 
+/// PROTOCOL.md states it.
+const GRANT_BYTES_LEAST: u64 = 8 * 1024;
 const TAG: u8 = 0x20;
 const FRAGMENT: u8 = 0x21;

@@ -26,7 +26,7 @@ pub use transmit::{SendRefused, Withdrawn};
 use std::time::Duration;
 
 use crate::bytes::Malformed;
-use crate::frame::Frame;
+use crate::frame::{Frame, RawFrame};
 use crate::handshake::{HelloLimits, ProvenConnection};
 use crate::ids::{Key, NodeId, TagId};
 use crate::limits::Limits;
@@ -36,7 +36,7 @@ use crate::session::interner::Interner;
 use crate::session::keepalive::Keepalive;
 use crate::session::outbound::Outbound;
 use crate::session::resume::SessionIdentity;
-use crate::session::send_queue::SendQueue;
+use crate::session::send_queue::{SendQueue, SendUntil};
 use crate::session::transmit::Control;
 use crate::suite::Suite;
 use crate::time::Time;
@@ -57,6 +57,11 @@ pub struct Session {
     keepalive: Keepalive,
     /// The position up to which the peer lets this side send. Never falls.
     credit: u64,
+    /// The positions up to which frames may be handed over: within the credit, and the bytes that this side keeps for a peer
+    /// that has not acknowledged them.
+    send_until: SendUntil,
+    /// Since when so many completions have waited, without an acknowledgement, that no credit is returned for their causes.
+    unresponsive_since: Option<Time>,
     /// When the last ping was sent, until its reply arrives.
     pinged_at: Option<Time>,
     /// The round-trip time of the last ping.
@@ -64,6 +69,8 @@ pub struct Session {
     ack_due: Option<Time>,
     /// The number of frames without numbers that have arrived.
     control_frames: u64,
+    /// The kind of the last numbered frame that arrived.
+    last_kind: u8,
     events: SessionEvents,
 }
 
@@ -98,6 +105,8 @@ pub enum SessionEvent {
     },
     /// The connection's keys are nearly used up: dial another connection.
     Renew,
+    /// Four MiB of answers wait, and the peer has acknowledged nothing for `lost_after`. End the session.
+    Unresponsive,
 }
 
 /// The events that wait for [`Session::poll_event`].
@@ -105,6 +114,7 @@ pub enum SessionEvent {
 struct SessionEvents {
     liveness: Option<Liveness>,
     renew: bool,
+    unresponsive: bool,
     /// Whether `Renew` was reported for this connection.
     renew_reported: bool,
 }
@@ -209,10 +219,13 @@ impl Session {
             control: Control::default(),
             keepalive: Keepalive::new(now),
             credit: u64::from(peer_limits.window_bytes),
+            send_until: SendUntil::new(u64::from(peer_limits.window_bytes)),
+            unresponsive_since: None,
             pinged_at: None,
             round_trip: None,
             ack_due: None,
             control_frames: 0,
+            last_kind: 0,
             events: SessionEvents::default(),
         }
     }
@@ -241,6 +254,7 @@ impl Session {
         self.control.begin_connection(begin);
         self.events.renew_reported = false;
         self.ack_due = None;
+        self.update_send_until();
         self.on_received(now);
         Ok(())
     }
@@ -250,6 +264,7 @@ impl Session {
         self.connection = None;
         self.identity.live_dialler = None;
         self.ack_due = None;
+        self.unresponsive_since = None;
     }
 
     /// Reports that the connection was closed because it was idle. The keepalive stops until the next connection.
@@ -292,10 +307,8 @@ impl Session {
     /// When to call [`on_timeout`](Session::on_timeout). Every other call may change it.
     pub fn poll_timeout(&self) -> Option<Time> {
         let keepalive = self.keepalive.due(&self.limits, self.is_connected());
-        match (self.ack_due, keepalive) {
-            (Some(ack), Some(keepalive)) => Some(ack.min(keepalive)),
-            (ack, keepalive) => ack.or(keepalive),
-        }
+        let unresponsive = self.unresponsive_since.map(|since| since + self.limits.lost_after);
+        [self.ack_due, keepalive, unresponsive].into_iter().flatten().min()
     }
 
     /// Handles the due timeouts. Then call [`poll_transmit`](Session::poll_transmit) and
@@ -311,6 +324,8 @@ impl Session {
             self.release_spare();
         }
         self.events.liveness = next_action.liveness.or(self.events.liveness);
+        let is_unresponsive = |since: &mut Time| now.since(*since) >= self.limits.lost_after;
+        self.events.unresponsive |= self.unresponsive_since.take_if(is_unresponsive).is_some();
     }
 
     /// Sends a ping with the next record, to measure the round-trip time.
@@ -332,6 +347,23 @@ impl Session {
     /// Excludes `span` from the peer's silence, because this node itself did not run (a stopped process, a long step).
     pub fn exclude_stall(&mut self, span: Duration) {
         self.keepalive.exclude_stall(span);
+        self.unresponsive_since = self.unresponsive_since.map(|since| since + span);
+    }
+
+    /// Updates the positions up to which frames may be handed over, after credit or an acknowledgement.
+    fn update_send_until(&mut self) {
+        let kept_max = u64::from(self.limits.window_bytes).max(KEPT_BYTES_LEAST);
+        self.send_until = SendUntil::new(self.credit.min(self.outbound.kept_from() + kept_max));
+    }
+
+    /// Handles a change of the completions that wait.
+    fn note_completions(&mut self, now: Time) {
+        if self.send_queue.is_full_of_completions() {
+            self.unresponsive_since.get_or_insert(now);
+        } else {
+            self.unresponsive_since = None;
+            self.inbound.release_withheld();
+        }
     }
 
     /// The next event for the node.
@@ -342,22 +374,29 @@ impl Session {
         if std::mem::take(&mut self.events.renew) {
             return Some(SessionEvent::Renew);
         }
+        if std::mem::take(&mut self.events.unresponsive) {
+            return Some(SessionEvent::Unresponsive);
+        }
         self.send_queue.next_writable().map(|actor| SessionEvent::Writable { actor })
     }
 
-    /// Calls `each` with every unacknowledged numbered frame, and whether it may have arrived. For the end of a session:
-    /// frames that cannot have arrived are dead letters; the outcome of the rest is unknown. The body of a large frame
-    /// may be truncated.
-    pub fn undelivered(&self, mut each: impl FnMut(&Frame<'_>, bool)) {
-        for (raw, perhaps_arrived) in self.outbound.unacknowledged() {
-            match raw.decode() {
-                // The send queue reports a large frame once, so its fragments are skipped here.
-                Ok(Some(Frame::Fragment(_) | Frame::Tag(_))) | Ok(None) | Err(_) => {}
-                Ok(Some(frame)) => each(&frame, perhaps_arrived),
-            }
+    /// Removes some of the numbered frames that are not acknowledged: about 64 KiB, or a single large one. Calls `each` with
+    /// them, and whether the frame may have arrived. Returns false if none is left. For the end of a session, which is of no
+    /// other use after the first call: frames that cannot have arrived are dead letters; the outcome of the rest is unknown.
+    /// The body of a large frame may be truncated.
+    pub fn take_undelivered(&mut self, mut each: impl FnMut(&Frame<'_>, bool)) -> bool {
+        self.outbound
+            .take_unacknowledged(|raw, was_transmitted| report_whole(&raw, was_transmitted, &mut each))
+            || self.send_queue.take_undelivered(self.outbound.acked(), each)
+    }
+
+    /// As [`take_undelivered`](Session::take_undelivered), of all frames, which stay.
+    #[cfg(test)]
+    fn undelivered(&self, mut each: impl FnMut(&Frame<'_>, bool)) {
+        for (raw, was_transmitted) in self.outbound.unacknowledged() {
+            report_whole(&raw, was_transmitted, &mut each);
         }
-        let acked = self.outbound.acked();
-        self.send_queue.undelivered(acked, each);
+        self.send_queue.undelivered(self.outbound.acked(), each);
     }
 
     /// Whether all sent frames are acknowledged and none waits: the session may end or become idle without loss.
@@ -418,3 +457,14 @@ impl Session {
 
 #[cfg(test)]
 mod tests;
+
+/// Calls `each` with a frame, unless it is a tag or a fragment: the send queue reports a large frame once.
+fn report_whole(raw: &RawFrame<'_>, was_transmitted: bool, each: &mut impl FnMut(&Frame<'_>, bool)) {
+    match raw.decode() {
+        Ok(Some(Frame::Fragment(_) | Frame::Tag(_))) | Ok(None) | Err(_) => {}
+        Ok(Some(frame)) => each(&frame, was_transmitted),
+    }
+}
+
+/// Bytes of frames that are kept until the peer acknowledges them, at least: enough for 128 ms at 1 Gbit/s.
+const KEPT_BYTES_LEAST: u64 = 16 * 1024 * 1024;

@@ -4,13 +4,12 @@
 //! - A frame lies in one segment. Segments are contiguous in frame numbers and in byte positions.
 //! - Every acknowledged frame was transmitted, and every transmitted frame was appended.
 //! - A segment is removed once all its frames are acknowledged.
-//! - The number of a frame is final once the frame is transmitted. Before that, frames may be recalled; the frames behind
-//!   them then get lower numbers.
+//! - A frame is appended only when the peer's credit admits it, except a type tag and a goodbye. So nothing that has to wait
+//!   for credit lies before frames that have it.
 
 use std::collections::VecDeque;
 
 use crate::frame::{Frame, HEADER_BYTES, RawFrame};
-use crate::ids::Pair;
 
 /// Maximum bytes of one segment. A full segment fits the largest record together with header, tag and control frames.
 pub(crate) const SEGMENT_BYTES: usize = 64 * 1024 - 512;
@@ -34,31 +33,8 @@ pub(crate) struct Outbound {
     /// All frames from this number on were never transmitted on any connection.
     transmitted: u64,
     cursor: Cursor,
-    /// Labels of frames that were never transmitted, in order of frame numbers.
-    labels: VecDeque<Label>,
-    /// The number of labels that end a part.
-    parts: usize,
-}
-
-/// Facts about a frame that its bytes do not contain.
-#[derive(Debug, Clone, Copy)]
-struct Label {
-    /// The number of the frame.
-    frame: u64,
-    /// The pair of actors within which the frame keeps its order, if the frame itself names none.
-    pair: Option<Pair>,
-    /// Whether this is the last frame of a part that the send queue moved here.
-    ends_part: bool,
-}
-
-/// A frame that was never transmitted.
-#[derive(Debug)]
-pub(crate) struct UnsentFrame<'a> {
-    pub(crate) raw: RawFrame<'a>,
-    /// Header and payload.
-    pub(crate) bytes: &'a [u8],
-    /// The pair of actors within which it keeps its order.
-    pub(crate) pair: Option<Pair>,
+    /// The numbers of the frames that end a part of the send queue and were never transmitted.
+    part_ends: VecDeque<u64>,
 }
 
 #[derive(Debug)]
@@ -83,6 +59,14 @@ impl Segment {
     fn end_frame(&self) -> u64 {
         self.first_frame + u64::from(self.frames)
     }
+
+    /// Its frames from number `acked` on, and whether each is below `transmitted`.
+    fn unacknowledged(&self, acked: u64, transmitted: u64) -> impl Iterator<Item = (RawFrame<'_>, bool)> {
+        let mut rest = self.bytes.as_slice();
+        let raw = std::iter::from_fn(move || RawFrame::take_from(&mut rest).ok().flatten());
+        let kept = (self.first_frame..).zip(raw).filter(move |(number, _)| *number >= acked);
+        kept.map(move |(number, raw)| (raw, number < transmitted))
+    }
 }
 
 impl Outbound {
@@ -102,30 +86,14 @@ impl Outbound {
         self.count_frames(bytes.len(), frames);
     }
 
-    /// Labels the frame that was appended last with its pair.
-    pub(crate) fn label(&mut self, pair: Option<Pair>) {
-        self.last_label().pair = pair;
-    }
-
-    /// Labels the frame that was appended last as the end of a part.
+    /// The frame that was appended last ends a part of the send queue.
     pub(crate) fn end_part(&mut self) {
-        let label = self.last_label();
-        let is_new = !std::mem::replace(&mut label.ends_part, true);
-        self.parts += usize::from(is_new);
-    }
-
-    /// The label of the frame that was appended last.
-    fn last_label(&mut self) -> &mut Label {
-        let frame = self.next - 1;
-        if self.labels.back().is_none_or(|last| last.frame != frame) {
-            self.labels.push_back(Label { frame, pair: None, ends_part: false });
-        }
-        self.labels.back_mut().expect("the last frame has a label")
+        self.part_ends.push_back(self.next - 1);
     }
 
     /// The number of parts from the send queue that are not completely transmitted.
     pub(crate) fn parts_ahead(&self) -> usize {
-        self.parts
+        self.part_ends.len()
     }
 
     /// The buffer of a segment with room for `count` more bytes.
@@ -182,77 +150,7 @@ impl Outbound {
             self.cursor.offset = 0;
         }
         self.transmitted = self.transmitted.max(self.cursor.frame);
-        while let Some(label) = self.labels.pop_front_if(|label| label.frame < self.transmitted) {
-            self.parts -= usize::from(label.ends_part);
-        }
-    }
-
-    /// Every frame that was never transmitted, in order.
-    pub(crate) fn unsent(&self) -> impl Iterator<Item = UnsentFrame<'_>> {
-        let index = self.segments.partition_point(|segment| segment.end_frame() <= self.transmitted);
-        let frames = self.segments.range(index..).flat_map(|segment| {
-            let mut rest = segment.bytes.as_slice();
-            (segment.first_frame..).zip(std::iter::from_fn(move || take_frame(&mut rest)))
-        });
-        let unsent = frames.filter(|(number, _)| *number >= self.transmitted);
-        unsent.map(|(number, bytes)| self.unsent_frame(number, bytes))
-    }
-
-    fn unsent_frame<'a>(&self, number: u64, bytes: &'a [u8]) -> UnsentFrame<'a> {
-        let raw = RawFrame::take_from(&mut &bytes[..]).ok().flatten().expect("a segment holds whole frames");
-        let label = self.labels.binary_search_by_key(&number, |label| label.frame);
-        let labelled = label.ok().and_then(|index| self.labels[index].pair);
-        let pair = labelled.or_else(|| raw.decode().ok().flatten().and_then(|frame| frame.pair()));
-        UnsentFrame { raw, bytes, pair }
-    }
-
-    /// Recalls the frames for which `takes` returns true; all others keep their order. `takes` is called with every frame
-    /// that was never transmitted, in order, and with the number that the frame gets if it stays.
-    pub(crate) fn recall(&mut self, mut takes: impl FnMut(&UnsentFrame<'_>, u64) -> bool) {
-        let mut number = self.transmitted;
-        let mut labels = VecDeque::new();
-        for bytes in self.cut_unsent() {
-            let mut rest = bytes.as_slice();
-            while let Some(frame) = take_frame(&mut rest) {
-                let unsent = self.unsent_frame(number, frame);
-                let stays = !takes(&unsent, self.next);
-                let label = self.labels.pop_front_if(|label| label.frame == number);
-                if stays {
-                    labels.extend(label.map(|label| Label { frame: self.next, ..label }));
-                    self.append_frames(frame, 1);
-                }
-                number += 1;
-            }
-            self.recycle(bytes);
-        }
-        self.parts = labels.iter().filter(|label| label.ends_part).count();
-        self.labels = labels;
-        // The cut may leave an acknowledged segment in front, or the cursor behind the last segment.
-        while self.segments.front().is_some_and(|first| first.end_frame() <= self.acked) {
-            self.drop_first();
-        }
-        self.rewind(self.cursor.frame).expect("transmitted frames keep their numbers");
-    }
-
-    /// Cuts off all frames that were never transmitted, as if they had not been appended. Returns their bytes.
-    fn cut_unsent(&mut self) -> Vec<Vec<u8>> {
-        let index = self.segments.partition_point(|segment| segment.end_frame() <= self.transmitted);
-        let mut cut = Vec::new();
-        for (at, mut segment) in self.segments.split_off(index).into_iter().enumerate() {
-            let kept = if at == 0 { self.transmitted - segment.first_frame } else { 0 };
-            let offset = offset_of(&segment.bytes, kept);
-            if at == 0 {
-                (self.next, self.end) = (self.transmitted, segment.position + offset as u64);
-            }
-            if offset == 0 {
-                cut.push(segment.bytes);
-                continue;
-            }
-            cut.push(segment.bytes.split_off(offset));
-            segment.frames = u32::try_from(kept).expect("a segment keeps at most its frames");
-            self.segments.push_back(segment);
-        }
-        cut
+        while self.part_ends.pop_front_if(|frame| *frame < self.transmitted).is_some() {}
     }
 
     /// Whether a frame waits that fits the credit.
@@ -339,6 +237,11 @@ impl Outbound {
         self.end - self.cursor.position
     }
 
+    /// The position of the first byte that is kept.
+    pub(crate) fn kept_from(&self) -> u64 {
+        self.segments.front().map_or(self.end, |first| first.position)
+    }
+
     /// Bytes appended since the session began.
     pub(crate) fn end(&self) -> u64 {
         self.end
@@ -377,14 +280,20 @@ impl Outbound {
     }
 
     /// Every unacknowledged frame, and whether it was ever transmitted.
+    #[cfg(test)]
     pub(crate) fn unacknowledged(&self) -> impl Iterator<Item = (RawFrame<'_>, bool)> {
-        let frames = self.segments.iter().flat_map(|segment| {
-            let mut rest = segment.bytes.as_slice();
-            let raw = std::iter::from_fn(move || RawFrame::take_from(&mut rest).ok().flatten());
-            (segment.first_frame..).zip(raw)
-        });
-        let kept = frames.filter(|(number, _)| *number >= self.acked);
-        kept.map(|(number, raw)| (raw, number < self.transmitted))
+        self.segments.iter().flat_map(|segment| segment.unacknowledged(self.acked, self.transmitted))
+    }
+
+    /// Removes the first segment, and calls `each` with its unacknowledged frames, and whether the frame was ever
+    /// transmitted. Returns false if there is no segment. For the end of a session.
+    pub(crate) fn take_unacknowledged(&mut self, each: impl FnMut(RawFrame<'_>, bool)) -> bool {
+        let Some(segment) = self.segments.pop_front() else { return false };
+        let mut each = each;
+        segment
+            .unacknowledged(self.acked, self.transmitted)
+            .for_each(|(raw, was_transmitted)| each(raw, was_transmitted));
+        true
     }
 
     /// Panics if an invariant does not hold.
@@ -404,14 +313,12 @@ impl Outbound {
         assert!(self.cursor.frame >= self.acked && self.cursor.frame <= self.transmitted);
         assert!(self.cursor.position <= self.end);
         assert_eq!(self.cursor.frame == self.next, self.cursor.position == self.end);
-        let labelled = self.labels.iter().map(|label| label.frame);
-        assert!(labelled.clone().is_sorted_by(|one, other| one < other), "labels are in order");
+        let ends = &self.part_ends;
+        assert!(ends.iter().is_sorted_by(|one, other| one < other), "the ends of parts are in order");
         assert!(
-            labelled.into_iter().all(|frame| (self.transmitted..self.next).contains(&frame)),
-            "labels belong to unsent frames"
+            ends.iter().all(|frame| (self.transmitted..self.next).contains(frame)),
+            "the ends of parts are unsent frames"
         );
-        let parts = self.labels.iter().filter(|label| label.ends_part).count();
-        assert_eq!(parts, self.parts, "parts are counted");
     }
 }
 
@@ -420,14 +327,6 @@ impl Outbound {
 fn frame_bytes(bytes: &[u8]) -> usize {
     let [_, _, low, high] = *bytes.first_chunk::<HEADER_BYTES>().expect("a segment holds whole frames");
     HEADER_BYTES + usize::from(u16::from_le_bytes([low, high]))
-}
-
-/// Takes the frame at the front, with its header.
-fn take_frame<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    if rest.is_empty() {
-        return None;
-    }
-    rest.split_off(..frame_bytes(rest))
 }
 
 /// The offset of the frame behind the first `frames` frames.

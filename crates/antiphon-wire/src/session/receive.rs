@@ -1,9 +1,10 @@
 //! The receiving half of a session: records become frames that borrow from the read buffer.
 
 use crate::deframer::Deframer;
-use crate::frame::{Frame, RawFrame};
+use crate::frame::{Answer, Frame, RawFrame};
 use crate::ids::TagId;
 use crate::session::inbound::Assembled;
+use crate::session::send_queue::is_answer;
 use crate::session::{PeerFault, Session, SessionError};
 use crate::time::Time;
 
@@ -83,7 +84,7 @@ impl Session {
         frames: &mut Frames<'d>,
     ) -> Result<Option<Incoming<'d>>, SessionError> {
         loop {
-            self.inbound.release_handed_out();
+            self.settle_handed_out();
             let raw = RawFrame::take_from(&mut frames.rest).map_err(PeerFault::Malformed)?;
             let Some(raw) = raw else { return Ok(None) };
             if !raw.is_numbered() {
@@ -98,10 +99,21 @@ impl Session {
         }
     }
 
+    /// Returns the credit of the frame before, unless it may have caused a completion and too many of these wait.
+    #[inline]
+    fn settle_handed_out(&mut self) {
+        if self.send_queue.is_full_of_completions() && !is_answer(self.last_kind) {
+            self.inbound.withhold_handed_out();
+        } else {
+            self.inbound.release_handed_out();
+        }
+    }
+
     /// Counts a numbered frame. Returns false if the frame had arrived before.
     #[inline]
     fn count(&mut self, now: Time, raw: &RawFrame<'_>) -> Result<bool, PeerFault> {
         let is_new = self.inbound.admit(raw.bytes_len())?;
+        self.last_kind = raw.kind;
         if self.ack_due.is_none() && !self.control.ack_now {
             self.ack_due = Some(now + self.limits.ack_delay);
         }
@@ -113,7 +125,9 @@ impl Session {
     fn process<'d>(&mut self, frame: Frame<'d>) -> Result<Option<Incoming<'d>>, PeerFault> {
         match frame {
             Frame::Fragment(fragment) => {
-                Ok(self.inbound.assemble(fragment, &self.limits)?.map(Incoming::Assembled))
+                let assembled = self.inbound.assemble(fragment, &self.limits)?;
+                self.last_kind = assembled.as_ref().map_or(ANSWER, Assembled::kind);
+                Ok(assembled.map(Incoming::Assembled))
             }
             Frame::Tag(tag) => {
                 self.inbound.add_tag(tag, &self.limits)?;
@@ -160,16 +174,22 @@ impl Session {
         Ok(Some(Incoming::Frame(frame)))
     }
 
-    fn process_control(&mut self, frame: Frame<'_>) -> Result<(), PeerFault> {
+    pub(super) fn process_control(&mut self, frame: Frame<'_>) -> Result<(), PeerFault> {
         if let Frame::Begin(begin) = frame {
             self.inbound.begin_at(begin.frame)?;
             // The peer repeats its pauses right behind it. Until then those of the connection before hold, so that their
             // frames are not sent in between.
             self.send_queue.unpause_all();
         } else if let Frame::Ack(ack) = frame {
+            let acked = self.outbound.acked();
             self.outbound.acknowledge(ack.next).map_err(|_| PeerFault::FrameNumber { frame: ack.next })?;
+            if self.outbound.acked() > acked {
+                self.unresponsive_since = None;
+                self.update_send_until();
+            }
         } else if let Frame::Credit(credit) = frame {
             self.credit = self.credit.max(credit.until);
+            self.update_send_until();
         } else if let Frame::Pong(pong) = frame {
             // A reply to an earlier ping, or one that was never sent, says nothing.
             if let Some(at) = self.pinged_at.take_if(|at| at.as_nanos() == pong.token) {
@@ -205,3 +225,6 @@ impl Session {
         self.inbound.tag_name(id)
     }
 }
+
+/// The kind that a fragment counts as until its large frame is complete: its credit is returned at once.
+const ANSWER: u8 = Answer::KIND;

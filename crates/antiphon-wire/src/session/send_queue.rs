@@ -3,9 +3,13 @@
 //! - large frames, which are cut into fragments;
 //! - frames that must not overtake those of their pair of actors;
 //! - frames for an actor that the peer has paused;
-//! - all frames of a pair of actors, while enough bytes are on their way in [`Outbound`].
+//! - all frames while enough bytes are on their way in [`Outbound`], or while the peer's credit does not admit more.
 //!
 //! So the bytes that wait for an actor are known exactly. Bytes in [`Outbound`] are on their way and do not count.
+//!
+//! Answers have a part of the credit of their own: the last [`ANSWER_CREDIT_BYTES`]. Each side returns the credit of
+//! answers at once, so answers always find credit. All other frames may have to wait for credit that the peer withholds until
+//! its own answers have left ([`SendQueue::is_full_of_completions`]).
 //!
 //! Invariants:
 //! - A pair of actors has a list only while a frame of the pair waits. While it has one, every frame of the pair goes through
@@ -13,10 +17,9 @@
 //!   `Throw`, `Resume`) overtake, while their receiver is paused.
 //! - While an urgent frame for an actor waits in the list of those that passed a pause, no other frame for the actor is
 //!   moved, except fragments of a large frame that has begun.
-//! - The counted bytes keep to twice the cap, and what a recall returns beyond that.
+//! - The counted bytes keep to twice the cap.
 
 mod frame_list;
-mod recall;
 mod room;
 
 pub(crate) use frame_list::{FrameClass, WaitingBytes};
@@ -27,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use crate::bytes::Field;
-use crate::frame::{Fragment, FragmentPart, Frame, HEADER_BYTES, Message};
+use crate::frame::{self, Fragment, FragmentPart, Frame, HEADER_BYTES, Message};
 use crate::ids::{FrameTarget, Key, Pair};
 use crate::limits::{FRAGMENT_BYTES_MAX, Limits};
 use crate::session::outbound::Outbound;
@@ -42,20 +45,20 @@ pub(crate) struct SendQueue {
     budget: QueueBudget,
     /// The receivers for which frames wait, and the paused actors.
     targets: BTreeMap<FrameTarget, TargetQueues>,
-    /// Small answers, and large frames that name no pair.
-    shared: FrameList,
+    /// Small answers. Each completes something of its own, so they keep no order with other frames.
+    answers: FrameList,
+    /// Other frames that name no pair. They keep their order.
+    unpaired: FrameList,
     /// The receivers of which a frame can be moved.
     ready: BTreeSet<FrameTarget>,
     /// The receiver of the last part. The next part is for the next receiver that is ready.
     last_served: Option<FrameTarget>,
-    /// Whether a part of `shared` is next. Such parts alternate with all others.
-    shared_is_next: bool,
+    /// The lane of the last part. The lanes take turns.
+    last_lane: Lane,
     /// The pairs with a large frame at the front of which some, but not all, fragments were moved.
     begun: BTreeSet<Pair>,
     /// The number of actors that the peer has paused.
     paused: u32,
-    /// Whether an actor was paused since the last recall.
-    recall_due: bool,
     /// Whether a goodbye was sent. No frame may follow it, so what waits stays here.
     is_closed: bool,
     waiting: WaitingBytes,
@@ -90,7 +93,6 @@ struct TargetQueues {
 #[derive(Debug)]
 struct SentLargeFrame {
     kind: u8,
-    stream: u32,
     /// The first bytes of the payload.
     head: Vec<u8>,
     /// The number of the last fragment.
@@ -100,9 +102,55 @@ struct SentLargeFrame {
 /// The list of the next part.
 #[derive(Debug, Clone, Copy)]
 enum PartSource {
-    Shared,
+    Answers,
+    Unpaired,
     Urgent(FrameTarget),
     Pair(Pair),
+}
+
+/// Frames that take turns with those of other lanes.
+#[derive(Debug, Clone, Copy)]
+enum Lane {
+    Answers,
+    Unpaired,
+    Pairs,
+}
+
+impl Lane {
+    /// All lanes, in the order in which they are next after this one.
+    fn in_turn(self) -> [Lane; 3] {
+        match self {
+            Lane::Answers => [Lane::Unpaired, Lane::Pairs, Lane::Answers],
+            Lane::Unpaired => [Lane::Pairs, Lane::Answers, Lane::Unpaired],
+            Lane::Pairs => [Lane::Answers, Lane::Unpaired, Lane::Pairs],
+        }
+    }
+}
+
+impl PartSource {
+    fn lane(self) -> Lane {
+        match self {
+            PartSource::Answers => Lane::Answers,
+            PartSource::Unpaired => Lane::Unpaired,
+            PartSource::Urgent(_) | PartSource::Pair(_) => Lane::Pairs,
+        }
+    }
+}
+
+/// The positions up to which frames may be appended to [`Outbound`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SendUntil {
+    /// The position for answers.
+    pub(crate) answers: u64,
+    /// The position for all other frames.
+    pub(crate) others: u64,
+}
+
+impl SendUntil {
+    /// The last part of what may be sent is for answers.
+    pub(crate) fn new(until: u64) -> SendUntil {
+        SendUntil { answers: until, others: until.saturating_sub(ANSWER_CREDIT_BYTES) }
+    }
 }
 
 impl SendQueue {
@@ -110,13 +158,13 @@ impl SendQueue {
         SendQueue {
             budget: QueueBudget { cap: limits.queue_bytes_cap, high: limits.queue_bytes_high },
             targets: BTreeMap::new(),
-            shared: FrameList::default(),
+            answers: FrameList::default(),
+            unpaired: FrameList::default(),
             ready: BTreeSet::new(),
             last_served: None,
-            shared_is_next: false,
+            last_lane: Lane::Pairs,
             begun: BTreeSet::new(),
             paused: 0,
-            recall_due: false,
             is_closed: false,
             waiting: WaitingBytes::default(),
             receipts: BTreeMap::new(),
@@ -131,18 +179,27 @@ impl SendQueue {
     /// Whether no frame waits and none has to. This is the only check of this queue on the hot path.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
-        self.targets.is_empty() && self.shared.is_empty()
+        self.targets.is_empty() && self.answers.is_empty() && self.unpaired.is_empty()
     }
 
-    /// Whether a small frame of this pair has to wait.
-    pub(crate) fn must_wait(&self, pair: Pair, frame: &Frame<'_>) -> bool {
-        let Some(queues) = self.targets.get(&pair.to()) else {
-            return is_answer(frame) && !self.shared.is_empty();
+    /// Whether a small frame has to wait behind others, or for the end of a pause.
+    pub(crate) fn must_wait(&self, pair: Option<Pair>, frame: &Frame<'_>) -> bool {
+        let Some((pair, queues)) = pair.and_then(|pair| Some((pair, self.targets.get(&pair.to())?))) else {
+            return match is_answer(frame.kind()) {
+                true => !self.answers.is_empty(),
+                false => pair.is_none() && !self.unpaired.is_empty(),
+            };
         };
-        if queues.is_paused && FrameClass::of(frame.kind()) == FrameClass::Urgent {
+        if queues.is_paused && is_urgent(frame) {
             return !queues.urgent.is_empty();
         }
         queues.is_paused || !queues.urgent.is_empty() || queues.lists.contains_key(&pair.from())
+    }
+
+    /// Whether so many completions wait that the peer gets no more credit for frames that may cause further ones.
+    #[inline]
+    pub(crate) fn is_full_of_completions(&self) -> bool {
+        self.waiting.completions > COMPLETIONS_BYTES_MAX
     }
 
     /// Whether a frame of this class may wait for `to`.
@@ -219,7 +276,7 @@ impl SendQueue {
         frame: &Frame<'_>,
         size: usize,
     ) -> Option<Result<(), u64>> {
-        if FrameClass::of(frame.kind()) != FrameClass::Counted {
+        if FrameClass::of(frame.kind(), size) != FrameClass::Counted {
             return None;
         }
         let queues = self.targets.get_mut(&pair.to())?;
@@ -244,15 +301,17 @@ impl SendQueue {
 
     /// Adds a frame that has to wait.
     pub(crate) fn push(&mut self, pair: Option<Pair>, frame: &Frame<'_>, size: usize) {
-        let class = FrameClass::of(frame.kind());
+        let class = FrameClass::of(frame.kind(), size);
         let is_large = size > FRAGMENT_BYTES_MAX;
-        let has_list = |pair: Pair| {
-            let queues = self.targets.get(&pair.to());
-            queues.is_some_and(|queues| queues.lists.contains_key(&pair.from()))
+        let keeps_order = |pair: &Pair| {
+            let Some(queues) = self.targets.get(&pair.to()) else { return false };
+            queues.is_paused || !queues.urgent.is_empty() || queues.lists.contains_key(&pair.from())
         };
-        let shared_pair = pair.filter(|pair| is_large || !is_answer(frame) || has_list(*pair));
-        let (list, is_urgent) = match shared_pair {
-            None => (&mut self.shared, false),
+        let is_in_pair = is_large || !is_answer(frame.kind()) || pair.as_ref().is_some_and(keeps_order);
+        let pair = pair.filter(|_| is_in_pair);
+        let (list, is_urgent) = match pair {
+            None if is_answer(frame.kind()) => (&mut self.answers, false),
+            None => (&mut self.unpaired, false),
             Some(pair) => {
                 let queues = self.targets.entry(pair.to()).or_default();
                 let is_urgent = queues.is_paused && class == FrameClass::Urgent;
@@ -265,7 +324,7 @@ impl SendQueue {
         let serial = if is_large {
             let mut payload = Vec::with_capacity(size);
             frame.put_payload(&mut payload);
-            list.push_large(LargeFrame { pair, kind: frame.kind(), stream: None, payload, taken: 0 })
+            list.push_large(LargeFrame { kind: frame.kind(), stream: None, payload, taken: 0 })
         } else {
             let length = u16::try_from(size).expect("a small frame fits the length field");
             let put = |bytes: &mut Vec<u8>| frame.put_with_header(length, bytes);
@@ -273,7 +332,7 @@ impl SendQueue {
         };
         let bytes = WaitingBytes::of(class, (HEADER_BYTES + size) as u64);
         self.waiting += bytes;
-        let Some(pair) = shared_pair else { return };
+        let Some(pair) = pair else { return };
         if let (Frame::Message(message), false) = (frame, is_urgent)
             && let Some(receipt) = message.receipt
         {
@@ -321,7 +380,6 @@ impl SendQueue {
             return false;
         }
         self.paused += 1;
-        self.recall_due = true;
         let queues = self.targets.entry(to).or_default();
         queues.is_paused = true;
         let mut begun = Vec::new();
@@ -358,45 +416,74 @@ impl SendQueue {
         }
     }
 
-    /// Keeps what waits, because a goodbye was sent.
-    pub(crate) fn close(&mut self) {
+    /// Moves the small frames that name no pair to `outbound`, and keeps all others, because a goodbye follows.
+    pub(crate) fn close(&mut self, outbound: &mut Outbound) {
+        for source in [PartSource::Answers, PartSource::Unpaired] {
+            let is_small = |frames: Option<&QueuedFrames>| matches!(frames, Some(QueuedFrames::Small(_)));
+            while is_small(self.list_mut(source).and_then(|list| list.front())) {
+                self.move_part(source, outbound);
+            }
+        }
         self.is_closed = true;
     }
 
     /// Whether [`pump`](SendQueue::pump) would move a part.
-    pub(crate) fn can_pump(&self, outbound: &Outbound, reassembly_bytes_max: u64) -> bool {
+    pub(crate) fn can_pump(&self, outbound: &Outbound, until: SendUntil, reassembly_bytes_max: u64) -> bool {
         !self.is_closed
             && outbound.parts_ahead() < PARTS_AHEAD
-            && self.next_source(reassembly_bytes_max).is_some()
+            && self.next_source(outbound, until, reassembly_bytes_max).is_some()
     }
 
     /// Moves frames to `outbound`: one part for each receiver in turn, and of each sender to a receiver in turn. It moves only
     /// a few parts ahead of the socket, so that other frames can pass between them.
-    pub(crate) fn pump(&mut self, outbound: &mut Outbound, reassembly_bytes_max: u64) {
+    pub(crate) fn pump(&mut self, outbound: &mut Outbound, until: SendUntil, reassembly_bytes_max: u64) {
         while self.unacknowledged.front().is_some_and(|sent| sent.last_frame < outbound.acked()) {
             self.unacknowledged.pop_front();
         }
         while !self.is_closed && outbound.parts_ahead() < PARTS_AHEAD {
-            let Some(source) = self.next_source(reassembly_bytes_max) else { break };
+            let Some(source) = self.next_source(outbound, until, reassembly_bytes_max) else { break };
             self.move_part(source, outbound);
         }
         self.room.find_writable(self.waiting.counted);
     }
 
-    fn next_source(&self, reassembly_bytes_max: u64) -> Option<PartSource> {
+    fn next_source(
+        &self,
+        outbound: &Outbound,
+        until: SendUntil,
+        reassembly_bytes_max: u64,
+    ) -> Option<PartSource> {
+        // Room for the largest part, so that no small part takes the credit of a large one whose turn it is.
+        let end = outbound.end() + PART_BYTES_MAX as u64;
+        if end > until.answers {
+            return None;
+        }
+        let others_have_credit = end <= until.others;
         let can_move = |frames: Option<&QueuedFrames>| {
             frames.is_some_and(|frames| !frames.has_to_wait(self.in_progress, reassembly_bytes_max))
         };
-        let shared = can_move(self.shared.front()).then_some(PartSource::Shared);
-        if self.shared_is_next && shared.is_some() {
-            return shared;
-        }
-        let after = self.last_served.map_or(Bound::Unbounded, Bound::Excluded);
-        let until = self.last_served.map_or(Bound::Unbounded, Bound::Included);
+        self.last_lane.in_turn().into_iter().find_map(|lane| match lane {
+            Lane::Answers => can_move(self.answers.front()).then_some(PartSource::Answers),
+            Lane::Unpaired => {
+                (others_have_credit && can_move(self.unpaired.front())).then_some(PartSource::Unpaired)
+            }
+            Lane::Pairs => self.next_in_pairs(others_have_credit, can_move),
+        })
+    }
+
+    /// The next part of a pair: of any pair, or of the large answers only.
+    fn next_in_pairs(
+        &self,
+        others_have_credit: bool,
+        can_move: impl Fn(Option<&QueuedFrames>) -> bool,
+    ) -> Option<PartSource> {
+        let first = if others_have_credit { FIRST_ACTOR } else { FIRST_REQUEST };
+        let last_served = self.last_served.filter(|last| *last >= first);
+        let after = last_served.map_or(Bound::Included(first), Bound::Excluded);
         let later = self.ready.range((after, Bound::Unbounded));
-        let earlier = self.ready.range((Bound::Unbounded, until));
-        let mut in_turn = later.chain(earlier.filter(|_| self.last_served.is_some()));
-        let source = in_turn.find_map(|to| {
+        let earlier = last_served.map(|last| self.ready.range(first..=last));
+        let mut in_turn = later.chain(earlier.into_iter().flatten());
+        in_turn.find_map(|to| {
             let queues = self.targets.get(to)?;
             if can_move(queues.urgent.front()) {
                 return Some(PartSource::Urgent(*to));
@@ -408,13 +495,13 @@ impl SendQueue {
             let mut in_turn = later.chain(queues.lists.range(..=queues.last_from));
             let (from, _) = in_turn.find(|(_, list)| can_move(list.front()))?;
             Some(PartSource::Pair(Pair::of(*from, *to)))
-        });
-        source.or(shared)
+        })
     }
 
     fn list_mut(&mut self, source: PartSource) -> Option<&mut FrameList> {
         match source {
-            PartSource::Shared => Some(&mut self.shared),
+            PartSource::Answers => Some(&mut self.answers),
+            PartSource::Unpaired => Some(&mut self.unpaired),
             PartSource::Urgent(to) => Some(&mut self.targets.get_mut(&to)?.urgent),
             PartSource::Pair(pair) => self.targets.get_mut(&pair.to())?.lists.get_mut(&pair.from()),
         }
@@ -427,16 +514,12 @@ impl SendQueue {
         let before = outbound.end();
         match &mut item.frames {
             QueuedFrames::Small(small) => {
-                let pair = match source {
-                    PartSource::Pair(pair) => Some(pair),
-                    PartSource::Shared | PartSource::Urgent(_) => None,
-                };
                 if small.receipts > 0 {
                     for receipt in small.iter().filter_map(|(_, raw)| receipt_of(&raw)) {
                         self.receipts.remove(&receipt);
                     }
                 }
-                move_small(pair, small, outbound);
+                move_small(small, outbound);
                 self.recycle(std::mem::take(&mut small.bytes));
             }
             QueuedFrames::Large(large) => {
@@ -458,10 +541,10 @@ impl SendQueue {
         }
         debug_assert!(outbound.end() > before, "a part has bytes");
         outbound.end_part();
-        self.shared_is_next = !matches!(source, PartSource::Shared);
+        self.last_lane = source.lane();
         self.waiting -= moved;
         let to = match source {
-            PartSource::Shared => return,
+            PartSource::Answers | PartSource::Unpaired => return,
             PartSource::Urgent(to) => to,
             PartSource::Pair(pair) => {
                 self.on_taken(pair, moved);
@@ -495,7 +578,6 @@ impl SendQueue {
         }
         let stream = *large.stream.get_or_insert(self.next_stream);
         append_fragment(large, stream, outbound);
-        outbound.label(large.pair);
         if large.taken < total {
             return false;
         }
@@ -503,7 +585,7 @@ impl SendQueue {
         large.payload.truncate(HEAD_BYTES);
         let head = large.payload.as_slice().to_vec();
         let last_frame = outbound.next() - 1;
-        self.unacknowledged.push_back(SentLargeFrame { kind: large.kind, stream, head, last_frame });
+        self.unacknowledged.push_back(SentLargeFrame { kind: large.kind, head, last_frame });
         true
     }
 
@@ -548,33 +630,52 @@ impl SendQueue {
         let of_targets = self.targets.values();
         let of_targets =
             of_targets.flat_map(|queues| std::iter::once(&queues.urgent).chain(queues.lists.values()));
-        std::iter::once(&self.shared).chain(of_targets)
+        [&self.answers, &self.unpaired].into_iter().chain(of_targets)
     }
 
-    /// Calls `each` with every frame that waits, and with every large frame with a fragment that is not below `acked`; and
-    /// whether a part of it was moved. The body of a large frame may be truncated.
-    pub(crate) fn undelivered(&self, acked: u64, mut each: impl FnMut(&Frame<'_>, bool)) {
-        let mut large = |kind, payload: &[u8], is_begun| {
-            if let Ok(Some(frame)) = Frame::decode(kind, payload) {
-                each(&frame, is_begun);
-            }
-        };
-        for sent in self.unacknowledged.iter().filter(|sent| sent.last_frame >= acked) {
-            large(sent.kind, &sent.head, true);
+    /// Removes some of the frames that wait and of the large frames with a fragment that is not below `acked`, and calls
+    /// `each` with them; and whether a part of it was moved. The body of a large frame may be truncated. Returns false if no
+    /// frame is left. After the first call the queue is of no other use.
+    pub(crate) fn take_undelivered(&mut self, acked: u64, mut each: impl FnMut(&Frame<'_>, bool)) -> bool {
+        if let Some(sent) = self.unacknowledged.pop_front() {
+            sent.report(acked, &mut each);
+            return true;
         }
-        for frames in self.lists().flat_map(FrameList::iter) {
-            match frames {
-                QueuedFrames::Large(frame) => large(frame.kind, &frame.payload, frame.taken > 0),
-                QueuedFrames::Small(small) => {
-                    small.iter().for_each(|(_, raw)| large(raw.kind, raw.payload, false));
+        let shared = [&mut self.answers, &mut self.unpaired];
+        if let Some(item) = shared.into_iter().find_map(FrameList::pop_front) {
+            item.frames.report(&mut each);
+            return true;
+        }
+        while let Some(mut target) = self.targets.first_entry() {
+            let queues = target.get_mut();
+            let from_pair = |queues: &mut TargetQueues| {
+                let mut list = queues.lists.first_entry()?;
+                let item = list.get_mut().pop_front();
+                if list.get().is_empty() {
+                    list.remove();
                 }
+                item
+            };
+            if let Some(item) = queues.urgent.pop_front().or_else(|| from_pair(queues)) {
+                item.frames.report(&mut each);
+                return true;
             }
+            target.remove();
         }
+        false
+    }
+
+    /// As [`take_undelivered`](SendQueue::take_undelivered), of all frames, which stay.
+    #[cfg(test)]
+    pub(crate) fn undelivered(&self, acked: u64, mut each: impl FnMut(&Frame<'_>, bool)) {
+        self.unacknowledged.iter().for_each(|sent| sent.report(acked, &mut each));
+        self.lists().flat_map(FrameList::iter).for_each(|frames| frames.report(&mut each));
     }
 
     /// Panics if an invariant does not hold.
     pub(crate) fn check(&self) {
-        let mut waiting = self.shared.check();
+        let mut waiting = self.answers.check();
+        waiting += self.unpaired.check();
         let mut receipts = 0;
         for (to, queues) in &self.targets {
             let mut counted = 0;
@@ -605,7 +706,7 @@ impl SendQueue {
             QueuedFrames::Large(_) | QueuedFrames::Small(_) => 0,
         });
         assert_eq!(in_progress.sum::<u64>(), self.in_progress, "begun large frames are counted");
-        let most = self.budget.cap * 2 + RECALLED_BYTES_MAX;
+        let most = self.budget.cap * 2;
         assert!(self.waiting.counted <= most, "{} bytes wait for actors", self.waiting.counted);
         let most = self.budget.cap;
         assert!(self.waiting.reserved <= most, "{} bytes wait in the reserve", self.waiting.reserved);
@@ -631,21 +732,42 @@ impl SendQueue {
     }
 }
 
-/// Whether a frame is an answer. A small one waits in the shared list, because each request has only one.
-fn is_answer(frame: &Frame<'_>) -> bool {
-    matches!(frame, Frame::Answer(_))
+impl SentLargeFrame {
+    fn report(&self, acked: u64, each: &mut impl FnMut(&Frame<'_>, bool)) {
+        if self.last_frame >= acked
+            && let Ok(Some(frame)) = Frame::decode(self.kind, &self.head)
+        {
+            each(&frame, true);
+        }
+    }
 }
 
-/// Moves all frames of a buffer. `pair` is the pair of those that name none.
-fn move_small(pair: Option<Pair>, small: &SmallFrames, outbound: &mut Outbound) {
-    if small.removed == 0 && (small.without_pair == 0 || pair.is_none()) {
+/// Whether a frame of this kind is an answer: a frame that the peer caused, and that completes something. A node returns the
+/// credit of answers at once.
+#[inline]
+pub(crate) fn is_answer(kind: u8) -> bool {
+    matches!(
+        kind,
+        frame::Answer::KIND
+            | frame::ReplyDropped::KIND
+            | frame::Receipt::KIND
+            | frame::Down::KIND
+            | frame::Found::KIND
+            | frame::NodeAt::KIND
+    )
+}
+
+fn is_urgent(frame: &Frame<'_>) -> bool {
+    FrameClass::of(frame.kind(), 0) == FrameClass::Urgent
+}
+
+/// Moves all frames of a buffer.
+fn move_small(small: &SmallFrames, outbound: &mut Outbound) {
+    if small.removed == 0 {
         return outbound.append_frames(&small.bytes, small.frames);
     }
     for (offset, raw) in small.iter() {
         outbound.append_frames(&small.bytes[offset..offset + raw.bytes_len()], 1);
-        if !Frame::names_pair(raw.kind) {
-            outbound.label(pair);
-        }
     }
 }
 
@@ -667,5 +789,15 @@ const PARTS_AHEAD: usize = 4;
 const HEAD_BYTES: usize = 512;
 /// The maximum number of empty buffers: as many as the parts that a record takes, and a few more.
 const SPARE_BUFFERS_MAX: usize = 8;
-/// The most bytes beyond twice the cap that a recall returns to the queue.
-const RECALLED_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// The bytes at the end of the peer's credit that only answers may use. PROTOCOL.md states them.
+pub(crate) const ANSWER_CREDIT_BYTES: u64 = 32 * 1024;
+/// The most bytes of a part: of a fragment, with all its fields.
+const PART_BYTES_MAX: usize = HEADER_BYTES + FRAGMENT_BYTES_MAX + 16;
+const _: () =
+    assert!(PART_BYTES_MAX >= SMALL_BYTES_MAX, "a buffer of small frames is no larger than a fragment");
+/// The bytes of waiting completions above which the peer gets no credit for what may cause further ones. The `Down`s of all
+/// monitors that a peer may set by default are less.
+const COMPLETIONS_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The first of the actors, and of the requests, among all receivers.
+const FIRST_ACTOR: FrameTarget = FrameTarget::Actor(Key(0));
+const FIRST_REQUEST: FrameTarget = FrameTarget::Request(Key(0));

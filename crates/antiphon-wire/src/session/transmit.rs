@@ -11,7 +11,7 @@ use crate::limits::{FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX};
 use crate::record::Sealer;
 use crate::session::Session;
 use crate::session::interner::InternError;
-use crate::session::send_queue::{FrameClass, SendMark};
+use crate::session::send_queue::{FrameClass, SendMark, is_answer};
 use crate::time::Time;
 
 /// Why a frame was not accepted. The session is unchanged.
@@ -19,13 +19,12 @@ use crate::time::Time;
 #[non_exhaustive]
 pub enum SendRefused {
     /// Too many bytes wait. [`Session::await_room`] reports room for a message, `Monitor` or `Notify`. Nothing reports it for
-    /// a frame that counts in the reserve, or for one that names no pair.
+    /// a frame that counts in the reserve.
     #[error(
         "{queued} bytes wait already, so a frame of {bytes} bytes does not fit; send it when fewer bytes wait"
     )]
     Busy {
-        /// Bytes that wait for the actor, or in the reserve; of a small frame without a pair, all bytes that were handed over
-        /// and wait for the socket.
+        /// Bytes that wait for the actor, or in the reserve.
         queued: u64,
         /// Bytes of the frame, header included.
         bytes: u64,
@@ -170,104 +169,64 @@ impl Session {
     /// The bytes that may wait are bounded:
     /// - For one actor, as many may wait as are still free of `queue_bytes_cap`. An actor for which nothing waits may queue
     ///   one frame, within twice that. Messages, `Monitor` and `Notify` count.
-    /// - Answers, frames that pass a pause, and large frames that name no pair count in a reserve of their own: at most
-    ///   `queue_bytes_cap`.
-    /// - Small frames that name no pair (`Lookup`, `Found`, `NodeAt`, `AnnounceRelay`, `PayloadRefused`) do not wait in the queue, and count
-    ///   neither for an actor nor in the reserve. They are handed over at once, while all bytes that were handed over and
-    ///   wait for the socket are at most `queue_bytes_cap`.
-    /// - Frames that complete something at the peer (`Down`, `Demonitor`, `Receipt`, `ReplyDropped`, `CancelLookup`, `Lagged`
-    ///   and `Goodbye`) are never refused. Those without a pair are handed over at once, as the type tags of
-    ///   [`intern`](Session::intern) are.
+    /// - Answers, each `Down` with a value or a text, frames that pass a pause, and frames that name no pair count in a reserve
+    ///   of their own: at most `queue_bytes_cap`.
+    /// - Frames that complete something at the peer (other `Down`s, `Demonitor`, `Receipt`, `ReplyDropped`, `Found`,
+    ///   `CancelLookup`, `Lagged` and `Goodbye`) are never refused. While 4 MiB of them wait, the session returns no credit for
+    ///   what may cause further ones. A peer that acknowledges nothing for `lost_after` meanwhile is reported as
+    ///   [`Unresponsive`](crate::SessionEvent::Unresponsive).
     ///
     /// # Errors
     /// [`SendRefused`]; the frame was not accepted.
     #[inline]
     pub fn send(&mut self, frame: &Frame<'_>) -> Result<(), SendRefused> {
-        match frame.pair() {
-            Some(pair) => self.send_in(pair, frame),
-            None => self.send_without_pair(frame),
-        }
-    }
-
-    /// As [`send`](Session::send), for a frame that names no pair but must keep its order within `pair`. The pair of a frame
-    /// that names one takes precedence.
-    ///
-    /// # Errors
-    /// As [`send`](Session::send).
-    #[inline]
-    pub fn send_in_order(&mut self, pair: Pair, frame: &Frame<'_>) -> Result<(), SendRefused> {
-        if let Some(own) = frame.pair() {
-            return self.send_in(own, frame);
-        }
-        let next = self.outbound.next();
-        self.send_in(pair, frame)?;
-        if self.outbound.next() > next {
-            self.outbound.label(Some(pair));
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn send_in(&mut self, pair: Pair, frame: &Frame<'_>) -> Result<(), SendRefused> {
         let size = frame.payload_size();
+        let Some(pair) = frame.pair() else { return self.send_behind_others(None, frame, size) };
         let is_near = self.outbound.unsent_bytes() <= self.limits.queue_bytes_low;
-        if size <= FRAGMENT_BYTES_MAX && is_near && self.send_queue.is_idle() {
+        let has_credit = self.outbound.end() + (HEADER_BYTES + size) as u64 <= self.send_until.others;
+        if size <= FRAGMENT_BYTES_MAX && is_near && has_credit && self.send_queue.is_idle() {
             debug_assert!(frame.kind() >= NUMBERED_FROM, "{} is for send_control", frame.name());
             self.outbound.append(frame, size);
             return Ok(());
         }
-        self.send_behind_others(pair, frame, size)
+        self.send_behind_others(Some(pair), frame, size)
     }
 
-    /// Sends a frame while others wait.
+    /// Sends a frame while others wait, or one that names no pair.
     #[inline(never)]
-    fn send_behind_others(&mut self, pair: Pair, frame: &Frame<'_>, size: usize) -> Result<(), SendRefused> {
-        let class = FrameClass::of(frame.kind());
+    fn send_behind_others(
+        &mut self,
+        pair: Option<Pair>,
+        frame: &Frame<'_>,
+        size: usize,
+    ) -> Result<(), SendRefused> {
+        let class = FrameClass::of(frame.kind(), size);
         let bytes = (HEADER_BYTES + size) as u64;
         if size > FRAGMENT_BYTES_MAX {
             self.check_large(frame, size)?;
         } else {
             debug_assert!(frame.kind() >= NUMBERED_FROM, "{} is for send_control", frame.name());
-            if let Some(pushed) = self.send_queue.push_behind(pair, frame, size) {
+            if frame.kind() == Goodbye::KIND {
+                self.send_queue.close(&mut self.outbound);
+                self.outbound.append(frame, size);
+                return Ok(());
+            }
+            let pushed = pair.and_then(|pair| self.send_queue.push_behind(pair, frame, size));
+            if let Some(pushed) = pushed {
                 return pushed.map_err(|queued| SendRefused::Busy { queued, bytes });
             }
-            let unsent = self.outbound.unsent_bytes();
-            // A recall may return these bytes to the queue, so they keep to its bound.
-            let is_within = class == FrameClass::Completion
-                || self.send_queue.waiting().counted + unsent + bytes <= self.limits.queue_bytes_cap * 2;
-            if is_within && unsent <= self.limits.queue_bytes_low && !self.send_queue.must_wait(pair, frame) {
+            let until =
+                if is_answer(frame.kind()) { self.send_until.answers } else { self.send_until.others };
+            let has_credit = self.outbound.end() + bytes <= until;
+            let is_near = self.outbound.unsent_bytes() <= self.limits.queue_bytes_low;
+            if is_near && has_credit && !self.send_queue.must_wait(pair, frame) {
                 self.outbound.append(frame, size);
                 return Ok(());
             }
         }
-        let admitted = self.send_queue.admit(Some(pair.to()), class, bytes);
+        let admitted = self.send_queue.admit(pair.map(Pair::to), class, bytes);
         admitted.map_err(|queued| SendRefused::Busy { queued, bytes })?;
-        self.send_queue.push(Some(pair), frame, size);
-        Ok(())
-    }
-
-    /// Sends a frame that keeps its order with all other small frames that name no pair. It does not wait for others.
-    #[inline(never)]
-    fn send_without_pair(&mut self, frame: &Frame<'_>) -> Result<(), SendRefused> {
-        let size = frame.payload_size();
-        let bytes = (HEADER_BYTES + size) as u64;
-        let class = FrameClass::of(frame.kind());
-        if size > FRAGMENT_BYTES_MAX {
-            self.check_large(frame, size)?;
-            let admitted = self.send_queue.admit(None, class, bytes);
-            admitted.map_err(|queued| SendRefused::Busy { queued, bytes })?;
-            self.send_queue.push(None, frame, size);
-            return Ok(());
-        }
-        debug_assert!(frame.kind() >= NUMBERED_FROM, "{} is for send_control", frame.name());
-        let queued = self.outbound.unsent_bytes();
-        if class != FrameClass::Completion && queued + bytes > self.limits.queue_bytes_cap {
-            return Err(SendRefused::Busy { queued, bytes });
-        }
-        self.outbound.append(frame, size);
-        if frame.kind() == Goodbye::KIND {
-            self.send_queue.close();
-        }
+        self.send_queue.push(pair, frame, size);
         Ok(())
     }
 
@@ -311,13 +270,13 @@ impl Session {
     }
 
     /// Bytes that wait for all actors of the peer, as [`queued_for`](Session::queued_for) counts them: at most twice
-    /// `queue_bytes_cap`, and what a pause returns from the bytes that were on their way.
+    /// `queue_bytes_cap`.
     pub fn queued_for_actors(&self) -> u64 {
         self.send_queue.waiting().counted
     }
 
-    /// Bytes that wait in the reserve: answers, frames that pass a pause, and large frames that name no pair. At most
-    /// `queue_bytes_cap`. Small frames that name no pair never wait here.
+    /// Bytes that wait in the reserve: answers, each `Down` with a value or a text, frames that pass a pause, and frames that
+    /// name no pair. At most `queue_bytes_cap`.
     pub fn queued_in_reserve(&self) -> u64 {
         self.send_queue.waiting().reserved
     }
@@ -331,12 +290,8 @@ impl Session {
     /// is no such message, or if it is on its way or a part of it is.
     ///
     /// It finds the message's buffer in time in the logarithm of what waits, and searches that buffer, about 16 KiB, frame by
-    /// frame. If the buffer or a large frame is removed, those behind it in the list of its sender move up. The first call
-    /// after a pause also recalls, as a transmission would: this visits every frame that was handed over and never
-    /// transmitted, about 256 KiB, and the small frames without a pair among them.
+    /// frame. If the buffer or a large frame is removed, those behind it in the list of its sender move up.
     pub fn withdraw(&mut self, actor: Key, receipt: u64) -> Option<Withdrawn> {
-        // The message may be one that a pause returns to the queue.
-        self.send_queue.recall(&mut self.outbound);
         let is_withdrawn = self.send_queue.withdraw(actor.actor(), receipt);
         is_withdrawn.then(|| Withdrawn { is_paused: self.is_paused(actor) })
     }
@@ -402,25 +357,30 @@ impl Session {
             || self.inbound.unacked_bytes() >= self.limits.ack_bytes
             || self.inbound.credit_due();
         !connection.sealer.is_exhausted()
-            && (has_control || self.outbound.can_send(self.credit) || self.can_pump())
+            && (has_control || self.outbound.can_send(self.send_until.answers) || self.can_pump())
     }
 
     fn can_pump(&self) -> bool {
         !self.send_queue.is_idle()
-            && self.send_queue.can_pump(&self.outbound, self.agreed.reassembly_bytes_max.into())
+            && self.send_queue.can_pump(
+                &self.outbound,
+                self.send_until,
+                self.agreed.reassembly_bytes_max.into(),
+            )
     }
 
     /// Appends one sealed record with as many frames as fit to `out`. Returns false if there is nothing to send now.
     ///
     /// Call it until it returns false, or until `out` holds enough for one write to the socket.
-    pub fn poll_transmit(&mut self, _now: Time, out: &mut Vec<u8>) -> bool {
+    pub fn poll_transmit(&mut self, now: Time, out: &mut Vec<u8>) -> bool {
         if self.connection.is_none() {
             return false;
         }
         if !self.send_queue.is_idle() {
-            self.send_queue.recall(&mut self.outbound);
-            self.send_queue.pump(&mut self.outbound, u64::from(self.agreed.reassembly_bytes_max));
+            let reassembly_bytes_max = u64::from(self.agreed.reassembly_bytes_max);
+            self.send_queue.pump(&mut self.outbound, self.send_until, reassembly_bytes_max);
         }
+        self.note_completions(now);
         if !self.wants_transmit() {
             return false;
         }
@@ -429,7 +389,7 @@ impl Session {
         let start = Sealer::begin(out);
         let body = out.len();
         self.put_control(out, room);
-        self.outbound.copy_to(out, room - (out.len() - body), self.credit);
+        self.outbound.copy_to(out, room - (out.len() - body), self.send_until.answers);
         let Some(connection) = &mut self.connection else { return false };
         if out.len() == body {
             out.truncate(start);

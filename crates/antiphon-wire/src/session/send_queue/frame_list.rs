@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 
 use crate::frame::{self, Frame, HEADER_BYTES, RawFrame};
-use crate::ids::Pair;
 
 /// How the send queue treats a frame, by its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,24 +20,33 @@ pub(crate) enum FrameClass {
     /// An answer, or a frame that names no actor. It counts in the reserve.
     Reserved,
     /// It completes something that is open at the peer, which would stay open for ever without the frame. So it is never
-    /// refused. The number of such frames is bounded by the open monitors, requests and subscriptions.
+    /// refused. While many of them wait, the session returns no credit for the frames that cause them.
     Completion,
 }
 
 impl FrameClass {
-    pub(crate) fn of(kind: u8) -> FrameClass {
+    /// The class of a frame of this kind, with a payload of `size` bytes.
+    pub(crate) fn of(kind: u8, size: usize) -> FrameClass {
         match kind {
             frame::Message::KIND | frame::Monitor::KIND | frame::Notify::KIND => FrameClass::Counted,
             frame::Terminate::KIND | frame::Throw::KIND | frame::Resume::KIND => FrameClass::Urgent,
+            // With a value or a text it can be refused, and is then sent without.
+            frame::Down::KIND if size > DOWN_BYTES_LEAST => FrameClass::Reserved,
             frame::Down::KIND
             | frame::Demonitor::KIND
             | frame::ReplyDropped::KIND
             | frame::Receipt::KIND
+            | frame::Found::KIND
             | frame::CancelLookup::KIND
             | frame::Goodbye::KIND
             | frame::Lagged::KIND => FrameClass::Completion,
             _ => FrameClass::Reserved,
         }
+    }
+
+    /// The class of a frame.
+    pub(crate) fn of_raw(raw: &RawFrame<'_>) -> FrameClass {
+        FrameClass::of(raw.kind, raw.payload.len())
     }
 }
 
@@ -117,8 +125,6 @@ pub(super) struct SmallFrames {
     urgent: u32,
     /// How many of them are messages that ask for a receipt.
     pub(super) receipts: u32,
-    /// How many of them name no pair of actors.
-    pub(super) without_pair: u32,
     /// Bytes of removed frames.
     pub(super) removed: usize,
     pub(super) waiting: WaitingBytes,
@@ -127,7 +133,6 @@ pub(super) struct SmallFrames {
 /// A large frame, which is moved in fragments.
 #[derive(Debug)]
 pub(super) struct LargeFrame {
-    pub(super) pair: Option<Pair>,
     pub(super) kind: u8,
     /// The number of its stream, from the first fragment on.
     pub(super) stream: Option<u32>,
@@ -144,6 +149,21 @@ impl QueuedFrames {
                 in_progress > 0 && in_progress + payload.len() as u64 > reassembly_bytes_max
             }
             QueuedFrames::Large(_) | QueuedFrames::Small(_) => false,
+        }
+    }
+
+    /// Calls `each` with its frames, and whether a part of the frame was moved.
+    pub(super) fn report(&self, each: &mut impl FnMut(&Frame<'_>, bool)) {
+        let mut report = |kind, payload: &[u8], is_begun| {
+            if let Ok(Some(frame)) = Frame::decode(kind, payload) {
+                each(&frame, is_begun);
+            }
+        };
+        match self {
+            QueuedFrames::Large(large) => report(large.kind, &large.payload, large.taken > 0),
+            QueuedFrames::Small(small) => {
+                small.iter().for_each(|(_, raw)| report(raw.kind, raw.payload, false));
+            }
         }
     }
 
@@ -164,7 +184,7 @@ impl QueuedFrames {
 
 impl LargeFrame {
     pub(super) fn class(&self) -> FrameClass {
-        FrameClass::of(self.kind)
+        FrameClass::of(self.kind, self.payload.len())
     }
 
     /// The header counts until the whole frame is moved.
@@ -187,8 +207,7 @@ impl SmallFrames {
         let kind = frame[0];
         self.frames += 1;
         self.receipts += u32::from(message_receipt(kind, &frame[HEADER_BYTES..]).is_some());
-        self.without_pair += u32::from(!Frame::names_pair(kind));
-        let class = FrameClass::of(kind);
+        let class = FrameClass::of(kind, frame.len() - HEADER_BYTES);
         self.urgent += u32::from(class == FrameClass::Urgent);
         self.waiting += WaitingBytes::of(class, frame.len() as u64);
     }
@@ -207,11 +226,9 @@ impl SmallFrames {
     fn remove(&mut self, offset: usize) {
         let mut rest = &self.bytes[offset..];
         let Ok(Some(raw)) = RawFrame::take_from(&mut rest) else { return };
-        let (kind, bytes) = (raw.kind, raw.bytes_len());
-        let class = FrameClass::of(kind);
+        let (class, bytes) = (FrameClass::of_raw(&raw), raw.bytes_len());
         self.frames -= 1;
-        self.receipts -= u32::from(message_receipt(kind, raw.payload).is_some());
-        self.without_pair -= u32::from(!Frame::names_pair(kind));
+        self.receipts -= u32::from(receipt_of(&raw).is_some());
         self.urgent -= u32::from(class == FrameClass::Urgent);
         self.waiting -= WaitingBytes::of(class, bytes as u64);
         self.removed += bytes;
@@ -247,27 +264,6 @@ impl FrameList {
 
     pub(super) fn front(&self) -> Option<&QueuedFrames> {
         self.items.front().map(|item| &item.frames)
-    }
-
-    /// The serial number of the item at the front.
-    pub(super) fn front_serial(&self) -> Option<i64> {
-        self.items.front().map(|item| item.serial)
-    }
-
-    /// The large frame at the front. Its kind stays.
-    pub(super) fn front_large(&mut self) -> Option<&mut LargeFrame> {
-        match &mut self.items.front_mut()?.frames {
-            QueuedFrames::Large(large) => Some(large),
-            QueuedFrames::Small(_) => None,
-        }
-    }
-
-    /// The large frame at the back. Its kind stays.
-    pub(super) fn back_large(&mut self) -> Option<&mut LargeFrame> {
-        match &mut self.items.back_mut()?.frames {
-            QueuedFrames::Large(large) => Some(large),
-            QueuedFrames::Small(_) => None,
-        }
     }
 
     pub(super) fn pop_front(&mut self) -> Option<ListItem> {
@@ -322,28 +318,6 @@ impl FrameList {
     /// Adds a large frame. Returns the serial number of its item.
     pub(super) fn push_large(&mut self, large: LargeFrame) -> i64 {
         self.push_back(QueuedFrames::Large(large))
-    }
-
-    /// Puts the items of `first` before all others. Returns the receipts of their messages, each with the serial number of
-    /// its item.
-    pub(super) fn prepend(&mut self, mut first: FrameList) -> Vec<(u64, i64)> {
-        let mut receipts = Vec::new();
-        let mut serial = self.items.front().map_or(0, |front| front.serial);
-        self.urgent += first.urgent;
-        while let Some(item) = first.items.pop_back() {
-            serial -= 1;
-            match &item.frames {
-                QueuedFrames::Small(small) if small.receipts > 0 => {
-                    receipts.extend(small.iter().filter_map(|(_, raw)| Some((receipt_of(&raw)?, serial))));
-                }
-                QueuedFrames::Small(_) => {}
-                QueuedFrames::Large(large) => {
-                    receipts.extend(large.receipt().map(|receipt| (receipt, serial)))
-                }
-            }
-            self.items.push_front(ListItem { serial, ..item });
-        }
-        receipts
     }
 
     /// Removes the message that asks for this receipt from the item with this serial number. Returns its bytes; `None` if
@@ -402,7 +376,7 @@ impl FrameList {
                 }
                 QueuedFrames::Small(small) if small.urgent > 0 => {
                     let urgent =
-                        small.iter().filter(|(_, raw)| FrameClass::of(raw.kind) == FrameClass::Urgent);
+                        small.iter().filter(|(_, raw)| FrameClass::of_raw(raw) == FrameClass::Urgent);
                     let offsets: Vec<(usize, usize)> =
                         urgent.map(|(offset, raw)| (offset, raw.bytes_len())).collect();
                     for (offset, length) in offsets {
@@ -453,9 +427,7 @@ impl FrameList {
                 counted.bytes.extend_from_slice(&small.bytes[offset..offset + raw.bytes_len()]);
                 counted.count(start);
             }
-            let counts = |small: &SmallFrames| {
-                (small.frames, small.urgent, small.receipts, small.without_pair, small.waiting)
-            };
+            let counts = |small: &SmallFrames| (small.frames, small.urgent, small.receipts, small.waiting);
             assert_eq!(counts(small), counts(&counted), "a buffer counts its frames");
             assert_eq!(small.bytes.len() - small.removed, counted.bytes.len(), "removed bytes are counted");
         }
@@ -483,6 +455,8 @@ fn message_receipt(kind: u8, payload: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*number))
 }
 
+/// The bytes of the payload of a `Down` without a value or a text: watcher, actor, node, id and reason.
+pub(super) const DOWN_BYTES_LEAST: usize = 4 * 8 + 1;
 /// The kind of a removed frame. No frame has it.
 const REMOVED: u8 = 0;
 /// The bytes before the receipt of a message: receiver, sender and type tag.

@@ -223,11 +223,14 @@ fn pause_lets_waiting_urgent_signals_pass() {
     }
     assert!(a.session().queued_in_reserve() > 0, "some signals wait in the queue");
     pause(&mut a, &mut b, &[2]);
-    assert_eq!(exchange(&mut a, &mut b), vec!["Terminate"; 10]);
+    let mut received = exchange(&mut a, &mut b);
+    assert_eq!(received.split_off(received.len() - 8), vec!["Terminate"; 8]);
     assert_eq!(a.session().queued_in_reserve(), 0);
     unpause(&mut a, &mut b, 2);
+    received.extend(exchange(&mut a, &mut b));
+    received.retain(|frame| frame != "Terminate");
     let expected: Vec<String> = (0..1000).map(|number| format!("2:{number:0>50}")).collect();
-    assert_eq!(exchange(&mut a, &mut b), expected);
+    assert_eq!(received, expected);
 }
 
 #[test]
@@ -293,9 +296,11 @@ fn completions_are_never_refused() {
     let (mut a, mut b) = pair_with_paused(small_limits(), &[2]);
     fill(&mut a, &message(1, 2, &[7; 973]));
     let text = "x".repeat(15_000);
-    let reason = DownReason::Failed(&text);
-    let down = Down { watcher: Key(2), actor: Key(1), node: NodeId(3), id: 4, reason };
-    for _ in 0..200 {
+    let down = |reason| Down { watcher: Key(2), actor: Key(1), node: NodeId(3), id: 4, reason };
+    let with_text = down(DownReason::Failed(&text)).into();
+    assert_eq!(fill(&mut a, &with_text) / with_text.encoded_size(), 66, "a text counts in the reserve");
+    let down = down(DownReason::Failed(""));
+    for _ in 0..134 {
         assert_eq!(a.session().send(&down.into()), Ok(()));
     }
     a.session().check();
@@ -352,21 +357,6 @@ fn transmitted_message_cannot_be_withdrawn() {
     assert_eq!(a.session().withdraw(Key(2), 1), None);
     assert_eq!(a.session().withdraw(Key(3), 2), None, "a part of it was transmitted");
     assert_eq!(exchange(&mut a, &mut b), ["3:200000"]);
-}
-
-/// The message was on its way when the pause arrived.
-#[test]
-fn recalled_message_can_be_withdrawn() {
-    let (mut a, mut b) = begun_pair(small_limits());
-    a.session().intern("t").expect("a tag number is free");
-    a.transmit(Time::START, &mut b);
-    a.session().send(&deliver(2, 1, b"small")).expect("the queue has room");
-    a.session().send(&deliver(2, 2, b"stays")).expect("the queue has room");
-    pause(&mut a, &mut b, &[2]);
-    assert_eq!(a.session().withdraw(Key(2), 1), Some(Withdrawn { is_paused: true }));
-    a.session().check();
-    unpause(&mut a, &mut b, 2);
-    assert_eq!(exchange(&mut a, &mut b), ["2:stays"]);
 }
 
 #[test]

@@ -1,16 +1,16 @@
 //! Two sessions in memory. The simulator tests lost connections.
 
 mod admission;
+mod completions;
 mod flow_control;
-mod recall;
+mod pauses;
 mod test_peer;
 
 use super::*;
 use crate::bytes::Field;
-use crate::frame::{Fragment, FragmentPart, Lookup, Monitor, NameSpace, NodeAt, Tag};
+use crate::frame::{Fragment, FragmentPart, Monitor, Tag};
 use crate::handshake::Refusal;
-use crate::ids::Pair;
-use crate::{Keyring, Locations, Secret};
+use crate::{Keyring, Secret};
 use proptest::strategy::{Just, Strategy};
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::Cell;
@@ -181,20 +181,6 @@ fn paused_actor_receives_nothing_across_connections() {
     b.session().unpause(Key(2));
     b.transmit(Time::START, &mut a);
     assert_eq!(a.transmit(Time::START, &mut b), ["2:first", "2:second"]);
-}
-
-#[test]
-fn frame_without_pair_keeps_given_order() {
-    let (mut a, mut b) = connected_pair(Limits::default());
-    a.session().intern("t").expect("a tag number is free");
-    let pair = Pair::new(Key(1), Key(2));
-    let large = vec![7; 100_000];
-    a.session().send(&message(1, 2, &large)).expect("the queue has room");
-    let found = NodeAt { request: 1, node: NodeId(3), name: "three", locations: Locations::NONE };
-    a.session().send_in_order(pair, &Frame::NodeAt(found)).expect("the queue has room");
-    let lookup = Lookup { request: 1, space: NameSpace::Actor, all: false, name: "x" };
-    a.session().send(&Frame::Lookup(lookup)).expect("the queue has room");
-    assert_eq!(a.transmit(Time::START, &mut b), ["tag 0 = t", "Lookup", "2:100000", "NodeAt"]);
 }
 
 #[test]

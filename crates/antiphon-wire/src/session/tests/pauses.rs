@@ -1,4 +1,4 @@
-//! Recalled frames: the frames that wait for a paused actor, and the frames that pass them.
+//! Pauses: the frames that wait for a paused actor, and the frames that pass them.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::test_peer::{TestPeer, begun_pair, connect, describe, message, seconds};
-use crate::frame::{Answer, Frame, Goodbye, GoodbyeReason, Message, NodeAt, Throw};
-use crate::ids::{Key, NodeId, Pair, TagId};
+use crate::frame::{Answer, Frame, Goodbye, GoodbyeReason, Message, Throw};
+use crate::ids::{Key, TagId};
 use crate::session::HeldCredit;
-use crate::{Limits, Locations, Route, Time};
+use crate::{Limits, Route, Time};
 
 /// More than a window of frames is sent to actor 2. The peer holds the credit of all that arrive, then pauses the actor.
 fn blocked_pair(bodies: usize) -> (TestPeer, TestPeer) {
@@ -40,7 +40,7 @@ fn paused_actors_burst_stays_while_others_pass() {
 }
 
 #[test]
-fn recalled_frames_arrive_before_later_ones() {
+fn held_frames_arrive_before_later_ones() {
     let (mut a, mut b) = blocked_pair(40_000);
     a.transmit(Time::START, &mut b);
     a.session().send(&message(1, 2, b"last")).expect("the queue has room");
@@ -52,19 +52,19 @@ fn recalled_frames_arrive_before_later_ones() {
         received.extend(a.transmit(Time::START, &mut b));
     }
     assert_eq!(received.pop().as_deref(), Some("2:last"));
-    assert!(received.len() > 20_000, "only {} frames were recalled", received.len());
+    assert!(received.len() > 20_000, "only {} frames were held", received.len());
     let first = 40_000 - received.len();
     let expected: Vec<String> = (first..40_000).map(|number| format!("2:{number:0>50}")).collect();
     assert_eq!(received, expected);
 }
 
-/// A window is nearly full, and two large frames wait. The peer has room to reassemble one at a time.
+/// So many bytes of the window are left, and two large frames wait. The peer has room to reassemble one at a time.
 fn pair_with_two_large(window_left: usize) -> (TestPeer, TestPeer, Vec<HeldCredit>) {
-    let limits = Limits { window_bytes: 64 * 1024, reassembly_bytes_max: 150_000, ..Limits::default() };
+    let limits = Limits { window_bytes: 128 * 1024, reassembly_bytes_max: 150_000, ..Limits::default() };
     let (mut a, mut b) = begun_pair(limits);
     a.session().intern("t").expect("a tag number is free");
-    for _ in 0..4 {
-        let body = vec![7; (64 * 1024 - window_left) / 4 - 40];
+    for _ in 0..8 {
+        let body = vec![7; (128 * 1024 - window_left) / 8 - 40];
         a.session().send(&message(1, 4, &body)).expect("the queue has room");
     }
     let large = vec![7; 100_000];
@@ -86,9 +86,9 @@ fn transmit_both_ways(a: &mut TestPeer, b: &mut TestPeer) -> Vec<String> {
 }
 
 #[test]
-fn recalled_large_frame_makes_room_for_another() {
-    let (mut a, mut b, held) = pair_with_two_large(1_000);
-    assert_eq!(held.len(), 5, "a tag, and the frames that fill the window");
+fn large_frame_of_paused_actor_takes_no_room() {
+    let (mut a, mut b, held) = pair_with_two_large(34_000);
+    assert_eq!(held.len(), 9, "a tag, and the frames that fill the window");
     held.into_iter().for_each(|held| b.session().release(held));
     assert_eq!(transmit_both_ways(&mut a, &mut b), ["3:100000"]);
     b.session().unpause(Key(2));
@@ -99,8 +99,8 @@ fn recalled_large_frame_makes_room_for_another() {
 /// from the large frames of all other actors.
 #[test]
 fn begun_large_frame_continues_despite_pause() {
-    let (mut a, mut b, held) = pair_with_two_large(20_000);
-    assert_eq!(held.len(), 5, "the session handles the fragment itself");
+    let (mut a, mut b, held) = pair_with_two_large(60_000);
+    assert_eq!(held.len(), 9, "the session handles the fragment itself");
     held.into_iter().for_each(|held| b.session().release(held));
     a.session().send(&message(1, 2, b"behind it")).expect("the queue has room");
     assert_eq!(transmit_both_ways(&mut a, &mut b), ["2:100000", "3:100000"]);
@@ -127,7 +127,7 @@ fn begun_urgent_frame_is_first_to_pass_pause() {
 }
 
 #[test]
-fn recall_skips_frames_before_goodbye() {
+fn frames_before_goodbye_pass_pause() {
     let (mut a, mut b) = begun_pair(Limits { window_bytes: 64 * 1024, ..Limits::default() });
     a.session().intern("t").expect("a tag number is free");
     let before = a.session().frames_sent();
@@ -142,23 +142,23 @@ fn recall_skips_frames_before_goodbye() {
 }
 
 #[test]
-fn undelivered_reports_recalled_frames() {
+fn undelivered_reports_held_frames() {
     let (mut a, mut b) = blocked_pair(40_000);
     let received = b.session().frames_received();
     a.transmit(Time::START, &mut b);
     let mut listed = Vec::new();
     a.session().undelivered(|_, perhaps_arrived| listed.push(perhaps_arrived));
-    let recalled = listed.iter().filter(|perhaps_arrived| !**perhaps_arrived).count() as u64;
-    assert_eq!(recalled, 40_001 - received, "all but the tag and the received frames");
+    let held = listed.iter().filter(|perhaps_arrived| !**perhaps_arrived).count() as u64;
+    assert_eq!(held, 40_001 - received, "all but the tag and the received frames");
 }
 
-/// A recall gives the fragments behind it lower numbers. The large frame is listed until its last fragment is acknowledged.
+/// The large frame is listed until its last fragment is acknowledged.
 #[test]
-fn undelivered_omits_acknowledged_renumbered_large_frame() {
-    let (mut a, mut b) = begun_pair(Limits { window_bytes: 64 * 1024, ..Limits::default() });
+fn undelivered_omits_acknowledged_large_frame() {
+    let (mut a, mut b) = begun_pair(Limits { window_bytes: 128 * 1024, ..Limits::default() });
     a.session().intern("t").expect("a tag number is free");
     let mut held = Vec::new();
-    for (to, size, count) in [(4, 13_000, 5), (2, 1_000, 60), (3, 30_000, 1)] {
+    for (to, size, count) in [(4, 14_000, 7), (2, 1_000, 60), (3, 30_000, 1)] {
         (0..count)
             .for_each(|_| a.session().send(&message(1, to, &vec![7; size])).expect("the queue has room"));
         held.extend(a.transmit_held(&mut b));
@@ -189,10 +189,6 @@ enum SessionAction {
     },
     /// Withdraws the delivery with this index among those that were sent, counted from the last.
     Withdraw(usize),
-    SendInOrder {
-        from: u64,
-        to: u64,
-    },
     Throw {
         from: u64,
         to: u64,
@@ -222,7 +218,6 @@ fn action() -> impl Strategy<Value = SessionAction> {
         5 => sized().prop_map(|(from, to, size)| SessionAction::Send { from, to, size }),
         4 => sized().prop_map(|(from, to, size)| SessionAction::Deliver { from, to, size }),
         3 => (0..10_usize).prop_map(SessionAction::Withdraw),
-        1 => sized().prop_map(|(from, to, _)| SessionAction::SendInOrder { from, to }),
         2 => sized().prop_map(|(from, to, size)| SessionAction::Throw { from, to, size }),
         1 => sized().prop_map(|(from, _, size)| SessionAction::Answer { from, size }),
         2 => to.clone().prop_map(SessionAction::Pause),
@@ -398,12 +393,6 @@ fn perform(action: &SessionAction, a: &mut TestPeer, b: &mut TestPeer, log: &mut
             let (to, from) = (Key(request), Key(from + 5));
             let answer = Answer { to, from, tag: TagId(0), route: Route::NONE, body: &body };
             a.session().send(&answer.into()).expect("the reserve has room");
-        }
-        SessionAction::SendInOrder { from, to } => {
-            let (request, node) = (log.next(from, to, false), NodeId(from * 100 + to));
-            let at = NodeAt { request, node, name: "", locations: Locations::NONE };
-            let pair = Pair::new(Key(from), Key(to));
-            a.session().send_in_order(pair, &at.into()).expect("the queue has room");
         }
         SessionAction::Pause(actor) => assert!(b.session().pause(Key(actor))),
         SessionAction::Unpause(actor) => b.session().unpause(Key(actor)),

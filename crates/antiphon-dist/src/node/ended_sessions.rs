@@ -1,0 +1,175 @@
+//! Sessions that have ended, until everything that was open on them is reported. There may be millions of frames and
+//! requests, so they are reported over several rounds of the loop.
+//!
+//! Invariant: each request, receipt and frame here is reported once.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, VecDeque};
+
+use antiphon_sched::{ActorId, AskError, DeadLetter, Key, MonitorId, NodeId, RequestId, Undelivered};
+use antiphon_wire as wire;
+use antiphon_wire::{Frame, Session};
+
+use super::driver::Driver;
+use super::{NO_ACTOR, NodeCore, sched_key};
+use crate::error::DeliverError;
+
+/// About how many reports are made in one round of the loop.
+const REPORTS_A_ROUND: usize = 2_000;
+
+/// The ended sessions with something to report, in the order in which they ended.
+#[derive(Debug, Default)]
+pub(super) struct EndedSessions {
+    sessions: VecDeque<EndedSession>,
+}
+
+/// What was open on a session when it ended.
+#[derive(Debug)]
+pub(super) struct EndedSession {
+    pub(super) node: NodeId,
+    /// Why the peer cannot be reached.
+    pub(super) peer_lost: Undelivered,
+    /// The monitors that the peer has set.
+    pub(super) remote_watchers: BTreeSet<(Key, MonitorId)>,
+    /// The requests that awaited a reply of the peer.
+    pub(super) requests: VecDeque<RequestId>,
+    /// The receipts that were awaited from the peer.
+    pub(super) receipts: VecDeque<u64>,
+    /// The session, with the frames that the peer has not acknowledged.
+    pub(super) session: Session,
+}
+
+impl EndedSessions {
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+}
+
+impl NodeCore {
+    /// Begins to report what was open on a session.
+    pub(super) fn report_ended(&mut self, ended: EndedSession, driver: &mut impl Driver) {
+        self.ended_sessions.sessions.push_back(ended);
+        if self.ended_sessions.sessions.len() == 1 {
+            self.report_ended_sessions(driver);
+        }
+    }
+
+    /// Reports as much of the ended sessions as one round allows.
+    pub(super) fn report_ended_sessions(&mut self, driver: &mut impl Driver) {
+        let mut reports = 0;
+        while reports < REPORTS_A_ROUND
+            && let Some(mut ended) = self.ended_sessions.sessions.pop_front()
+        {
+            let (is_over, made) = self.report_some(&mut ended, REPORTS_A_ROUND - reports, driver);
+            reports += made;
+            if !is_over {
+                self.ended_sessions.sessions.push_front(ended);
+            }
+        }
+    }
+
+    /// Reports everything of all ended sessions: no round of the loop may follow.
+    pub(super) fn report_all_ended(&mut self, driver: &mut impl Driver) {
+        while !self.ended_sessions.is_empty() {
+            self.report_ended_sessions(driver);
+        }
+    }
+
+    /// Makes about `most` reports. Returns whether nothing is left, and their number.
+    fn report_some(
+        &mut self,
+        ended: &mut EndedSession,
+        most: usize,
+        driver: &mut impl Driver,
+    ) -> (bool, usize) {
+        let mut reports = 0;
+        while reports < most {
+            reports += 1;
+            if let Some((target, id)) = ended.remote_watchers.pop_first() {
+                driver.loop_ref().remove_watcher(target, id);
+            } else if let Some(request_id) = ended.requests.pop_front() {
+                driver.loop_ref().fail_request(request_id, AskError::from(ended.peer_lost.clone()));
+            } else if let Some(receipt_number) = ended.receipts.pop_front() {
+                self.complete_receipt(receipt_number, Err(DeliverError::Unknown), driver);
+            } else {
+                let (is_over, frames) = self.report_frames(ended, driver);
+                reports += frames;
+                if is_over {
+                    return (true, reports);
+                }
+            }
+        }
+        (false, reports)
+    }
+
+    /// Reports some of the frames that may not have arrived as dead letters. Returns whether none is left, and their number.
+    fn report_frames(&mut self, ended: &mut EndedSession, driver: &mut impl Driver) -> (bool, usize) {
+        let (me, node) = (self.me, ended.node);
+        let (mut dead_letters, mut frames) = (Vec::new(), 0);
+        let is_over = !ended.session.take_undelivered(|frame, _| {
+            frames += 1;
+            dead_letters.extend(dead_letter_of(frame).map(|dead| (dead, frame.tag())));
+        });
+        for (DeadFrame { from, to, what }, tag) in dead_letters {
+            let type_name = tag.and_then(|tag| ended.session.sent_tag_name(tag));
+            let what = type_name.map_or(Cow::Borrowed(what), |name| Cow::Owned(name.to_owned()));
+            let from = (from != NO_ACTOR).then(|| ActorId::new(me, from));
+            let dead_letter = DeadLetter::new(ActorId::new(node, to), what, Undelivered::NoNode);
+            driver.loop_ref().dead_letter(dead_letter.sent_by(from));
+        }
+        (is_over, frames)
+    }
+}
+
+/// The sender and receiver of a frame that was lost with its session, and its kind.
+struct DeadFrame {
+    from: Key,
+    to: Key,
+    what: &'static str,
+}
+
+/// The dead letter for a frame that was in flight when its session ended. `None` if the sender learns of the loss
+/// otherwise, by a receipt or a `Down`.
+fn dead_letter_of(frame: &Frame<'_>) -> Option<DeadFrame> {
+    let dead =
+        |from: wire::Key, to: wire::Key, what| DeadFrame { from: sched_key(from), to: sched_key(to), what };
+    match frame {
+        Frame::Message(message) if message.receipt.is_none() => {
+            Some(dead(message.from, message.to, "message"))
+        }
+        // The receiver is a request, which has no address.
+        Frame::Answer(answer) => {
+            Some(DeadFrame { from: sched_key(answer.from), to: NO_ACTOR, what: "reply" })
+        }
+        Frame::Terminate(terminate) => Some(dead(terminate.from, terminate.target, "terminate")),
+        Frame::Throw(throw) => Some(dead(throw.from, throw.target, "throw")),
+        Frame::Resume(resume) => Some(dead(resume.from, resume.target, "resume")),
+        Frame::Notify(notify) => Some(dead(notify.target, notify.watcher, "notify")),
+        Frame::Message(_)
+        | Frame::ReplyDropped(_)
+        | Frame::PayloadRefused(_)
+        | Frame::Receipt(_)
+        | Frame::Monitor(_)
+        | Frame::Demonitor(_)
+        | Frame::Down(_)
+        | Frame::Lookup(_)
+        | Frame::CancelLookup(_)
+        | Frame::Found(_)
+        | Frame::NodeAt(_)
+        | Frame::Goodbye(_)
+        | Frame::AnnounceRelay(_)
+        | Frame::Lagged(_)
+        | Frame::Tag(_)
+        | Frame::Fragment(_)
+        | Frame::Ack(_)
+        | Frame::Credit(_)
+        | Frame::Ping(_)
+        | Frame::Pong(_)
+        | Frame::Pause(_)
+        | Frame::Unpause(_)
+        | Frame::Close(_)
+        | Frame::IdleProposed(_)
+        | Frame::IdleAgreed(_)
+        | Frame::Begin(_) => None,
+    }
+}

@@ -158,6 +158,16 @@ impl SimNode {
         self.sched.loop_ref().transport::<NodeCore>().map(|core| core.counts()).unwrap_or_default()
     }
 
+    /// The steps of work of the node since its start: see [`NodeCore::steps`].
+    pub fn steps(&mut self) -> u64 {
+        self.with_core(|core, _, _| core.steps())
+    }
+
+    /// The bytes that the node holds for one peer: see [`NodeCore::held_bytes`].
+    pub fn held_bytes(&mut self, peer: NodeId) -> u64 {
+        self.with_core(|core, _, _| core.held_bytes(peer))
+    }
+
     /// Calls `act` with the core, which is out of the loop meanwhile.
     fn with_core<R>(&mut self, act: impl FnOnce(&mut NodeCore, &mut SimDriver<'_>, LoopTime) -> R) -> R {
         let mut core =

@@ -62,6 +62,7 @@ impl NodeCore {
         {
             let (is_over, made) = self.report_some(&mut ended, REPORTS_A_ROUND - reports, driver);
             reports += made;
+            self.steps += made as u64;
             if !is_over {
                 self.ended_sessions.sessions.push_front(ended);
             }

@@ -192,6 +192,7 @@ impl NodeCore {
     /// Gives the free places of mailboxes to the messages of peers that wait for them, each in its turn.
     pub(super) fn take_turns(&mut self, driver: &mut impl Driver) {
         while let Some(turn) = driver.loop_ref().next_turn() {
+            self.steps += 1;
             self.take_turn(turn, driver);
         }
         if !self.holding_credit.is_empty() {

@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 
 use antiphon_sched::{Budget, Delivery, Key, LoopRef, MailboxLoad, NodeId, Permit};
 
+use antiphon_wire::Limits;
+
 use super::NodeCore;
 use super::driver::Driver;
 
@@ -73,6 +75,15 @@ impl PeerBudget {
     /// The bytes of messages, replies and values.
     pub(super) fn bytes(&self) -> u64 {
         self.all.bytes() + self.replies.bytes()
+    }
+
+    /// The most bytes of messages, replies and values of a peer with these limits. Above four times the budget, each frame
+    /// holds its credit, of which there is one window; and large messages may be under way.
+    pub(super) fn bytes_max(limits: &Limits) -> u64 {
+        let under_way = u64::from(limits.reassembly_bytes_max.max(limits.message_bytes_max));
+        // A small message may occupy more bytes than its frame.
+        let window = 4 * u64::from(limits.window_bytes);
+        HOLD_ALL_FACTOR * PEER_BYTES_MAX + window + under_way + PEER_BYTES_MAX
     }
 
     fn bytes_of(&self, actor: Key) -> u64 {

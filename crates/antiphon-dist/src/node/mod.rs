@@ -136,6 +136,8 @@ pub struct NodeCore {
     /// Credentials that wait for the next call with a driver.
     new_credentials: Option<Credentials>,
     counts: Counts,
+    /// See [`NodeCore::steps`].
+    steps: u64,
     /// The last number given to a host query, receipt or lookup.
     last_number: u64,
     leaving: bool,
@@ -239,6 +241,7 @@ impl NodeCore {
             resolved: Vec::new(),
             new_credentials: None,
             counts: Counts::default(),
+            steps: 0,
             last_number: 0,
             leaving: false,
         }
@@ -311,6 +314,18 @@ impl NodeCore {
         self.timers.next()
     }
 
+    /// The bytes that this node holds for one peer: frames that wait for it, and what it has sent that waits here. 0 if the
+    /// node is unknown.
+    pub fn held_bytes(&self, node: NodeId) -> u64 {
+        self.peers.get(&node).map_or(0, Peer::held_bytes)
+    }
+
+    /// The steps of work since the start: frames received and moved, reports, and timers. A simulator checks how many one
+    /// input causes.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
     /// Whether there is work for an immediate [`Input::Tick`].
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
@@ -357,6 +372,7 @@ impl NodeCore {
             self.on_resolved(query, found, driver);
         }
         while let Some(due) = self.timers.take_due(self.now) {
+            self.steps += 1;
             self.on_due(due, driver);
         }
         self.report_ended_sessions(driver);
@@ -392,6 +408,7 @@ impl NodeCore {
 
     fn run_loop_actions(&mut self, driver: &mut impl Driver) {
         for action in std::mem::take(&mut self.loop_actions) {
+            self.steps += 1;
             match action {
                 LoopAction::Down { watcher, id, actor, reason } => {
                     driver.loop_ref().down(watcher, id, actor, reason)
@@ -442,7 +459,7 @@ impl NodeCore {
     /// If an invariant does not hold, which is a bug.
     pub fn check(&self) {
         for (node, peer) in &self.peers {
-            peer.check();
+            peer.check(self.settings.limits(), &self.settings.peer_limits);
             let is_dirty = peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.dirty);
             assert_eq!(is_dirty, self.dirty.contains(node), "`dirty` lists the dirty sessions");
         }

@@ -261,10 +261,12 @@ impl NodeCore {
             return;
         };
         let control_frames = peer_session.session.control_frames_received();
+        let frames = peer_session.session.frames_received();
         let received = self.with_peer_origin(node, |core| {
             core.take_records(now, node, &mut peer_session, &mut deframer, driver)
         });
         self.control_frames = peer_session.session.control_frames_received() - control_frames;
+        self.steps += self.control_frames + peer_session.session.frames_received() - frames;
         if let Some(conn) = self.connections.get(id) {
             conn.deframer = deframer;
         }
@@ -433,10 +435,11 @@ impl NodeCore {
             if let Some(id) = peer_session.conn
                 && let Some(conn) = self.connections.get(id)
             {
-                let before = conn.out.len();
+                let (before, frames) = (conn.out.len(), peer_session.session.frames_sent());
                 while conn.out.len() < OUT_BYTES_MAX && peer_session.session.poll_transmit(now, &mut conn.out)
                 {
                 }
+                self.steps += peer_session.session.frames_sent() - frames;
                 if conn.out.len() > before {
                     driver.output(Output::Write(id));
                 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use antiphon_sched::{Budget, NodeId, Origin, Undelivered};
-use antiphon_wire::Route;
+use antiphon_wire::{Limits, Route, Session};
 
 use super::backlog::Backlog;
 use super::mailbox_budget::PeerBudget;
@@ -18,6 +18,7 @@ use super::{NodeCore, sched_node};
 use crate::certificates::Fingerprint;
 use crate::error::{DialError, Status};
 use crate::location::Location;
+use crate::peer_limits::PeerLimits;
 
 /// Another node, as this one knows it.
 #[derive(Debug)]
@@ -163,7 +164,23 @@ impl Peer {
         self.backlog.bytes()
     }
 
-    pub(super) fn check(&self) {
+    /// The bytes that this node holds for the peer, whatever the node's own actors have sent to it.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let session = self.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.held_bytes());
+        let budget = self.budget.as_ref().map_or(0, |budget| budget.bytes());
+        session + budget + self.waiting.bytes() + self.monitors_len() as u64 * MONITOR_BYTES
+    }
+
+    /// The most bytes that a node with these limits holds for a peer.
+    fn held_bytes_max(limits: &Limits, peer_limits: &PeerLimits) -> u64 {
+        let waiting = 3 * limits.queue_bytes_cap;
+        let monitors = 2 * peer_limits.monitors_max as u64 * MONITOR_BYTES;
+        Session::held_bytes_max(limits) + PeerBudget::bytes_max(limits) + waiting + monitors
+    }
+
+    pub(super) fn check(&self, limits: &Limits, peer_limits: &PeerLimits) {
+        let (held, most) = (self.held_bytes(), Peer::held_bytes_max(limits, peer_limits));
+        assert!(held <= most, "{held} bytes are held for {}, and the limits allow {most}", self.name);
         self.waiting.check();
         self.backlog.check();
         self.monitors.check();
@@ -261,5 +278,7 @@ impl NodeCore {
     }
 }
 
+/// What a monitor occupies.
+const MONITOR_BYTES: u64 = 256;
 /// The largest number of known nodes.
 pub(super) const PEERS_MAX: usize = 16_384;

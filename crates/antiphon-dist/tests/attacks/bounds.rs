@@ -24,7 +24,7 @@ pub(crate) fn datagrams() -> u64 {
 }
 
 /// For one session: the buffers of its connection, incomplete messages, messages in the backlog and in mailboxes (four
-/// times their budget, then within the window), replies, the window, type tags, and the answers that wait to be sent.
+/// times their budget, then within the window), replies, the window, type tags, and the frames that wait for the member.
 pub(crate) fn member(limits: &Limits) -> u64 {
     const CONNECTION: u64 = 2 * 256 * 1024;
     const MESSAGES: u64 = 4 * (64 << 20);
@@ -33,10 +33,19 @@ pub(crate) fn member(limits: &Limits) -> u64 {
     // The buffer of an incomplete message grows by doubling.
     let held =
         2 * u64::from(limits.reassembly_bytes_max) + MESSAGES + REPLIES + u64::from(limits.window_bytes);
-    CONNECTION + held + limits.queue_bytes_cap + u64::from(limits.tags_max) * TAG + SLACK
+    CONNECTION + held + unread_session(limits) + u64::from(limits.tags_max) * TAG
 }
 
-/// For messages over 1 KiB in all mailboxes, from all peers. Smaller messages are bounded by their number.
+/// For the frames to a member that takes none: those that were sent and are not acknowledged, the reserve for answers, and
+/// completions, of which each frame of a window may cause one more.
+pub(crate) fn unread_session(limits: &Limits) -> u64 {
+    const UNACKNOWLEDGED: u64 = 16 << 20;
+    const COMPLETIONS: u64 = 4 << 20;
+    let window = u64::from(limits.window_bytes);
+    UNACKNOWLEDGED.max(window) + limits.queue_bytes_cap + COMPLETIONS + 2 * window + SLACK
+}
+
+/// For messages in all mailboxes, from all peers.
 pub(crate) fn mailboxes() -> u64 {
     4 * (256 << 20)
 }

@@ -18,6 +18,7 @@ mod member;
 mod members;
 mod middle;
 mod payloads;
+mod queues;
 mod records;
 mod tls;
 mod victim;
@@ -62,6 +63,11 @@ fn main() -> ExitCode {
             payloads::bombs_as_exit_values_cannot_be_read,
             payloads::bombs_as_signals_reach_no_actor,
             payloads::bombs_behind_full_mailbox_are_refused,
+            queues::answers_untaken_end_session,
+            queues::exit_values_untaken_stay_within_reserve,
+            queues::frames_unacknowledged_are_kept_within_bound,
+            queues::pauses_beside_long_queue_leave_others_their_share,
+            queues::small_messages_for_sleepers_wait_at_sender,
             records::record_tampered_with_costs_only_its_connection,
             tls::tls_middle_with_other_certificate_is_refused,
             tls::tls_unfinished_handshakes_stay_within_their_buffers,

@@ -131,6 +131,7 @@ impl Member {
 
 /// A member without a session: it sends any frames, and need not read.
 pub(crate) struct RawMember {
+    pub(crate) node: NodeId,
     stream: TcpStream,
     connection: RawConnection,
     input: Deframer,
@@ -150,7 +151,7 @@ impl RawMember {
             .expect("the victim accepts a member");
         let connection = RawConnection::new(*proven.connection);
         let (stream, input) = (proven.stream, proven.input);
-        let mut member = Self { stream, connection, input, out: Vec::new() };
+        let mut member = Self { node: profile.node, stream, connection, input, out: Vec::new() };
         member.write(&[Begin { frame: 0 }.into()]).expect("the victim reads");
         member
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use antiphon_dist::node::NodeCore;
 use antiphon_dist::{Config, Location, NetCx, Node, Suite};
-use antiphon_sched::{Addr, Cx, Event, ExitReason, LoopConfig, ReplyTo, exit, receive, stop, suspend};
+use antiphon_sched::{Addr, Bytes, Cx, Event, ExitReason, LoopConfig, ReplyTo, exit, receive, stop, suspend};
 use serde::{Deserialize, Serialize};
 
 use crate::common::bombs::Tree;
@@ -40,6 +40,10 @@ antiphon_sched::wire!(Question, "attack.question/1", compact);
 pub(crate) struct WatchThere(Addr<Question>, ReplyTo<String>);
 antiphon_sched::wire!(WatchThere, "attack.watch-there/1", compact);
 
+/// The actors `sleeper-0` and so on, which take no messages.
+pub(crate) const SLEEPERS: usize = 23;
+/// The actors `heavy-0` and so on, which exit at their first message with a value of 1 MiB.
+pub(crate) const HEAVY_ACTORS: usize = 100;
 /// The name of an RCI of the victim; its actors do not exit.
 pub(crate) const CALLED: &str = "called";
 
@@ -107,6 +111,13 @@ impl Victim {
     pub(crate) fn wait_for_count(&mut self, field: &str, at_least: u64) -> u64 {
         let what = format!("{field} of {at_least}");
         wait_for(&what, || Some(self.count(field)).filter(|count| *count >= at_least))
+    }
+
+    /// Waits until a count is at most this high.
+    #[track_caller]
+    pub(crate) fn wait_for_count_at_most(&mut self, field: &str, most: u64) {
+        let what = format!("{field} of at most {most}");
+        wait_for(&what, || (self.count(field) <= most).then_some(()));
     }
 
     /// Checks that exactly one line of the log contains this text.
@@ -182,12 +193,29 @@ pub(crate) fn run(role: &Role) {
         }
         receive()
     });
-    node.spawn(|cx: &mut Cx<antiphon_sched::Bytes>, event| {
+    node.spawn(|cx: &mut Cx<Bytes>, event| {
         if let Event::Start = event {
             cx.register("sleeper")?;
         }
         antiphon_sched::sleep(PATIENCE)
     });
+    for number in 0..SLEEPERS {
+        node.spawn(move |cx: &mut Cx<Bytes>, event| {
+            if let Event::Start = event {
+                cx.register(&format!("sleeper-{number}"))?;
+            }
+            suspend()
+        });
+    }
+    for number in 0..HEAVY_ACTORS {
+        node.spawn(move |cx: &mut Cx<Bytes>, event| match event {
+            Event::Start => {
+                cx.register(&format!("heavy-{number}"))?;
+                receive()
+            }
+            _ => exit(Bytes::from(vec![0; 1 << 20])),
+        });
+    }
     node.spawn(|cx: &mut Cx<AskThere>, event| {
         match event {
             Event::Start => cx.register("asker")?,

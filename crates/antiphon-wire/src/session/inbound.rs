@@ -287,6 +287,16 @@ impl Inbound {
         Ok(())
     }
 
+    /// The number of type tags that the peer has numbered.
+    pub(crate) fn tags_len(&self) -> u64 {
+        self.tags.len() as u64
+    }
+
+    /// The bytes of incomplete large frames that have arrived.
+    pub(crate) fn incomplete_bytes(&self) -> u64 {
+        self.assemblies.values().map(|assembly| assembly.payload.len() as u64).sum()
+    }
+
     /// Panics if an invariant does not hold.
     pub(crate) fn check(&self) {
         assert!(self.position <= self.granted, "received bytes were granted");

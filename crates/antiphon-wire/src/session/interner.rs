@@ -42,6 +42,11 @@ impl Interner {
         self.numbers.iter().find(|(_, number)| **number == id).map(|(name, _)| &**name)
     }
 
+    /// The number of names.
+    pub(crate) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     /// The number of `name`, if it has one.
     #[inline]
     pub(crate) fn find(&mut self, name: &str) -> Option<TagId> {

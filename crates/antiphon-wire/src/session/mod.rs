@@ -29,12 +29,12 @@ use crate::bytes::Malformed;
 use crate::frame::{Frame, RawFrame};
 use crate::handshake::{HelloLimits, ProvenConnection};
 use crate::ids::{Key, NodeId, TagId};
-use crate::limits::Limits;
+use crate::limits::{LARGE_FRAME_FIELDS_BYTES_MAX, Limits, TAG_BYTES_MAX};
 use crate::record::{Opener, RecordError, Sealer};
 use crate::session::inbound::Inbound;
 use crate::session::interner::Interner;
 use crate::session::keepalive::Keepalive;
-use crate::session::outbound::Outbound;
+use crate::session::outbound::{Outbound, SEGMENT_BYTES};
 use crate::session::resume::SessionIdentity;
 use crate::session::send_queue::{SendQueue, SendUntil};
 use crate::session::transmit::Control;
@@ -352,8 +352,8 @@ impl Session {
 
     /// Updates the positions up to which frames may be handed over, after credit or an acknowledgement.
     fn update_send_until(&mut self) {
-        let kept_max = u64::from(self.limits.window_bytes).max(KEPT_BYTES_LEAST);
-        self.send_until = SendUntil::new(self.credit.min(self.outbound.kept_from() + kept_max));
+        let kept_until = self.outbound.kept_from() + kept_bytes_max(&self.limits);
+        self.send_until = SendUntil::new(self.credit.min(kept_until));
     }
 
     /// Handles a change of the completions that wait.
@@ -420,6 +420,26 @@ impl Session {
         self.control_frames
     }
 
+    /// The bytes that this session holds: frames that wait or are not acknowledged, incomplete large frames, and the names of
+    /// type tags. At most [`held_bytes_max`](Session::held_bytes_max).
+    pub fn held_bytes(&self) -> u64 {
+        let tags = self.interner.len() as u64 + self.inbound.tags_len();
+        self.outbound.kept_bytes()
+            + self.send_queue.held_bytes()
+            + self.inbound.incomplete_bytes()
+            + tags * TAG_BYTES
+    }
+
+    /// The most bytes that a session with these limits holds, whatever the peer does.
+    pub fn held_bytes_max(limits: &Limits) -> u64 {
+        let kept = kept_bytes_max(limits) + SEGMENT_BYTES as u64;
+        let tags = 2 * u64::from(limits.tags_max) * TAG_BYTES;
+        // A single large frame may exceed the limit for several.
+        let single = limits.message_bytes_max.saturating_add(LARGE_FRAME_FIELDS_BYTES_MAX);
+        let incomplete = u64::from(limits.reassembly_bytes_max.max(single));
+        kept + SendQueue::held_bytes_max(limits) + incomplete + tags
+    }
+
     /// Checks every invariant. A simulator calls this after each event.
     ///
     /// # Panics
@@ -428,6 +448,8 @@ impl Session {
         self.outbound.check();
         self.send_queue.check();
         self.inbound.check();
+        let (held, most) = (self.held_bytes(), Session::held_bytes_max(&self.limits));
+        assert!(held <= most, "{held} bytes are held, and the limits allow {most}");
         assert!(self.outbound.sent() <= self.credit, "sent bytes stay within the credit");
         assert_eq!(
             self.connection.is_some(),
@@ -466,5 +488,12 @@ fn report_whole(raw: &RawFrame<'_>, was_transmitted: bool, each: &mut impl FnMut
     }
 }
 
-/// Bytes of frames that are kept until the peer acknowledges them, at least: enough for 128 ms at 1 Gbit/s.
+/// The most bytes of frames that are handed over and kept until the peer acknowledges them.
+fn kept_bytes_max(limits: &Limits) -> u64 {
+    u64::from(limits.window_bytes).max(KEPT_BYTES_LEAST)
+}
+
+/// What a type tag occupies.
+const TAG_BYTES: u64 = TAG_BYTES_MAX as u64 + 64;
+/// The least [`kept_bytes_max`]: enough for 128 ms at 1 Gbit/s.
 const KEPT_BYTES_LEAST: u64 = 16 * 1024 * 1024;

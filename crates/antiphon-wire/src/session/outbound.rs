@@ -242,6 +242,11 @@ impl Outbound {
         self.segments.front().map_or(self.end, |first| first.position)
     }
 
+    /// The bytes that are kept.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.end - self.kept_from()
+    }
+
     /// Bytes appended since the session began.
     pub(crate) fn end(&self) -> u64 {
         self.end

@@ -626,6 +626,25 @@ impl SendQueue {
         self.update_room(pair.to());
     }
 
+    /// The bytes that it holds: waiting frames, the heads of large frames, and the entries of paused actors.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let heads = (self.unacknowledged.len() * HEAD_BYTES) as u64;
+        self.waiting.total() + heads + u64::from(self.paused) * PAUSED_ACTOR_BYTES
+    }
+
+    /// The most bytes that it holds. Each large frame of which the head is kept has more than 16 KiB among the frames that are
+    /// kept until they are acknowledged.
+    pub(crate) fn held_bytes_max(limits: &Limits) -> u64 {
+        let window = u64::from(limits.window_bytes);
+        // Each frame of a window causes a completion at most, which may be twice as large.
+        let completions = COMPLETIONS_BYTES_MAX + 2 * window;
+        let heads = limits.queue_bytes_cap / 16;
+        3 * limits.queue_bytes_cap
+            + completions
+            + heads
+            + u64::from(limits.paused_actors_max) * PAUSED_ACTOR_BYTES
+    }
+
     fn lists(&self) -> impl Iterator<Item = &FrameList> {
         let of_targets = self.targets.values();
         let of_targets =
@@ -798,6 +817,8 @@ const _: () =
 /// The bytes of waiting completions above which the peer gets no credit for what may cause further ones. The `Down`s of all
 /// monitors that a peer may set by default are less.
 const COMPLETIONS_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// What the entry of a paused actor occupies.
+const PAUSED_ACTOR_BYTES: u64 = 192;
 /// The first of the actors, and of the requests, among all receivers.
 const FIRST_ACTOR: FrameTarget = FrameTarget::Actor(Key(0));
 const FIRST_REQUEST: FrameTarget = FrameTarget::Request(Key(0));

@@ -425,7 +425,7 @@ mod tests {
                 break;
             }
         }
-        assert!((2 * PEER_BYTES_MAX..3 * PEER_BYTES_MAX).contains(&bytes), "{bytes} bytes wait");
+        assert!((PEER_BYTES_MAX..3 * PEER_BYTES_MAX).contains(&bytes), "{bytes} bytes wait");
         for to in sleepers {
             test.driver.sched.loop_ref().terminate(ActorId::new(test.core.me(), to));
         }
@@ -565,6 +565,7 @@ mod tests {
         let body = body_of(15 << 20);
         let value = || Value::encoded("bytes", &body);
         let refused = |test: &TestCore| test.core.counts.refused_messages;
+        let counted = 4 * (body.len() as u64 + SIGNAL_OVERHEAD);
         for _ in 0..10 {
             test.core.apply_signal(
                 node,
@@ -572,7 +573,7 @@ mod tests {
                 &mut test.driver,
             );
         }
-        assert_eq!((refused(&test), test.core.all_replies_budget.bytes()), (6, 4 * body.len() as u64));
+        assert_eq!((refused(&test), test.core.all_replies_budget.bytes()), (6, counted));
         for _ in 0..10 {
             test.core.apply_signal(
                 node,
@@ -580,7 +581,7 @@ mod tests {
                 &mut test.driver,
             );
         }
-        assert_eq!((refused(&test), test.core.all_replies_budget.bytes()), (16, 4 * body.len() as u64));
+        assert_eq!((refused(&test), test.core.all_replies_budget.bytes()), (16, counted));
         // The actor exits, which drops all values in its mailbox.
         test.driver.sched.loop_ref().terminate(ActorId::new(test.core.me(), sleeper));
         test.advance();
@@ -608,7 +609,7 @@ mod tests {
             };
             test.receive_down(node, id, reason);
         }
-        assert_eq!(test.core.all_replies_budget.bytes(), 4 * body.len() as u64);
+        assert_eq!(test.core.all_replies_budget.bytes(), counted);
         test.advance();
         let mut expected = vec![body.len(); 4];
         expected.resize(10, 0);

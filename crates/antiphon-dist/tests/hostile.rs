@@ -469,7 +469,7 @@ enum ToFileService {
     Offer(TestOffer, ReplyTo<OfferAnswer>),
     Delete(Vec<String>, ReplyTo<Deleted>),
 }
-antiphon_sched::wire!(ToFileService, "antiphon.files.keeper/1");
+antiphon_sched::wire!(ToFileService, "antiphon.files.service/1");
 
 #[derive(Serialize, Deserialize)]
 struct TestOffer {

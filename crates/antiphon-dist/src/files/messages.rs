@@ -45,7 +45,7 @@ pub(crate) enum ToFileService {
     /// Deletes a file that the node received.
     Delete(Vec<String>, ReplyTo<DeleteAnswer>),
 }
-antiphon_sched::wire!(ToFileService, "antiphon.files.keeper/1");
+antiphon_sched::wire!(ToFileService, "antiphon.files.service/1");
 
 /// The description of a file that a sender offers.
 #[derive(Serialize, Deserialize)]

@@ -79,7 +79,7 @@ impl<A: Wire, T: Wire> Wire for RciCall<A, T> {
 
 impl<T: Wire> Wire for SpawnOutcome<T> {
     fn name() -> Cow<'static, str> {
-        Cow::Owned(format!("antiphon.born<{}>", T::name()))
+        Cow::Owned(format!("antiphon.spawned<{}>", T::name()))
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
@@ -116,7 +116,7 @@ enum NoMessages {}
 
 impl Wire for NoMessages {
     fn name() -> Cow<'static, str> {
-        Cow::Borrowed("antiphon.nobody")
+        Cow::Borrowed("antiphon.no_messages")
     }
 
     fn encode(&self, _: &mut Vec<u8>) -> Result<(), EncodeError> {

@@ -24,7 +24,7 @@ pub(super) struct ProxyMessage<T>(CallResult<T>);
 
 impl<T: Wire> Wire for ProxyMessage<T> {
     fn name() -> Cow<'static, str> {
-        Cow::Owned(format!("antiphon.witness<{}>", T::name()))
+        Cow::Owned(format!("antiphon.monitor_proxy<{}>", T::name()))
     }
 
     fn encode(&self, _: &mut Vec<u8>) -> Result<(), EncodeError> {

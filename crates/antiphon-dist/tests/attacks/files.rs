@@ -22,7 +22,7 @@ enum ToFileService {
     Offer(OfferedFile, ReplyTo<OfferReply>),
     Delete(Vec<String>, ReplyTo<Deleted>),
 }
-antiphon_sched::wire!(ToFileService, "antiphon.files.keeper/1");
+antiphon_sched::wire!(ToFileService, "antiphon.files.service/1");
 
 #[derive(Serialize, Deserialize)]
 struct OfferedFile {

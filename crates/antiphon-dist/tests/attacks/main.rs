@@ -18,6 +18,7 @@ mod member;
 mod members;
 mod middle;
 mod payloads;
+mod protocol;
 mod records;
 mod tls;
 mod victim;
@@ -62,6 +63,10 @@ fn main() -> ExitCode {
             payloads::bombs_as_exit_values_cannot_be_read,
             payloads::bombs_as_signals_reach_no_actor,
             payloads::bombs_behind_full_mailbox_are_refused,
+            protocol::lookup_with_used_number_replaces_earlier,
+            protocol::member_that_broke_protocol_receives_close,
+            protocol::monitor_of_unknown_actor_names_target,
+            protocol::peer_that_rejects_node_ends_session,
             records::record_tampered_with_costs_only_its_connection,
             tls::tls_middle_with_other_certificate_is_refused,
             tls::tls_unfinished_handshakes_stay_within_their_buffers,

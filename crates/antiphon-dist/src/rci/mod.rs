@@ -108,6 +108,7 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
                 watcher,
                 request_id,
                 spawned: None,
+                early_down: None,
             });
         }
         other => {

@@ -73,12 +73,12 @@ pub(crate) const TAGS: [&str; 10] = [
     "fuzz.ask/1",
     "antiphon.channel<str>",
     "antiphon.call<str,str>",
-    "antiphon.born<str>",
+    "antiphon.spawned<str>",
     "antiphon.delivered",
     "antiphon.subscribed",
-    "antiphon.nobody",
-    "antiphon.witness<str>",
-    "antiphon.files.keeper/1",
+    "antiphon.no_messages",
+    "antiphon.monitor_proxy<str>",
+    "antiphon.files.service/1",
 ];
 /// The virtual time after which every timeout is over, also the one of silent peers.
 const PATIENCE: Duration = Duration::from_secs(120);

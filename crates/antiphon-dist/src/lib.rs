@@ -69,6 +69,9 @@ pub use rci::Rci;
 mod runtime;
 pub use runtime::Node;
 
+#[cfg(test)]
+mod service_vectors;
+
 mod from_node;
 mod quota_usage;
 

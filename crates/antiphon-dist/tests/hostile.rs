@@ -469,7 +469,7 @@ enum ToFileService {
     Offer(TestOffer, ReplyTo<OfferAnswer>),
     Delete(Vec<String>, ReplyTo<Deleted>),
 }
-antiphon_sched::wire!(ToFileService, "antiphon.files.keeper/1");
+antiphon_sched::wire!(ToFileService, "antiphon.files.service/1");
 
 #[derive(Serialize, Deserialize)]
 struct TestOffer {
@@ -499,7 +499,7 @@ enum ToReceiver {
     End(Bytes),
     Abort(bool),
 }
-antiphon_sched::wire!(ToReceiver, "antiphon.files.receiver/1", compact);
+antiphon_sched::wire!(ToReceiver, "antiphon.files.receiver/1");
 
 #[derive(Serialize, Deserialize, Debug, PartialEq)]
 enum ToSender {
@@ -508,7 +508,7 @@ enum ToSender {
     Different(FileStat),
     Failed(FileRefused),
 }
-antiphon_sched::wire!(ToSender, "antiphon.files.sender/1", compact);
+antiphon_sched::wire!(ToSender, "antiphon.files.sender/1");
 
 /// Finds the file service of a node: sends a request to every guessed id, and returns the first actor that answers.
 fn find_file_service(from: &TestNode, at: NodeId) -> Addr<ToFileService> {

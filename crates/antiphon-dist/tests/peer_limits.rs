@@ -273,7 +273,7 @@ struct SpawnReply(u8);
 
 impl Wire for SpawnReply {
     fn name() -> Cow<'static, str> {
-        Cow::Borrowed("antiphon.born<str>")
+        Cow::Borrowed("antiphon.spawned<str>")
     }
 
     fn encode(&self, _: &mut Vec<u8>) -> Result<(), EncodeError> {

@@ -298,10 +298,10 @@ impl LoopRef<'_> {
         self.core.add_watcher(target, id, watcher);
     }
 
-    /// Refuses a monitor: sends `watcher`, on another node, a [`Down`] with [`ExitReason::Refused`].
-    pub fn refuse_monitor(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
+    /// Refuses a monitor: sends `watcher`, on another node, a [`Down`] of `target` with this reason.
+    pub fn refuse_monitor(&mut self, target: Key, id: MonitorId, watcher: ActorId, reason: ExitReason) {
         let actor = self.core.id(target);
-        self.core.send_down(watcher, id, actor, ExitReason::Refused);
+        self.core.send_down(watcher, id, actor, reason);
     }
 
     /// Removes a monitor.

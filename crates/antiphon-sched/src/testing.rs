@@ -13,12 +13,18 @@ use crate::actor::Actor;
 use crate::actor_event::{Event, ExitReason, Thrown};
 use crate::addr::Addr;
 use crate::batch::StepEffect;
+#[cfg(feature = "serde")]
+use crate::codec_context::{EncodeMode, MESSAGE_BYTES_MAX, decode_with_context, encode_with_context};
 use crate::cx::Cx;
+#[cfg(feature = "serde")]
+use crate::error::{DecodeError, EncodeError};
 use crate::event_loop::{Loop, LoopConfig, Platform};
 use crate::id::NodeId;
 use crate::step::{Admit, Next, Step, Then, finishing, receive};
 use crate::time::Time;
 use crate::value::Value;
+#[cfg(feature = "serde")]
+use crate::wire::Wire;
 
 /// Returns a UDP port that is free at the moment on 127.0.0.1, on 127.0.0.2 and on the broadcast address of
 /// loopback.
@@ -35,6 +41,31 @@ pub fn free_udp_port() -> u16 {
         }
     }
     panic!("no free UDP port on loopback in 64 attempts");
+}
+
+/// Encodes a value as the loop `node` does for another node. Unlike [`Wire::encode`], it also encodes addresses and replies.
+///
+/// # Errors
+/// The value has no encoding.
+#[doc(hidden)]
+#[cfg(feature = "serde")]
+pub fn encode_as<T: Wire>(node: NodeId, value: &T) -> Result<Vec<u8>, EncodeError> {
+    let mut bytes = Vec::new();
+    let encode = || value.encode(&mut bytes);
+    let (encoded, _) = encode_with_context(node, MESSAGE_BYTES_MAX, EncodeMode::Send, encode);
+    encoded.map(|()| bytes)
+}
+
+/// Decodes a value as the loop `node` does that has received it from another node.
+///
+/// # Errors
+/// The bytes are no value of this type.
+#[doc(hidden)]
+#[cfg(feature = "serde")]
+pub fn decode_as<T: Wire>(node: NodeId, bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, decoded) = decode_with_context(node, || T::decode_all(bytes));
+    decoded.accept(node);
+    value
 }
 
 /// A loop on virtual time, for tests of actors: the time stands still until the test lets it pass.

@@ -2,6 +2,8 @@
 //!
 //! Invariant: reading allocates no memory, does not recurse, and reads no byte twice.
 
+use std::num::NonZeroU64;
+
 use crate::ids::{Key, NodeId, TagId};
 
 /// Why received bytes do not parse. The peer is at fault. The bytes have changed nothing.
@@ -140,6 +142,20 @@ macro_rules! numbers {
     )*};
 }
 numbers!(u8, u16, u32, u64);
+
+impl<'a> Field<'a> for NonZeroU64 {
+    fn size(&self) -> usize {
+        size_of::<u64>()
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        self.get().put(out);
+    }
+
+    fn take(reader: &mut Reader<'a>) -> Result<NonZeroU64, Malformed> {
+        NonZeroU64::new(u64::take(reader)?).ok_or(Malformed::Unknown { field: "request", value: 0 })
+    }
+}
 
 macro_rules! newtypes {
     ($($name:ident($number:ident)),*) => {$(

@@ -46,6 +46,11 @@ impl Suite {
         self != Suite::Plain
     }
 
+    /// Whether a node that offers this suite offers no other one.
+    pub(crate) fn is_alone(self) -> bool {
+        matches!(self, Suite::Tls | Suite::Plain)
+    }
+
     /// The length of the tag at the end of each record, in bytes.
     pub fn tag_bytes(self) -> usize {
         match self {

@@ -277,8 +277,64 @@ fn error_of(code: u64) -> SubscribeError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::service_vectors::{ServiceVectors, asker, reply, server};
+
+    pub(crate) fn add_vectors(vectors: &mut ServiceVectors) {
+        type Message = ChannelMessage<String>;
+        let message = || "hi".to_owned();
+        vectors.add("send", &Message::Send { message: message(), hops: 0 });
+        vectors.add("send, through 129 topics", &Message::Send { message: message(), hops: 129 });
+        let within = Duration::from_secs(5);
+        vectors.add(
+            "deliver to 2 within 5 s",
+            &Message::Deliver { message: message(), n: 2, within, hops: 0, reply: reply() },
+        );
+        let actor = Addr::of(asker(7));
+        vectors.add("subscribe", &Message::Subscribe { actor, ends_on_lag: false, reply: Some(reply()) });
+        vectors.add(
+            "subscribe until it lags, without a reply",
+            &Message::Subscribe { actor, ends_on_lag: true, reply: None },
+        );
+        let topic = TopicAddr::of(asker(6));
+        vectors.add("attach a relay", &Message::Attach { topic, is_relay: true, reply: Some(reply()) });
+        vectors.add("attach a channel", &Message::Attach { topic, is_relay: false, reply: Some(reply()) });
+        vectors.add("unsubscribe", &Message::Unsubscribe { actor: asker(7) });
+        vectors.add("count", &Message::Count { topic: asker(6), subscribers: 3 });
+        let from = TopicAddr::of(server(8));
+        let ids = vec![server(8), asker(5)];
+        vectors.add("upstreams", &Message::Upstreams { from, ids, reply: Some(reply()) });
+        vectors.add("detach", &Message::Detach { from: server(8) });
+        for (reason, bytes) in [
+            ("an unknown kind", &[0x92, 9, 1][..]),
+            ("a send of two parts", &[0x92, 0, 0]),
+            ("a send through 256 topics", &[0x93, 0, 0xcd, 1, 0, 0xa0]),
+            ("a send of a number", &[0x93, 0, 0, 7]),
+            ("a deliver without a reply", &[0x93, 1, 0x93, 0, 5, 0, 0xa0]),
+            ("a subscribe that ends on 2", &[0x94, 2, 0x92, 1, 7, 2, 0x90]),
+            ("a subscribe whose reply is nil", &[0x94, 2, 0x92, 1, 7, 0xc2, 0xc0]),
+            ("a subscribe whose reply is not in an array", &[0x94, 2, 0x92, 1, 7, 0xc2, 0x92, 1, 9]),
+            ("a detach of an array header of three bytes", &[0xdc, 0, 2, 7, 0x92, 2, 8]),
+            ("a map", &[0x81, 0, 0]),
+        ] {
+            vectors.refuse::<Message>(reason, bytes);
+        }
+        vectors.add("subscribed", &SubscribeResult::Done(Vec::new()));
+        vectors.add("attached, with the upstreams", &SubscribeResult::Done(vec![server(8)]));
+        for (code, reason) in CODES.into_iter().enumerate() {
+            vectors.add(&format!("refused with code {code}: {reason:?}"), &SubscribeResult::Refused(reason));
+        }
+        vectors.refuse::<SubscribeResult>("an unknown kind", &[0x92, 2, 0]);
+        vectors.refuse::<SubscribeResult>("a code of two bytes", &[0x92, 1, 0xcd, 1, 0]);
+        vectors.add("to 3", &DeliveryResult::To(3));
+        vectors.add("too few: 1", &DeliveryResult::TooFew(1));
+        vectors.add("too many deliveries", &DeliveryResult::TooMany);
+        vectors.add("closed", &DeliveryResult::Closed);
+        vectors.add("upstreams refused with code 1", &DeliveryResult::Refused(SubscribeError::Cycle));
+        vectors.refuse::<DeliveryResult>("an unknown kind", &[0x92, 5, 0]);
+        vectors.refuse::<DeliveryResult>("without a number", &[0x91, 2]);
+    }
 
     fn round_trip<T: Wire>(value: &T) -> T {
         let mut bytes = Vec::new();

@@ -27,6 +27,14 @@ use crate::node::Space;
 use message::{ChannelMessage, DeliveryResult, SubscribeResult, TopicAddr};
 use topic::Topic;
 
+#[cfg(test)]
+pub(crate) use message::tests::add_vectors;
+
+#[cfg(test)]
+pub(crate) fn at<T: Wire>(id: ActorId) -> Channel<T> {
+    Channel(Addr::of(id))
+}
+
 /// The extra time that the caller of a delivery waits for the answer. The channel applies the timeout itself, and may be
 /// on another node.
 const GRACE: Duration = secs(1);

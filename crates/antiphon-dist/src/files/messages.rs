@@ -45,7 +45,7 @@ pub(crate) enum ToFileService {
     /// Deletes a file that the node received.
     Delete(Vec<String>, ReplyTo<DeleteAnswer>),
 }
-antiphon_sched::wire!(ToFileService, "antiphon.files.keeper/1");
+antiphon_sched::wire!(ToFileService, "antiphon.files.service/1");
 
 /// The description of a file that a sender offers.
 #[derive(Serialize, Deserialize)]
@@ -91,7 +91,7 @@ pub(crate) enum ToReceiver {
     /// The sender sends no more. `true`: the received bytes are useless.
     Abort(bool),
 }
-antiphon_sched::wire!(ToReceiver, "antiphon.files.receiver/1", compact);
+antiphon_sched::wire!(ToReceiver, "antiphon.files.receiver/1");
 
 /// A message to the sender of one file.
 #[derive(Serialize, Deserialize)]
@@ -104,4 +104,54 @@ pub(crate) enum ToSender {
     Different(FileStat),
     Failed(FileRefused),
 }
-antiphon_sched::wire!(ToSender, "antiphon.files.sender/1", compact);
+antiphon_sched::wire!(ToSender, "antiphon.files.sender/1");
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::files::PathError;
+    use crate::service_vectors::{ServiceVectors, asker, reply, server};
+
+    pub(crate) fn add_vectors(vectors: &mut ServiceVectors) {
+        let stat = FileStat { size: 5, seconds: -1, nanos: 2, permissions: 0o644 };
+        let path = || vec!["reports".to_owned(), "a".to_owned()];
+        let offer = |within| {
+            let sender = Addr::of(asker(7));
+            FileOffer { path: path(), stat, overwrite: false, sender, within }
+        };
+        vectors.add("offer", &ToFileService::Offer(offer(Some(5_000)), reply()));
+        vectors.add("offer without a time", &ToFileService::Offer(offer(None), reply()));
+        vectors.add("delete", &ToFileService::Delete(path(), reply()));
+        vectors.refuse::<ToFileService>("an unknown variant", &[0x81, 0xa1, b'x', 0xc0]);
+        vectors.refuse::<ToFileService>(
+            "a delete without a reply",
+            &[&[0x81, 0xa6][..], b"Delete", &[0x91, 0x91, 0xa1, b'a']].concat(),
+        );
+        vectors.add("already there", &OfferAnswer::AlreadyThere);
+        vectors.add("a different file is there", &OfferAnswer::Different(stat));
+        for reason in [
+            FileRefused::NoDestPath,
+            FileRefused::BadPath(PathError::Parent),
+            FileRefused::TooLarge { max: 4 },
+            FileRefused::Disk("x".to_owned()),
+        ] {
+            vectors.add(&format!("refused: {reason:?}"), &OfferAnswer::Refused(reason));
+        }
+        let hash = Bytes::from_static(&[7; 32]);
+        let receiver = Addr::of(server(20));
+        vectors
+            .add("send", &OfferAnswer::Send { receiver, have: 3, hash: hash.clone(), window: WINDOW_BYTES });
+        vectors.add("deleted", &DeleteAnswer(Ok(true)));
+        vectors.add("not deleted", &DeleteAnswer(Err(FileRefused::NotReceived)));
+        vectors.add("begin at 3", &ToReceiver::Begin(3));
+        vectors.add("a chunk", &ToReceiver::Chunk(Bytes::from_static(b"lo")));
+        vectors.add("the end", &ToReceiver::End(hash));
+        vectors.add("abort, and keep the bytes", &ToReceiver::Abort(false));
+        vectors.refuse::<ToReceiver>("an unknown variant", &[0x81, 0xa1, b'x', 0xc0]);
+        vectors.add("5 bytes are written", &ToSender::Written(5));
+        vectors.add("stored", &ToSender::Stored);
+        vectors.add("a different file has appeared", &ToSender::Different(stat));
+        vectors.add("failed", &ToSender::Failed(FileRefused::DiskFull));
+        vectors.add("too large", &ToSender::Failed(FileRefused::TooLarge { max: 4 }));
+    }
+}

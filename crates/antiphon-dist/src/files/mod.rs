@@ -46,6 +46,9 @@ use path::TargetPath;
 use sender::{FileSender, SendOrder, SenderMessage};
 use system_disk::SystemDisk;
 
+#[cfg(test)]
+pub(crate) use messages::tests::add_vectors;
+
 /// The limits for files that peers send to this node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FileRules {

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
@@ -48,7 +49,8 @@ struct RelayRequest {
 impl NodeCore {
     /// Asks the peer at a location to announce this node on the peer's network.
     pub(super) fn request_announce_relay(&mut self, at: SocketAddr) {
-        let request = self.next_number();
+        // The counter of numbers begins with 1.
+        let Some(request) = NonZeroU64::new(self.next_number()) else { return };
         let Some((node, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.has_session_at(at)) else {
             return;
         };
@@ -60,7 +62,7 @@ impl NodeCore {
         self.announce_relays.requests.retain(|_, open| now < open.until);
         self.announce_relays
             .requests
-            .insert(request, RelayRequest { peer: node, until: now + REQUEST_LIFETIME, listed: 0 });
+            .insert(request.get(), RelayRequest { peer: node, until: now + REQUEST_LIFETIME, listed: 0 });
         self.mark_dirty(node);
     }
 
@@ -69,12 +71,12 @@ impl NodeCore {
         &mut self,
         node: NodeId,
         peer_session: &mut PeerSession,
-        request: u64,
+        request: NonZeroU64,
         driver: &mut impl Driver,
     ) {
         let now = self.now;
         self.announce_relays.served.retain(|_, at| now.since(*at) < SERVE_INTERVAL);
-        if !self.settings.discover || request == 0 || self.announce_relays.served.contains_key(&node) {
+        if !self.settings.discover || self.announce_relays.served.contains_key(&node) {
             self.counts.refused_messages += 1;
             return;
         }
@@ -88,7 +90,7 @@ impl NodeCore {
         let listed = self.peers.iter().filter(|(id, peer)| is_listed(**id, peer));
         for (id, peer) in listed.take(NODES_MAX_A_REQUEST as usize) {
             let locations = Locations::Plain(&peer.stated_locations);
-            let hint = NodeAt { request, node: wire_node(*id), name: &peer.name, locations };
+            let hint = NodeAt { request: request.get(), node: wire_node(*id), name: &peer.name, locations };
             if let Err(reason) = peer_session.session.send(&hint.into()) {
                 return tracing::debug!(%node, %reason, "the list of nodes on this network was not sent completely");
             }

@@ -16,7 +16,7 @@ use super::driver::Driver;
 use super::mailbox_budget::OverBudget;
 use super::payload_faults::{check_inbound, error_of, send_refusal};
 use super::peer_session::{FrameEffect, PeerSession};
-use super::{NO_ACTOR, NodeCore, sched_key};
+use super::{NodeCore, sched_key};
 
 /// The bit in the number of a monitor in a frame that marks it as numbered by the node of the target, not of the watcher.
 pub(super) const BY_TARGET: u64 = 1 << 63;
@@ -181,7 +181,7 @@ impl NodeCore {
             | Frame::Fragment(_) => {}
             Frame::IdleProposed(proposed) => self.on_idle_proposed(node, peer_session, *proposed, driver),
             Frame::IdleAgreed(agreed) => Self::on_idle_agreed(peer_session, *agreed),
-            Frame::Close(close) => Self::on_close(peer_session, *close),
+            Frame::Close(close) => return Self::on_close(peer_session, *close),
         }
         FrameEffect::Continue
     }
@@ -292,10 +292,14 @@ impl NodeCore {
             InboundSignal::Monitor { target, id, .. } if peer.monitors.has_remote_watcher(target, id) => {}
             InboundSignal::Monitor { watcher, target, id } if remote_watchers >= monitors_max => {
                 self.refuse_monitor(node);
-                driver.loop_ref().refuse_monitor(target, id, ActorId::new(node, watcher));
+                let watcher = ActorId::new(node, watcher);
+                driver.loop_ref().refuse_monitor(target, id, watcher, ExitReason::Refused);
+            }
+            InboundSignal::Monitor { watcher, target, id } if !is_exposed => {
+                let watcher = ActorId::new(node, watcher);
+                driver.loop_ref().refuse_monitor(target, id, watcher, ExitReason::NoActor);
             }
             InboundSignal::Monitor { watcher, target, id } => {
-                let target = if is_exposed { target } else { NO_ACTOR };
                 peer.monitors.add_remote_watcher(target, id);
                 driver.loop_ref().add_watcher(target, id, ActorId::new(node, watcher));
             }

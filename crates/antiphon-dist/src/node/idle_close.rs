@@ -19,7 +19,7 @@ use antiphon_wire::frame::{Close, CloseReason, IdleAgreed, IdleProposed};
 
 use super::NodeCore;
 use super::driver::Driver;
-use super::peer_session::PeerSession;
+use super::peer_session::{FrameEffect, PeerSession};
 use super::peers::Peer;
 use super::timers::NodeTimer;
 use crate::error::UnknownPeer;
@@ -225,9 +225,14 @@ impl NodeCore {
         }
     }
 
-    pub(super) fn on_close(peer_session: &mut PeerSession, close: Close) {
-        if close.reason == CloseReason::Idle {
-            peer_session.idle.stage = IdleStage::ClosedByPeer;
+    /// The peer has sent its last frame on this connection.
+    pub(super) fn on_close(peer_session: &mut PeerSession, close: Close) -> FrameEffect {
+        match close.reason {
+            CloseReason::Idle => {
+                peer_session.idle.stage = IdleStage::ClosedByPeer;
+                FrameEffect::Continue
+            }
+            CloseReason::Misbehaved => FrameEffect::Rejected,
         }
     }
 

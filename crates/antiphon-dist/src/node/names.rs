@@ -53,14 +53,12 @@ impl Space {
         }
     }
 
-    /// `None` for a space that this version does not have.
-    fn from_wire(space: NameSpace) -> Option<Self> {
+    fn from_wire(space: NameSpace) -> Self {
         match space {
-            NameSpace::Actor => Some(Self::Actor),
-            NameSpace::Channel => Some(Self::Channel),
-            NameSpace::Rci => Some(Self::Rci),
-            NameSpace::Service => Some(Self::Service),
-            NameSpace::Node => None,
+            NameSpace::Actor => Self::Actor,
+            NameSpace::Channel => Self::Channel,
+            NameSpace::Rci => Self::Rci,
+            NameSpace::Service => Self::Service,
         }
     }
 }
@@ -467,12 +465,10 @@ impl NodeCore {
         }
     }
 
-    /// A peer has sent a lookup.
+    /// A peer has sent a lookup. It replaces an open one with the same number.
     pub(super) fn on_lookup(&mut self, node: NodeId, peer_session: &mut PeerSession, lookup: &Lookup<'_>) {
         let lookup_number = lookup.request;
-        // A lookup in a space that this version does not have gets no result, like the lookup of a name that is not
-        // registered.
-        let Some(space) = Space::from_wire(lookup.space) else { return };
+        self.names.forget_lookup_of(node, lookup_number);
         let refusal = (!is_valid_name(lookup.name)).then_some(LookupResult::BadName);
         let open = self.names.lookups_by_peer.get(&node).map_or(0, BTreeMap::len);
         let too_many = open >= self.settings.peer_limits.lookups_max;
@@ -484,14 +480,13 @@ impl NodeCore {
             }
             return send_result(peer_session, &Found { request: lookup_number, result });
         }
-        let full_name: FullName = (space, lookup.name.into());
+        let full_name: FullName = (Space::from_wire(lookup.space), lookup.name.into());
         if let Some(registered) = self.names.registered.get(&full_name) {
             let (key, tag) = (registered.key, registered.tag);
             if self.check_reach(node, key) {
                 return send_found(peer_session, lookup_number, key, tag);
             }
         }
-        self.names.forget_lookup_of(node, lookup_number);
         self.names.peer_lookups.entry(full_name.clone()).or_default().insert((node, lookup_number));
         self.names.lookups_by_peer.entry(node).or_default().insert(lookup_number, full_name);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use antiphon_sched::{ActorId, ExitReason, Key, MonitorId, NodeId, Time, Undelivered};
 use antiphon_wire as wire;
-use antiphon_wire::frame::{Goodbye, GoodbyeReason};
+use antiphon_wire::frame::{Close, CloseReason, Goodbye, GoodbyeReason};
 use antiphon_wire::{HeldCredit, ProvenConnection, Session, SessionError, SessionEvent};
 
 use super::backlog::BacklogItem;
@@ -282,11 +282,18 @@ impl NodeCore {
                 self.advance_disconnect(node, driver);
             }
             Ok(FrameEffect::Goodbye(reason)) => self.on_goodbye(node, reason, driver),
+            Ok(FrameEffect::Rejected) => {
+                if self.may_log("rejected by peer", node) {
+                    tracing::warn!(%node, "a peer has ended the session: in its view this node broke the protocol; its log says how (logged at most once an hour)");
+                }
+                self.end_session(node, "the peer says that this node broke the protocol", driver);
+            }
             Err(SessionError::PeerMisbehaved(fault)) => {
                 self.counts.misbehaved += 1;
                 if self.may_log("protocol violated", node) {
                     tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (logged at most once an hour)");
                 }
+                self.send_misbehaved(node, id);
                 self.end_session(node, "the peer broke the protocol", driver);
             }
             Err(reason) => {
@@ -296,6 +303,20 @@ impl NodeCore {
                 }
                 self.on_closed(id, driver);
             }
+        }
+    }
+
+    /// Appends a `Close` for the log of a peer that broke the protocol. The end of the session writes it.
+    fn send_misbehaved(&mut self, node: NodeId, id: ConnId) {
+        let now = self.wire_now();
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        let close = Close { reason: CloseReason::Misbehaved };
+        if let Some(conn) = self.connections.get(id)
+            && peer_session.session.send_control(&close.into()).is_ok()
+        {
+            while conn.out.len() < OUT_BYTES_MAX && peer_session.session.poll_transmit(now, &mut conn.out) {}
         }
     }
 
@@ -671,4 +692,6 @@ pub(super) enum FrameEffect {
     Continue,
     /// The peer ends the session.
     Goodbye(GoodbyeReason),
+    /// The peer ends the session, because this node broke the protocol in its view.
+    Rejected,
 }

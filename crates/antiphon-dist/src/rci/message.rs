@@ -79,7 +79,7 @@ impl<A: Wire, T: Wire> Wire for RciCall<A, T> {
 
 impl<T: Wire> Wire for SpawnOutcome<T> {
     fn name() -> Cow<'static, str> {
-        Cow::Owned(format!("antiphon.born<{}>", T::name()))
+        Cow::Owned(format!("antiphon.spawned<{}>", T::name()))
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
@@ -116,7 +116,7 @@ enum NoMessages {}
 
 impl Wire for NoMessages {
     fn name() -> Cow<'static, str> {
-        Cow::Borrowed("antiphon.nobody")
+        Cow::Borrowed("antiphon.no_messages")
     }
 
     fn encode(&self, _: &mut Vec<u8>) -> Result<(), EncodeError> {
@@ -137,3 +137,34 @@ fn id_of((node, key): (u64, u64)) -> ActorId {
 
 /// MessagePack's nil.
 const NIL: u8 = 0xc0;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::service_vectors::{ServiceVectors, asker, reply, server};
+
+    pub(crate) fn add_vectors(vectors: &mut ServiceVectors) {
+        type Call = RciCall<(String, u64), String>;
+        let arguments = || ("a".to_owned(), 4);
+        vectors.add("call", &Call { arguments: arguments(), watcher: None, reply: reply() });
+        let watcher = Some(CallWatcher::Known(asker(7)));
+        vectors.add("call with a watcher", &Call { arguments: arguments(), watcher, reply: reply() });
+        for (reason, bytes) in [
+            ("an unknown kind", &[0x94, 1, 0xc0, 0x92, 1, 9, 0x92, 0xa0, 0][..]),
+            ("without a watcher", &[0x93, 0, 0x92, 1, 9, 0x92, 0xa0, 0]),
+            ("a watcher that is false", &[0x94, 0, 0xc2, 0x92, 1, 9, 0x92, 0xa0, 0]),
+            ("a reply that is nil", &[0x94, 0, 0xc0, 0xc0, 0x92, 0xa0, 0]),
+            ("one argument of two", &[0x94, 0, 0xc0, 0x92, 1, 9, 0x91, 0xa0]),
+        ] {
+            vectors.refuse::<Call>(reason, bytes);
+        }
+        type Outcome = SpawnOutcome<String>;
+        vectors.add("started at an address", &Outcome::At(Addr::of(server(20))));
+        vectors.add("over the quota of 1,024 actors", &Outcome::OverQuota(1024));
+        vectors.add("the function panicked", &Outcome::Panicked("oh".to_owned()));
+        vectors.add("the node is stopping", &Outcome::Stopping);
+        vectors.refuse::<Outcome>("an unknown kind", &[0x92, 4, 0]);
+        vectors.refuse::<Outcome>("stopping with a second part", &[0x92, 3, 0]);
+        vectors.refuse::<Outcome>("an address that is nil", &[0x92, 0, 0xc0]);
+    }
+}

@@ -25,6 +25,14 @@ use message::{CallResult, CallWatcher, RciCall, SpawnOutcome};
 use monitor_proxy::MonitorProxy;
 use spawn_service::SpawnService;
 
+#[cfg(test)]
+pub(crate) use message::tests::add_vectors;
+
+#[cfg(test)]
+pub(crate) fn at<A: Wire, T: Wire>(id: ActorId) -> Rci<A, T> {
+    Rci(Addr::of(id))
+}
+
 /// A registered function that takes an `A` and starts an actor that receives messages of type `T`.
 ///
 /// It has 24 bytes and is `Copy`. Messages can contain it, and it can be located by its name.
@@ -100,6 +108,7 @@ pub(crate) fn call<M: 'static, A: Wire, T: Wire>(
                 watcher,
                 request_id,
                 spawned: None,
+                early_down: None,
             });
         }
         other => {

@@ -22,7 +22,7 @@ enum ToFileService {
     Offer(OfferedFile, ReplyTo<OfferReply>),
     Delete(Vec<String>, ReplyTo<Deleted>),
 }
-antiphon_sched::wire!(ToFileService, "antiphon.files.keeper/1");
+antiphon_sched::wire!(ToFileService, "antiphon.files.service/1");
 
 #[derive(Serialize, Deserialize)]
 struct OfferedFile {
@@ -52,7 +52,7 @@ enum ToReceiver {
     End(Bytes),
     Abort(bool),
 }
-antiphon_sched::wire!(ToReceiver, "antiphon.files.receiver/1", compact);
+antiphon_sched::wire!(ToReceiver, "antiphon.files.receiver/1");
 
 #[derive(Serialize, Deserialize, Debug)]
 enum ToSender {
@@ -61,7 +61,7 @@ enum ToSender {
     Different(FileStat),
     Failed(FileRefused),
 }
-antiphon_sched::wire!(ToSender, "antiphon.files.sender/1", compact);
+antiphon_sched::wire!(ToSender, "antiphon.files.sender/1");
 
 /// A victim that accepts files, and a member on 127.0.0.2 with the address of its file service.
 struct FileAttacker {

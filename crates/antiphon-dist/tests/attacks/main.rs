@@ -19,6 +19,7 @@ mod members;
 mod middle;
 mod payloads;
 mod queues;
+mod protocol;
 mod records;
 mod tls;
 mod victim;
@@ -68,6 +69,10 @@ fn main() -> ExitCode {
             queues::frames_unacknowledged_are_kept_within_bound,
             queues::pauses_beside_long_queue_leave_others_their_share,
             queues::small_messages_for_sleepers_wait_at_sender,
+            protocol::lookup_with_used_number_replaces_earlier,
+            protocol::member_that_broke_protocol_receives_close,
+            protocol::monitor_of_unknown_actor_names_target,
+            protocol::peer_that_rejects_node_ends_session,
             records::record_tampered_with_costs_only_its_connection,
             tls::tls_middle_with_other_certificate_is_refused,
             tls::tls_unfinished_handshakes_stay_within_their_buffers,

@@ -37,14 +37,10 @@ macro_rules! codes {
 codes! {
     /// Why a connection closes.
     CloseReason {
-        /// A newer connection continues the session.
-        Superseded = 0,
         /// Both sides agreed that nothing is open; the session stays.
-        Idle = 1,
-        /// The node shuts down; the session is over.
-        Leaving = 2,
-        /// The peer broke the protocol; the session is over.
-        Misbehaved = 3,
+        Idle = 0,
+        /// The receiver of this reason broke the protocol; the session is over.
+        Misbehaved = 1,
     }
     /// Why a session ends.
     GoodbyeReason {
@@ -63,8 +59,6 @@ codes! {
         Channel = 1,
         /// A function that peers may call.
         Rci = 2,
-        /// A node.
-        Node = 3,
         /// A service actor of a node.
         Service = 4,
     }

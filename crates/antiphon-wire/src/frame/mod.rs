@@ -18,6 +18,7 @@ pub use codes::{
 pub use table::*;
 
 use crate::bytes::{Malformed, Reader};
+use crate::limits::FRAGMENT_BYTES_MAX;
 
 /// The first numbered kind.
 pub const NUMBERED_FROM: u8 = 0x20;
@@ -41,7 +42,8 @@ impl<'a> RawFrame<'a> {
     /// Takes the next frame from the front of a record's body; `None` at its end.
     ///
     /// # Errors
-    /// [`Malformed`] if the body ends within a frame.
+    /// [`Malformed`] if the body ends within a frame, if the frame has an unknown flag, or if it is numbered and should have
+    /// come in fragments.
     #[inline]
     pub fn take_from(body: &mut &'a [u8]) -> Result<Option<RawFrame<'a>>, Malformed> {
         if body.is_empty() {
@@ -51,7 +53,15 @@ impl<'a> RawFrame<'a> {
         let [kind, flags, low, high] = reader.array("frame header")?;
         let payload = reader.slice("frame payload", u16::from_le_bytes([low, high]).into())?;
         *body = reader.rest();
-        Ok(Some(RawFrame { kind, flags, payload }))
+        let raw = RawFrame { kind, flags, payload };
+        if flags & !MAY_IGNORE != 0 {
+            return Err(Malformed::Unknown { field: "frame flags", value: flags.into() });
+        }
+        if payload.len() > FRAGMENT_BYTES_MAX && raw.is_numbered() && kind != Fragment::KIND {
+            let (value, limit) = (payload.len() as u64, FRAGMENT_BYTES_MAX as u64);
+            return Err(Malformed::TooLarge { field: "frame payload", value, limit });
+        }
+        Ok(Some(raw))
     }
 
     /// Whether the frame has a number, costs credit and is repeated over a new connection.

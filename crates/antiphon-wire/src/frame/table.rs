@@ -3,6 +3,8 @@
 //! Invariant: fields are declared in the order of their bytes. A field of type `&[u8]`, or one that contains such a field,
 //! comes last.
 
+use std::num::NonZeroU64;
+
 use crate::address::{Locations, Route};
 use crate::bytes::{Field, Malformed, Reader};
 use crate::frame::codes::{
@@ -326,7 +328,8 @@ frames! {
         /// What is wrong.
         fault: PayloadFault<'a>,
     }
-    /// Looks up a name. The peer answers with [`Found`] or [`NodeAt`], now or when the name is registered.
+    /// Looks up a name. The peer answers with [`Found`], now or when the name is registered. One with the number of an open
+    /// lookup replaces it.
     Lookup<'a> = 0x30 {
         /// The sender's number for this lookup.
         request: u64,
@@ -349,13 +352,13 @@ frames! {
         /// The result.
         result: LookupResult,
     }
-    /// The locations of a node: an answer to a [`Lookup`] of a node or to an [`AnnounceRelay`], or unasked.
+    /// The locations of a node: an answer to an [`AnnounceRelay`], or unasked.
     NodeAt<'a> = 0x33 {
-        /// As in the [`Lookup`] or [`AnnounceRelay`]; 0 if it is unasked.
+        /// As in the [`AnnounceRelay`]; 0 if it is unasked.
         request: u64,
         /// The node.
         node: NodeId,
-        /// Its name.
+        /// Its name: at most 255 bytes.
         name: &'a str,
         /// The locations at which it accepts connections.
         locations: Locations<'a>,
@@ -368,7 +371,7 @@ frames! {
     /// Asks the receiver to announce the sender on the receiver's network, and to send a [`NodeAt`] for each of its peers
     /// that can be discovered.
     AnnounceRelay = 0x35 {
-        /// The sender's number for this request; not 0.
-        request: u64,
+        /// The sender's number for this request; 0 in a [`NodeAt`] means that no request asked for it.
+        request: NonZeroU64,
     }
 }

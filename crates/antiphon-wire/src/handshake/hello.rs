@@ -189,11 +189,15 @@ fn put_count(count: usize, out: &mut Vec<u8>) {
 
 fn take_suites(reader: &mut Reader<'_>) -> Result<SmallVec<[Suite; 8]>, Malformed> {
     let count = u8::take(reader)?;
-    Ok(reader
-        .slice("suites", count.into())?
-        .iter()
-        .filter_map(|number| Suite::from_number(*number))
-        .collect())
+    let numbers = reader.slice("suites", count.into())?;
+    let suites: SmallVec<[Suite; 8]> =
+        numbers.iter().filter_map(|number| Suite::from_number(*number)).collect();
+    match suites.iter().find(|suite| suite.is_alone()) {
+        Some(suite) if numbers.len() > 1 => {
+            Err(Malformed::Unknown { field: "suites beside `plain` or `tls`", value: *suite as u64 })
+        }
+        Some(_) | None => Ok(suites),
+    }
 }
 
 fn take_name(reader: &mut Reader<'_>) -> Result<String, Malformed> {

@@ -73,8 +73,10 @@ impl Profile {
         if self.keyring.is_empty() && self.suites.iter().any(needs_secret) {
             return Err(ProfileError::NoSecret);
         }
-        if self.suites.contains(&Suite::Plain) && self.suites.len() > 1 {
-            return Err(ProfileError::PlainNotAlone);
+        if let Some(suite) = self.suites.iter().find(|suite| suite.is_alone())
+            && self.suites.len() > 1
+        {
+            return Err(ProfileError::NotAlone { suite: *suite });
         }
         if self.flags & 0xffff != 0 {
             return Err(ProfileError::Flags);
@@ -125,10 +127,13 @@ pub enum ProfileError {
     /// A suite needs keys, but there is no secret from which to derive them.
     #[error("the suites need a secret; give one, or allow only `plain` or `tls`")]
     NoSecret,
-    /// `plain` is allowed beside other suites. A man in the middle could remove those from a hello, and no proof
-    /// would show it.
-    #[error("`plain` is allowed beside other suites; allow it alone, or not at all")]
-    PlainNotAlone,
+    /// `plain` or `tls` is allowed beside other suites. An attacker in the middle could remove those from a hello that offers
+    /// `plain`, and no proof would show it. A connection with TLS begins with TLS, so no other suite can be chosen on it.
+    #[error("`{suite}` is allowed beside other suites; allow it alone, or not at all")]
+    NotAlone {
+        /// The suite.
+        suite: Suite,
+    },
     /// A flag of the lower half is set.
     #[error("a flag of the lower 16 bits is set, but this version defines none; clear it")]
     Flags,

@@ -236,7 +236,9 @@ fn profile_beyond_hello_is_refused() {
     let sound = profile(1, Suite::Plain);
     assert_eq!(sound.check(), Ok(()));
     let open = Profile { suites: vec![Suite::Hmac, Suite::Plain], ..sound.clone() };
-    assert_eq!(open.check(), Err(ProfileError::PlainNotAlone));
+    assert_eq!(open.check(), Err(ProfileError::NotAlone { suite: Suite::Plain }));
+    let mixed = Profile { suites: vec![Suite::Tls, Suite::Hmac], ..sound.clone() };
+    assert_eq!(mixed.check(), Err(ProfileError::NotAlone { suite: Suite::Tls }));
     let bare = Profile { keyring: Keyring::none(), suites: vec![Suite::Hmac], ..sound.clone() };
     assert_eq!(bare.check(), Err(ProfileError::NoSecret));
     let long = Profile { name: "x".repeat(256), ..sound.clone() };

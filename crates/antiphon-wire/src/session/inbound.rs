@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use crate::bytes::Malformed;
 use crate::frame::{Fragment, FragmentPart, Frame, NUMBERED_FROM, Tag};
 use crate::ids::TagId;
-use crate::limits::{FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX, Limits, TAG_BYTES_MAX};
+use crate::limits::{
+    FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX, Limits, NAME_BYTES_MAX, TAG_BYTES_MAX,
+};
 use crate::session::PeerFault;
 
 /// The receive state of one session.
@@ -99,6 +101,12 @@ impl Inbound {
     pub(crate) fn begin_connection(&mut self) {
         self.has_begun = false;
         self.repeated = 0;
+    }
+
+    /// Whether the peer has sent `Begin` on the present connection.
+    #[inline]
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     /// Handles `Begin`: the first numbered frame on this connection is `from`.
@@ -226,9 +234,15 @@ impl Inbound {
         Ok(())
     }
 
-    /// Checks that a frame's tag is known.
+    /// Checks that a frame's tag is known, and that the name of a node is short.
     #[inline]
-    pub(crate) fn check_tag(&self, frame: &Frame<'_>) -> Result<(), PeerFault> {
+    pub(crate) fn check_fields(&self, frame: &Frame<'_>) -> Result<(), PeerFault> {
+        if let Frame::NodeAt(hint) = frame
+            && hint.name.len() > NAME_BYTES_MAX
+        {
+            let (value, limit) = (hint.name.len() as u64, NAME_BYTES_MAX as u64);
+            return Err(Malformed::TooLarge { field: "name", value, limit }.into());
+        }
         match frame.tag() {
             Some(id) if id.0 as usize >= self.tags.len() => Err(PeerFault::UnknownTag { id }),
             Some(_) | None => Ok(()),
@@ -261,7 +275,7 @@ impl Inbound {
         self.declared -= total as u64;
         let frame = Frame::decode(kind, &payload)?;
         let unknown = Malformed::Unknown { field: "frame kind", value: kind.into() };
-        self.check_tag(&frame.ok_or(unknown)?)?;
+        self.check_fields(&frame.ok_or(unknown)?)?;
         Ok(Some(Assembled { kind, payload }))
     }
 

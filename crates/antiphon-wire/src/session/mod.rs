@@ -156,8 +156,8 @@ pub enum PeerFault {
         /// The frame number.
         frame: u64,
     },
-    /// The peer sent a numbered frame before its [`Begin`](crate::frame::Begin).
-    #[error("it sent a numbered frame before `Begin`")]
+    /// The first frame of the peer on a connection is not [`Begin`](crate::frame::Begin).
+    #[error("its first frame on the connection is not `Begin`")]
     NotBegun,
     /// The peer gave a type tag a number that is not the next one, or exceeds the limit.
     #[error("it numbered a type tag {id:?}; the next number is {expected}, if the limit allows it")]

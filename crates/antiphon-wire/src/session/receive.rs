@@ -1,7 +1,7 @@
 //! The receiving half of a session: records become frames that borrow from the read buffer.
 
 use crate::deframer::Deframer;
-use crate::frame::{Answer, Frame, RawFrame};
+use crate::frame::{Answer, Begin, Frame, RawFrame};
 use crate::ids::TagId;
 use crate::session::inbound::Assembled;
 use crate::session::send_queue::is_answer;
@@ -89,6 +89,9 @@ impl Session {
             let Some(raw) = raw else { return Ok(None) };
             if !raw.is_numbered() {
                 self.control_frames += 1;
+                if !self.inbound.has_begun() && raw.kind != Begin::KIND {
+                    return Err(PeerFault::NotBegun.into());
+                }
             } else if !self.count(now, &raw)? {
                 continue;
             }
@@ -170,7 +173,7 @@ impl Session {
 
     #[inline]
     fn hand_out<'d>(&mut self, frame: Frame<'d>) -> Result<Option<Incoming<'d>>, PeerFault> {
-        self.inbound.check_tag(&frame)?;
+        self.inbound.check_fields(&frame)?;
         Ok(Some(Incoming::Frame(frame)))
     }
 

@@ -65,6 +65,8 @@ pub(super) struct Control {
     idle_proposed: Option<IdleProposed>,
     idle_agreed: Option<IdleAgreed>,
     close: Option<Close>,
+    /// A `Close` was sent: nothing follows it on this connection.
+    is_closed: bool,
     /// The actors that this side has paused.
     paused: BTreeSet<Key>,
     /// The actors of which the peer does not know yet that they are paused.
@@ -117,6 +119,7 @@ impl Control {
         // It is the last frame.
         let has_pauses = !self.new_pauses.is_empty() || !self.ended_pauses.is_empty();
         let close = self.close.take_if(|_| !has_pauses).map(Frame::Close);
+        self.is_closed |= close.is_some();
         for frame in [proposed, agreed, close].into_iter().flatten() {
             push_control(&frame, out);
         }
@@ -356,7 +359,8 @@ impl Session {
             || control.has_rare()
             || self.inbound.unacked_bytes() >= self.limits.ack_bytes
             || self.inbound.credit_due();
-        !connection.sealer.is_exhausted()
+        !control.is_closed
+            && !connection.sealer.is_exhausted()
             && (has_control || self.outbound.can_send(self.send_until.answers) || self.can_pump())
     }
 
@@ -389,7 +393,9 @@ impl Session {
         let start = Sealer::begin(out);
         let body = out.len();
         self.put_control(out, room);
-        self.outbound.copy_to(out, room - (out.len() - body), self.send_until.answers);
+        if !self.control.is_closed {
+            self.outbound.copy_to(out, room - (out.len() - body), self.send_until.answers);
+        }
         let Some(connection) = &mut self.connection else { return false };
         if out.len() == body {
             out.truncate(start);

@@ -1,6 +1,7 @@
 //! One frame of each kind and each form.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 
 use antiphon_wire::frame::*;
 use antiphon_wire::{Frame, Key, Locations, NodeId, Route, TagId};
@@ -27,6 +28,7 @@ fn control_frames() -> Vec<Frame<'static>> {
         Pong { token: 7 }.into(),
         Pause { actor: Key(11) }.into(),
         Unpause { actor: Key(11) }.into(),
+        Close { reason: CloseReason::Idle }.into(),
         Close { reason: CloseReason::Misbehaved }.into(),
         IdleProposed { sent: 4 }.into(),
         IdleAgreed { sent: 4 }.into(),
@@ -101,6 +103,6 @@ fn name_frames(locations: &[SocketAddr]) -> Vec<Frame<'_>> {
         Found { request: 2, result: LookupResult::BadName }.into(),
         NodeAt { request: 3, node: NodeId(9), name: "nine", locations }.into(),
         Goodbye { reason: GoodbyeReason::Leaving }.into(),
-        AnnounceRelay { request: 3 }.into(),
+        AnnounceRelay { request: NonZeroU64::MIN }.into(),
     ]
 }

@@ -113,9 +113,7 @@ fn record(suite: Suite, bytes: &[u8]) -> Option<&'static str> {
     let (now, acceptor) = (Time::START, profile(2, suite));
     let mut session = Session::begin(now, &acceptor.limits, acceptor.node, &connection);
     session.connected(now, connection).expect("the session begins");
-    let mut input = Deframer::new();
-    input.push(bytes);
-    Some(match receive(&mut session, now, &mut input).err()? {
+    Some(match receive(&mut session, now, bytes).err()? {
         SessionError::Record(RecordError::Length { .. }) => "length",
         SessionError::Record(RecordError::Header { .. }) => "header",
         SessionError::Record(RecordError::Unauthentic) => "unauthentic",
@@ -130,9 +128,15 @@ fn record(suite: Suite, bytes: &[u8]) -> Option<&'static str> {
     })
 }
 
-fn receive(session: &mut Session, now: Time, input: &mut Deframer) -> Result<(), SessionError> {
-    while let Some(mut frames) = session.next_record(now, input)? {
-        while session.next_frame(now, &mut frames)?.is_some() {}
+fn receive(session: &mut Session, now: Time, bytes: &[u8]) -> Result<(), SessionError> {
+    let (mut input, mut rest) = (Deframer::new(), bytes);
+    while !rest.is_empty() {
+        let count = input.push(rest);
+        assert!(count > 0, "there is space when all whole records are taken");
+        rest = &rest[count..];
+        while let Some(mut frames) = session.next_record(now, &mut input)? {
+            while session.next_frame(now, &mut frames)?.is_some() {}
+        }
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ mod test_peer;
 
 use super::*;
 use crate::bytes::Field;
-use crate::frame::{Fragment, FragmentPart, Monitor, Tag};
+use crate::frame::{Close, CloseReason, Fragment, FragmentPart, Monitor, Tag};
 use crate::handshake::Refusal;
 use crate::{Keyring, Secret};
 use proptest::strategy::{Just, Strategy};
@@ -366,9 +366,12 @@ fn hostile_frame_returns_matching_fault() {
         let refused = b.session().next_frame(Time::START, &mut frames).map(|_| ());
         assert_eq!(refused, Err(SessionError::PeerMisbehaved(fault)), "{bytes:?}");
     }
-    let (_, mut b) = connected_pair(Limits::default());
-    let refused = b.session().next_frame(Time::START, &mut Frames::of(&[0x34, 0, 1, 0, 0])).map(|_| ());
-    assert_eq!(refused, Err(SessionError::PeerMisbehaved(PeerFault::NotBegun)));
+    // A numbered frame, a control frame, and one of an unknown kind that may be ignored.
+    for first in [&[0x34, 0, 1, 0, 0][..], &[0x01, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[0x1f, 1, 0, 0]] {
+        let (_, mut b) = connected_pair(Limits::default());
+        let refused = b.session().next_frame(Time::START, &mut Frames::of(first)).map(|_| ());
+        assert_eq!(refused, Err(SessionError::PeerMisbehaved(PeerFault::NotBegun)), "{first:?}");
+    }
     let (_, mut b) = begun_pair(Limits::default());
     let refused = b
         .session()
@@ -384,6 +387,36 @@ fn hostile_frame_returns_matching_fault() {
     message(1, 2, b"").encode(&mut unknown_tag).expect("a small frame");
     let refused = b.session().next_frame(Time::START, &mut Frames::of(&unknown_tag)).map(|_| ());
     assert_eq!(refused, Err(SessionError::PeerMisbehaved(PeerFault::UnknownTag { id: TagId(0) })));
+}
+
+#[test]
+fn node_name_over_255_bytes_is_refused() {
+    for bytes in [255, 256] {
+        let (_, mut b) = begun_pair(Limits::default());
+        let name = "n".repeat(bytes);
+        let hint = NodeAt { request: 0, node: NodeId(9), name: &name, locations: Locations::NONE };
+        let mut body = Vec::new();
+        Frame::from(hint).encode(&mut body).expect("a small frame");
+        let taken = b.session().next_frame(Time::START, &mut Frames::of(&body)).map(|_| ());
+        let fault = PeerFault::Malformed(Malformed::TooLarge { field: "name", value: 256, limit: 255 });
+        let expected = if bytes == 255 { Ok(()) } else { Err(SessionError::PeerMisbehaved(fault)) };
+        assert_eq!(taken, expected, "{bytes} bytes");
+    }
+}
+
+#[test]
+fn frame_behind_close_waits_for_next_connection() {
+    let (mut a, mut b) = begun_pair(Limits::default());
+    a.session().intern("t").expect("a tag number is free");
+    a.session().send(&message(1, 2, b"x")).expect("the queue has room");
+    let close = Close { reason: CloseReason::Misbehaved };
+    a.session().send_control(&close.into()).expect("there is a connection");
+    assert_eq!(a.transmit(Time::START, &mut b), ["Close"]);
+    assert!(!a.session().wants_transmit());
+    a.session().connection_lost();
+    b.session().connection_lost();
+    connect(&mut a, &mut b, Time::START).expect("the second handshake succeeds");
+    assert_eq!(a.transmit(Time::START, &mut b), ["tag 0 = t", "2:x"]);
 }
 
 #[test]
@@ -411,15 +444,14 @@ fn unknown_ignorable_frame_is_counted_and_skipped() {
 fn frame_over_credit_is_refused() {
     let (_, mut b) = begun_pair(Limits { window_bytes: 64 * 1024, ..Limits::default() });
     let mut frame = vec![0x7f, 1, 0, 0];
-    frame[2..4].copy_from_slice(&60_000_u16.to_le_bytes());
-    frame.resize(60_004, 0);
-    let mut twice = frame.clone();
-    twice.extend_from_slice(&frame);
-    let mut frames = Frames::of(&twice);
+    frame[2..4].copy_from_slice(&16_384_u16.to_le_bytes());
+    frame.resize(16_388, 0);
+    let four = frame.repeat(4);
+    let mut frames = Frames::of(&four);
     let refused = b.session().next_frame(Time::START, &mut frames).map(|_| ());
     assert_eq!(
         refused,
-        Err(SessionError::PeerMisbehaved(PeerFault::CreditExceeded { by: 120_008 - 65_536 }))
+        Err(SessionError::PeerMisbehaved(PeerFault::CreditExceeded { by: 4 * 16_388 - 65_536 }))
     );
 }
 

@@ -656,10 +656,7 @@ impl NodeCore {
         let is_expected = match error {
             HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal) => matches!(
                 refusal,
-                Refusal::Duplicate
-                    | Refusal::Superseded
-                    | Refusal::SelfConnection
-                    | Refusal::OldEpoch { .. }
+                Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection | Refusal::OldEpoch { .. }
             ),
             _ => false,
         };

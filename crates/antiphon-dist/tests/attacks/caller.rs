@@ -112,13 +112,23 @@ pub(crate) fn handshake(
     at: SocketAddr,
     profile: &Profile,
     patience: Duration,
+    change: impl FnMut(Message, &mut Vec<u8>),
+) -> Result<Proven, Failed> {
+    let stream = connect(at);
+    stream.set_read_timeout(Some(patience)).expect("a timeout can be set");
+    handshake_on(stream, profile, 1, change)
+}
+
+/// Runs the handshake of a dialler with this epoch, on a stream.
+pub(crate) fn handshake_on(
+    mut stream: TcpStream,
+    profile: &Profile,
+    epoch: u64,
     mut change: impl FnMut(Message, &mut Vec<u8>),
 ) -> Result<Proven, Failed> {
-    let mut stream = connect(at);
-    stream.set_read_timeout(Some(patience)).expect("a timeout can be set");
     let (mut epochs, mut input, mut out) = (Epochs::default(), Deframer::new(), Vec::new());
     let entropy = Entropy::system().expect("the system has random numbers");
-    let resume_state = ResumeState::unknown(epochs.of_unknown_node());
+    let resume_state = ResumeState::unknown(epoch);
     let mut dialler = Handshake::dial(profile, entropy, resume_state, None, &mut out);
     for [ours, theirs] in [[MESSAGES[0], MESSAGES[1]], [MESSAGES[2], MESSAGES[3]]] {
         change(ours, &mut out);

@@ -14,6 +14,7 @@ mod crowds;
 mod datagrams;
 mod files;
 mod handshakes;
+mod impostors;
 mod member;
 mod members;
 mod middle;
@@ -48,6 +49,10 @@ fn main() -> ExitCode {
             handshakes::hello_or_proof_reflected_is_refused,
             handshakes::suite_downgrade_in_the_middle_is_refused,
             handshakes::handshake_with_flipped_bit_fails,
+            impostors::impostor_of_connected_node_is_refused,
+            impostors::impostor_of_absent_node_leaves_and_it_returns,
+            impostors::location_of_absent_node_ends_no_session,
+            impostors::stated_location_is_dialled_all_the_same,
             members::control_flood_leaves_others_their_share,
             members::decoder_bomb_is_refused_and_session_continues,
             members::locations_of_members_cause_ten_dials_a_second,

@@ -8,7 +8,7 @@ use crate::bytes::{Field, Malformed, Reader};
 use crate::handshake::message::{self, MessageKind};
 use crate::ids::NodeId;
 use crate::limits::{
-    EPOCH_MAX,    LOCATIONS_MAX, Limits, NAME_BYTES_MAX, PAUSED_ACTORS_MAX_LEAST, RECORD_BYTES_MAX_LEAST,
+    EPOCH_MAX, LOCATIONS_MAX, Limits, NAME_BYTES_MAX, PAUSED_ACTORS_MAX_LEAST, RECORD_BYTES_MAX_LEAST,
     RECORD_BYTES_MAX_MOST, WINDOW_BYTES_LEAST,
 };
 use crate::suite::Suite;

@@ -99,7 +99,9 @@ pub enum Refusal {
         known: u64,
     },
     /// A node with the same id is connected, and its connection answers.
-    #[error("another connection of this node id answers; two programs use one node id, which is random: look for the other one")]
+    #[error(
+        "another connection of this node id answers; two programs use one node id, which is random: look for the other one"
+    )]
     NodeIdInUse,
     /// A reason that a later version of the protocol defines.
     #[error("refused for reason {0}, which this version does not know; update this node")]
@@ -164,13 +166,8 @@ impl Refusal {
             12 => Refusal::Leaving,
             13 => Refusal::Tls(TlsFault::OneSided),
             14 => Refusal::Certificate,
-            15 => {
-                Refusal::OldEpoch { node: NodeId::take(&mut reader)?, known: u64::take(&mut reader)? }
-            }
-            16 => Refusal::EpochTooHigh {
-                node: NodeId::take(&mut reader)?,
-                known: u64::take(&mut reader)?,
-            },
+            15 => Refusal::OldEpoch { node: NodeId::take(&mut reader)?, known: u64::take(&mut reader)? },
+            16 => Refusal::EpochTooHigh { node: NodeId::take(&mut reader)?, known: u64::take(&mut reader)? },
             17 => Refusal::NodeIdInUse,
             code => Refusal::Other(code),
         })

@@ -149,9 +149,7 @@ impl Session {
     /// The node should admit such a connection only when the present one no longer answers: a node that has lost its
     /// half has closed it.
     pub fn would_be_replaced_by(&self, hello: &Hello) -> bool {
-        self.is_connected()
-            && self.identity.is_firm
-            && hello.resume_state.epoch > self.identity.peer_epoch
+        self.is_connected() && self.identity.is_firm && hello.resume_state.epoch > self.identity.peer_epoch
     }
 
     /// The resume state for the hello of the next dial. Each call counts as a dial.

@@ -18,8 +18,13 @@ pub(crate) const HEADER_BYTES: usize = 8;
 
 /// A socket bound to 127.0.0.2.
 pub(crate) fn socket() -> Socket {
+    socket_of([127, 0, 0, 2])
+}
+
+/// A socket bound to an address in 127.0.0.0/8.
+pub(crate) fn socket_of(ip: [u8; 4]) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor is left");
-    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("all of 127.0.0.0/8 is this machine");
+    socket.bind(&SocketAddr::from((ip, 0)).into()).expect("all of 127.0.0.0/8 is this machine");
     socket
 }
 
@@ -29,7 +34,11 @@ pub(crate) fn connect(at: SocketAddr) -> TcpStream {
 }
 
 pub(crate) fn try_connect(at: SocketAddr) -> io::Result<TcpStream> {
-    let socket = socket();
+    connect_by(socket(), at)
+}
+
+/// Connects a socket.
+pub(crate) fn connect_by(socket: Socket, at: SocketAddr) -> io::Result<TcpStream> {
     socket.connect_timeout(&at.into(), PATIENCE)?;
     let stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;

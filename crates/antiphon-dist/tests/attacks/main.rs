@@ -38,6 +38,7 @@ fn main() -> ExitCode {
             crowds::hello_oversized_is_refused_after_4_kib,
             crowds::slow_handshakes_are_closed_after_five_seconds,
             crowds::half_open_connections_do_not_block_new_peers,
+            crowds::half_open_flood_from_many_addresses_spares_members,
             datagrams::announcement_forged_is_counted_and_not_dialled,
             datagrams::announcement_replayed_causes_ten_dials_a_second,
             datagrams::announcements_of_member_cause_ten_dials_a_second,

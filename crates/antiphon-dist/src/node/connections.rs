@@ -4,7 +4,7 @@
 //! a deadline of a few seconds; the number of such connections and the memory of each are bounded.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time, site_of};
@@ -16,13 +16,16 @@ use antiphon_wire::{
 use slab::Slab;
 
 use super::driver::{ConnId, Driver, Output, OverTls};
-use super::peer_session::PREDECESSOR_WITHIN;
 use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, sched_node, wire_node};
 use crate::certificates::Fingerprint;
 
 const INDEX_BITS: u32 = 24;
+/// The most addresses that are remembered as proven.
+const PROVEN_SITES_MAX: usize = 1_024;
+/// The unproven connections of such an address that count as one.
+const KNOWN_SITE_SHARE: u32 = 8;
 
 /// The most connections that wait for the answer of the present connection of one node.
 const CONTENDERS_MAX: usize = 64;
@@ -31,6 +34,9 @@ const CONTENDERS_MAX: usize = 64;
 pub(super) struct Connections {
     table: Slab<Connection>,
     generation: u64,
+    /// The accepted connections that are not proven, the oldest first. Some may be proven or closed by now.
+    unproven: Vec<ConnId>,
+    proven_sites: ProvenSites,
     /// The connections whose handshakes wait for the answer of the present connection of the same node: each would end its session.
     contenders: BTreeMap<NodeId, Vec<ConnId>>,
 }
@@ -85,6 +91,9 @@ impl Connections {
         self.generation += 1;
         let entry = self.table.vacant_entry();
         let id = ConnId(self.generation << INDEX_BITS | entry.key() as u64);
+        if !dialled {
+            self.unproven.push(id);
+        }
         let state = if dialled {
             ConnectionState::Dialling
         } else {
@@ -166,24 +175,42 @@ impl Connections {
         self.table.iter().filter(|(_, conn)| is_outdated(conn)).map(|(_, conn)| conn.id).collect()
     }
 
-    /// The unproven connection to close when there are too many: the oldest from the address with the most of them.
-    fn unproven_to_evict(&self, unproven_max: u32) -> Option<ConnId> {
-        let unproven = || {
-            let all = self.table.iter().map(|(_, conn)| conn);
-            all.filter(|conn| conn.dialled.is_none() && matches!(conn.state, ConnectionState::Handshaking(_)))
-        };
-        if unproven().count() < unproven_max as usize {
+    /// A connection from this address is proven.
+    pub(super) fn note_proven(&mut self, ip: IpAddr, now: Time) {
+        self.proven_sites.note(site_of(ip), now);
+    }
+
+    /// The unproven connection to close when there are too many: the oldest from the address with the most of them. If no address has
+    /// more than one, that is the oldest of its [`UnprovenClass`]. An address that has proven itself before may have a few that count
+    /// as one.
+    fn unproven_to_evict(&mut self, unproven_max: u32) -> Option<ConnId> {
+        let mut ids = std::mem::take(&mut self.unproven);
+        ids.retain(|id| {
+            self.get(*id).is_some_and(|conn| matches!(conn.state, ConnectionState::Handshaking(_)))
+        });
+        self.unproven = ids;
+        if self.unproven.len() < unproven_max as usize {
             return None;
         }
-        let mut of_address = BTreeMap::new();
-        for conn in unproven() {
-            *of_address.entry(site_of(conn.remote.ip())).or_insert(0u32) += 1;
+        let mut of_site = BTreeMap::new();
+        let mut unproven = Vec::with_capacity(self.unproven.len());
+        for id in self.unproven.clone() {
+            let Some(conn) = self.get(id) else { continue };
+            let (site, class) = (site_of(conn.remote.ip()), conn.unproven_class());
+            let class = if self.proven_sites.has(site) { UnprovenClass::KnownSite } else { class };
+            *of_site.entry(site).or_insert(0u32) += 1;
+            unproven.push((id, site, class));
         }
-        unproven()
-            .min_by_key(|conn| {
-                (std::cmp::Reverse(of_address[&site_of(conn.remote.ip())]), conn.opened_at, conn.id)
-            })
-            .map(|conn| conn.id)
+        let weight = |site: &IpAddr, class: UnprovenClass| match class {
+            UnprovenClass::KnownSite => of_site[site].saturating_sub(KNOWN_SITE_SHARE).max(1),
+            UnprovenClass::Introduced | UnprovenClass::Silent => of_site[site],
+        };
+        let heaviest = unproven.iter().map(|(_, site, class)| weight(site, *class)).max()?;
+        let surplus = UnprovenClass::with_surplus(unproven.iter().map(|(_, _, class)| *class));
+        let is_candidate = |site: &IpAddr, class: UnprovenClass| {
+            weight(site, class) == heaviest && (heaviest > 1 || class == surplus)
+        };
+        unproven.iter().find(|(_, site, class)| is_candidate(site, *class)).map(|(id, _, _)| *id)
     }
 
     pub(super) fn check(&self, timers: &TimerQueue) {
@@ -199,7 +226,65 @@ impl Connections {
     }
 }
 
+/// Unproven connections, by what speaks for them. Each class has places of its own, so that a flood of one leaves those of the
+/// others.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum UnprovenClass {
+    /// A connection from this address was proven before.
+    KnownSite,
+    /// Its hello has arrived.
+    Introduced,
+    Silent,
+}
+
+impl UnprovenClass {
+    /// The class of which one is closed: known addresses have half of all places, introduced connections half of the rest.
+    fn with_surplus(all: impl Iterator<Item = UnprovenClass> + Clone) -> UnprovenClass {
+        let count = |wanted| all.clone().filter(|class| *class == wanted).count();
+        let (total, known) = (all.clone().count(), count(UnprovenClass::KnownSite));
+        if known * 2 > total {
+            UnprovenClass::KnownSite
+        } else if count(UnprovenClass::Introduced) * 2 > total - known {
+            UnprovenClass::Introduced
+        } else {
+            UnprovenClass::Silent
+        }
+    }
+}
+
+/// The addresses from which connections were proven lately.
+#[derive(Debug, Default)]
+struct ProvenSites {
+    last_proven: BTreeMap<IpAddr, Time>,
+}
+
+impl ProvenSites {
+    fn note(&mut self, site: IpAddr, now: Time) {
+        let is_new = self.last_proven.insert(site, now).is_none();
+        if is_new && self.last_proven.len() > PROVEN_SITES_MAX {
+            let oldest = self.last_proven.iter().min_by_key(|(_, at)| **at).map(|(site, _)| *site);
+            oldest.and_then(|site| self.last_proven.remove(&site));
+        }
+    }
+
+    fn has(&self, site: IpAddr) -> bool {
+        self.last_proven.contains_key(&site)
+    }
+}
+
 impl Connection {
+    fn unproven_class(&self) -> UnprovenClass {
+        match &self.state {
+            ConnectionState::Handshaking(handshake) if handshake.peer().is_some() => {
+                UnprovenClass::Introduced
+            }
+            ConnectionState::Handshaking(_)
+            | ConnectionState::Dialling
+            | ConnectionState::Established(_)
+            | ConnectionState::Closing => UnprovenClass::Silent,
+        }
+    }
+
     /// Whether the credentials with which it was opened were replaced since.
     pub(super) fn is_outdated(&self) -> bool {
         self.outdated_since.is_some()
@@ -218,7 +303,7 @@ impl Connection {
 
 impl NodeCore {
     /// Takes a connection that was accepted from `remote`. Returns its id, or `None` if the driver must close it at once.
-    /// If there are too many unproven connections, the oldest of the address with the most of them is closed.
+    /// If there are too many unproven connections, one of them is closed.
     pub fn accept(&mut self, now: Time, remote: SocketAddr, driver: &mut impl Driver) -> Option<ConnId> {
         self.now = self.now.max(now);
         if self.leaving || self.settings.ignores(remote.ip()) {
@@ -575,11 +660,11 @@ impl NodeCore {
         let Some(session) = session.filter(|session| session.would_be_replaced_by(hello)) else {
             return Contest::Won;
         };
-        let last_received = session.last_received();
+        let (last_received, answer_within) = (session.last_received(), self.answer_within());
         let Some(conn) = self.connections.get(id) else { return Contest::Lost };
         match conn.contends_since {
             Some(since) if last_received >= since => Contest::Lost,
-            Some(since) if now < since + PREDECESSOR_WITHIN => Contest::Undecided,
+            Some(since) if now < since + answer_within => Contest::Undecided,
             Some(_) => Contest::Won,
             None => {
                 if !self.connections.add_contender(node, id) {
@@ -737,4 +822,69 @@ enum HandshakeProgress {
     Wait,
     Continue,
     Proven(Box<ProvenConnection>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: u32 = 16;
+
+    fn accept(connections: &mut Connections, ip: [u8; 4]) -> ConnId {
+        connections.add((ip, 7).into(), false, Time::ZERO)
+    }
+
+    /// Opens a connection as `accept` does, after it has closed another one.
+    fn evict_and_accept(connections: &mut Connections, ip: [u8; 4]) -> Option<ConnId> {
+        let evicted = connections.unproven_to_evict(MAX);
+        if let Some(evicted) = evicted {
+            connections.remove(evicted);
+        }
+        accept(connections, ip);
+        evicted
+    }
+
+    #[test]
+    fn flood_evicts_oldest_of_busiest_address() {
+        let mut connections = Connections::default();
+        let one = accept(&mut connections, [10, 0, 0, 1]);
+        let many: Vec<ConnId> = (1..MAX).map(|_| accept(&mut connections, [10, 0, 0, 2])).collect();
+        assert_eq!(evict_and_accept(&mut connections, [10, 0, 0, 3]), Some(many[0]));
+        assert_eq!(evict_and_accept(&mut connections, [10, 0, 0, 4]), Some(many[1]));
+        assert!(connections.get(one).is_some());
+    }
+
+    /// A flood from ever other addresses closes the connections of unknown ones, and not those of known ones; nor can many connections of
+    /// known addresses take all places.
+    #[test]
+    fn flood_from_many_addresses_spares_known_ones() {
+        let mut connections = Connections::default();
+        let known = |number: u8| [10, 1, 0, number];
+        (0..MAX as u8).for_each(|number| connections.note_proven(known(number).into(), Time::ZERO));
+        let unknown = accept(&mut connections, [10, 2, 0, 0]);
+        let of_known = [known(0), known(0), known(1)].map(|ip| accept(&mut connections, ip));
+        for number in 0..200 {
+            evict_and_accept(&mut connections, [10, 3, 0, number]);
+        }
+        assert!(connections.get(unknown).is_none());
+        assert!(of_known.iter().all(|id| connections.get(*id).is_some()));
+        for number in 0..MAX as u8 {
+            evict_and_accept(&mut connections, known(number));
+        }
+        let left =
+            connections.table.iter().filter(|(_, conn)| conn.remote.ip().to_string().starts_with("10.3."));
+        assert!(left.count() as u32 >= MAX / 2 - 1);
+    }
+
+    #[test]
+    fn proven_sites_full_forget_oldest() {
+        let mut sites = ProvenSites::default();
+        let site = |number: usize| IpAddr::from((number as u128).to_be_bytes());
+        for number in 0..=PROVEN_SITES_MAX {
+            sites.note(site(number), Time::from_nanos(number as u64));
+            sites.note(site(1), Time::from_nanos(number as u64));
+        }
+        assert_eq!(sites.last_proven.len(), PROVEN_SITES_MAX);
+        assert!(!sites.has(site(0)) && sites.has(site(1)) && sites.has(site(2)));
+    }
 }

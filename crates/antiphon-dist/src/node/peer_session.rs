@@ -29,7 +29,7 @@ const OUT_BYTES_MAX: usize = 256 * 1024;
 /// How long the accepting side waits for the peer to dial again before it dials itself.
 const REDIAL_AFTER: Duration = Duration::from_secs(1);
 /// How long a peer may take to answer when another one states its location, or uses its node id.
-pub(super) const PREDECESSOR_WITHIN: Duration = Duration::from_secs(1);
+const PREDECESSOR_WITHIN: Duration = Duration::from_secs(1);
 /// The number of refusals of its epoch after which this node ends a session that the peer does not have any more, and how long it must
 /// be without a connection before.
 const OLD_EPOCHS_MAX: u32 = 3;
@@ -138,6 +138,7 @@ impl NodeCore {
         let was_refused = peer.refusal.take().is_some();
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
+        self.connections.note_proven(remote.ip(), self.now);
         let is_new = peer.peer_session.is_none();
         let limits = self.settings.limits();
         let peer_session = peer.peer_session.get_or_insert_with(|| {
@@ -271,20 +272,25 @@ impl NodeCore {
         peer_session.inquiry = Some(Inquiry { since: now, successor });
         peer_session.session.ping(now);
         self.mark_dirty(node);
-        self.timers.add(self.now + PREDECESSOR_WITHIN, NodeTimer::Predecessor(node));
+        self.timers.add(self.now + self.answer_within(), NodeTimer::Predecessor(node));
         Some(now)
+    }
+
+    /// How long a peer may take to answer such a ping: connections that wait for it must not time out before.
+    pub(super) fn answer_within(&self) -> Duration {
+        PREDECESSOR_WITHIN.min(self.settings.limits().handshake_timeout / 2)
     }
 
     /// A peer was asked whether it is still there, and has had its time to answer. If it has not, or is not connected any more,
     /// another one may have taken its place.
     pub(super) fn on_predecessor_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let now = self.wire_now();
+        let (now, answer_within) = (self.wire_now(), self.answer_within());
         let mut unanswered = None;
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
             && let Some(inquiry) = &peer_session.inquiry
         {
             let is_connected = peer_session.conn.is_some();
-            if is_connected && now < inquiry.since + PREDECESSOR_WITHIN {
+            if is_connected && now < inquiry.since + answer_within {
                 // The timer is that of an earlier inquiry: each has its own.
                 return;
             }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use antiphon_dist::{Limits, Location, Refusal, Status, Suite};
 use antiphon_sched::{Addr, millis, secs};
+use antiphon_wire::frame::{Goodbye, GoodbyeReason};
 use antiphon_wire::{HandshakeError, NodeId, Profile};
 
 use crate::attack_test::AttackTest;
@@ -233,8 +234,13 @@ pub(crate) fn stated_location_is_dialled_all_the_same() {
     let options = VictimOptions { peer: Some(at.into()), ..VictimOptions::default() };
     let attack = AttackTest::on(net, options);
     let claim = Profile { locations: vec![at], ..profile(&attack.net, &Suite::aead()) };
-    let mut member =
-        Member::join_as(attack.victim.location.addr(), &claim, 1).expect("it is a member like others");
+    let to = attack.victim.location.addr();
+    // After such a goodbye, a node does not dial the other one any more.
+    let mut leaving = Member::join_as(to, &claim, 1).expect("it is a member like others");
+    leaving.send(&Goodbye { reason: GoodbyeReason::Closed }.into(), |_| ());
+    wait_for("the end of a session", || leaving.run_once(|_| ()).is_err().then_some(()));
+    let claim = Profile { node: NodeId(claim.node.0.wrapping_add(1)), ..claim };
+    let mut member = Member::join_as(to, &claim, 1).expect("it is a member like others");
     let config = attack.net.static_config("configured", &[]);
     let configured = TestNode::start(antiphon_dist::Config { tcp_port: at.port(), ..config });
     let handle = configured.handle.clone();

@@ -6,13 +6,13 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use antiphon_dist::{
     AccessError, AccessPolicy, CallError, Channel, Config, DeliverError, FileError, FileOptions, Fingerprint,
-    LocateError, Named, NetCx, Node, NodeError, PeerError, Rci, Refusal, Stored, SubscribeError,
+    LocateError, Named, NetCx, Node, NodeError, PeerError, Rci, Refusal, Status, Stored, SubscribeError,
 };
 use antiphon_sched::{
     Actor, Addr, Cx, Event, LoopConfig, NodeId, Undelivered, exit, receive, secs, stop, suspend,
 };
 use common::certs::{Certs, Files};
-use common::{Exit, Net, PATIENCE, TestNode, recv, report, wait_for};
+use common::{Exit, Net, PATIENCE, TestNode, recv, recv_until, report, wait_for};
 
 /// A server, a guest that its access policy allows, and an outsider that the policy excludes.
 struct AccessTest {
@@ -382,6 +382,12 @@ fn node_id_with_other_certificate_is_refused() {
     assert_eq!(test.guest.deliver(actor, "second".into()), Ok(()));
     assert_eq!([recv(&received), recv(&received)], ["first", "second"]);
     assert_eq!(test.server.counts().cut_with_unacked, 0);
+    // Also without a session, the node id belongs to the certificate that it had.
+    let statuses = test.server.statuses();
+    test.guest.stop();
+    recv_until(&statuses, |(name, status)| name == "guest" && *status == Status::Offline);
+    let reply = recv(&request(&impostor, move |cx| cx.peer(at, PATIENCE, |reply| reply)));
+    assert_eq!(reply, Err(PeerError::Refused(Refusal::Certificate)));
 }
 
 impl AccessTest {

@@ -67,8 +67,9 @@ fn connect_request_to_peer_reuses_connection() {
         _ => receive(),
     });
     assert_eq!(recv(&results), Ok(vec![at]));
-    assert_eq!(first.counts().connections, 1);
-    assert_eq!(second.counts().connections, 1);
+    // A hello has shown that the peer is at the location that it states. That connection is closed at once.
+    first.wait_for_counts("one connection", |counts| counts.connections == 1);
+    second.wait_for_counts("one connection", |counts| counts.connections == 1);
 }
 
 #[test]

@@ -81,6 +81,8 @@ impl Default for Limits {
 pub const HELLO_BYTES_MAX: usize = 4096;
 /// Bytes of the name of a node.
 pub const NAME_BYTES_MAX: usize = 255;
+/// The highest epoch in a hello.
+pub(crate) const EPOCH_MAX: u64 = (1 << 63) - 1;
 /// Locations of one node.
 pub const LOCATIONS_MAX: usize = 8;
 /// Bytes of a type tag.

@@ -246,14 +246,16 @@ impl NetDriver {
         udp.sort_unstable();
         udp.dedup();
         let mut ready = std::mem::take(&mut self.ready_sockets);
-        if self.sockets.begin_round(sched.now(), &mut ready) {
-            self.accept(core, sched);
-        }
+        let accepts = self.sockets.begin_round(sched.now(), &mut ready);
         for token in udp {
             self.read_datagrams(core, sched, token);
         }
         for (conn, readiness) in ready.drain(..) {
             self.on_socket(core, sched, conn, readiness);
+        }
+        // Last, because new connections may replace some whose hellos were read just now.
+        if accepts {
+            self.accept(core, sched);
         }
         self.ready_sockets = ready;
     }

@@ -26,8 +26,9 @@ pub(super) const READS_A_ROUND: usize = 16;
 const CONTROL_FRAMES_A_ROUND: u64 = 1_024;
 /// The bytes of one read of a socket whose last read exceeded [`CONTROL_FRAMES_A_ROUND`]: room for somewhat more of them.
 const FLOOD_READ_BYTES: usize = 16 * 1024;
-/// Connections accepted in one round.
-const ACCEPTS_A_ROUND: usize = 64;
+/// Connections accepted in one round: a small part of the unproven ones that a node holds, so that the hello of each can be read before
+/// others replace it.
+const ACCEPTS_A_ROUND: usize = 16;
 /// Steps of TLS handshakes in one round: each may take the 3.5 ms of an RSA signature.
 const HANDSHAKE_STEPS_A_ROUND: usize = 2;
 

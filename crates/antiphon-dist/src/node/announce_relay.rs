@@ -51,10 +51,13 @@ impl NodeCore {
     pub(super) fn request_announce_relay(&mut self, at: SocketAddr) {
         // The counter of numbers begins with 1.
         let Some(request) = NonZeroU64::new(self.next_number()) else { return };
-        let Some((node, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.has_session_at(at)) else {
+        // A member may state the location of another node: the one that was reached there comes first.
+        let there = self.peers.iter().filter(|(_, peer)| peer.has_session_at(at));
+        let Some(node) = there.max_by_key(|(_, peer)| peer.was_reached_at(at)).map(|(node, _)| *node) else {
             return;
         };
-        let (node, Some(peer_session)) = (*node, peer.peer_session.as_mut()) else { return };
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer_session) = peer.peer_session.as_mut() else { return };
         if let Err(reason) = peer_session.session.send(&AnnounceRelay { request }.into()) {
             return tracing::warn!(%at, %reason, "a request to a peer to announce this node was not sent");
         }

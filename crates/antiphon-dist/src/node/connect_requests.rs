@@ -22,6 +22,8 @@ use crate::location::{Location, PeerAt, PeerOptions};
 const COLLECT_FOR: Duration = Duration::from_millis(250);
 /// The same while some of the nodes that were found are not connected.
 const COLLECT_UNCONNECTED_FOR: Duration = Duration::from_secs(1);
+/// How long the request for a location that a connected node states waits for a dial to find it there.
+const CHECK_STATED_FOR: Duration = Duration::from_secs(1);
 /// Nodes of one host.
 const NODES_MAX: usize = 256;
 
@@ -37,6 +39,7 @@ struct ConnectRequest {
     /// The addresses of the hosts that are probed; empty when the location of the node is known.
     hosts: Vec<SocketAddr>,
     options: PeerOptions,
+    since: Time,
     until: Time,
     /// The time of its timer.
     due: Time,
@@ -80,6 +83,7 @@ impl NodeCore {
             locations: Vec::new(),
             hosts: Vec::new(),
             options,
+            since: now,
             until,
             due: until,
             last_found: now,
@@ -129,6 +133,10 @@ impl NodeCore {
             // The new connection shows whether the peer still runs.
             return None;
         }
+        if !self.has_reached(at) {
+            // A dial shows whether the node that states the location is there.
+            return None;
+        }
         if options.broadcast {
             self.request_announce_relay(at);
         }
@@ -165,7 +173,7 @@ impl NodeCore {
             tracing::debug!(%at, "this process may not contact any address of the host");
             return self.complete_connect_request(request_id, Err(reason.into()), driver);
         }
-        if let Some(connected) = allowed.iter().find(|at| at.port() != 0 && self.has_session_at(**at)) {
+        if let Some(connected) = allowed.iter().find(|at| at.port() != 0 && self.has_reached(**at)) {
             return self.complete_connect_request(request_id, Ok(vec![Location::new(*connected)]), driver);
         }
         self.start_connect_request(request_id, &allowed);
@@ -232,8 +240,11 @@ impl NodeCore {
     pub(super) fn on_connect_request_due(&mut self, request_id: RequestId, driver: &mut impl Driver) {
         let now = self.now;
         let Some(request) = self.connect_requests.open.get(&request_id) else { return };
-        let mut connected: Vec<Location> =
-            request.locations.iter().filter_map(|at| self.connected_location(*at)).collect();
+        let counts_stated = !request.hosts.is_empty()
+            || request.has_failed()
+            || now >= request.until.min(request.since + CHECK_STATED_FOR);
+        let location = |at: &SocketAddr| self.connected_location(*at, counts_stated);
+        let mut connected: Vec<Location> = request.locations.iter().filter_map(location).collect();
         connected.sort_unstable();
         connected.dedup();
         if now < request.until && request.waits(connected.len(), now) {
@@ -249,11 +260,15 @@ impl NodeCore {
         self.complete_connect_request(request_id, result, driver);
     }
 
-    /// The location that the node connected at `at` is shown with.
-    fn connected_location(&self, at: SocketAddr) -> Option<Location> {
+    /// The location that the node connected at `at` is shown with. A node that only states the location counts with `counts_stated`,
+    /// if no other was reached there.
+    fn connected_location(&self, at: SocketAddr, counts_stated: bool) -> Option<Location> {
         let is_connected =
             |peer: &Peer| peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
-        self.peers.values().find(|peer| peer.has_session_at(at) && is_connected(peer))?.location()
+        let connected = || self.peers.values().filter(|peer| is_connected(peer));
+        let reached = connected().find(|peer| peer.was_reached_at(at));
+        let stated = || connected().find(|peer| counts_stated && peer.has_session_at(at));
+        reached.or_else(stated)?.location()
     }
 
     pub(super) fn complete_connect_request(

@@ -3,13 +3,15 @@
 //! Invariant: an established connection is the only one of its session. An accepted connection that is not proven yet has
 //! a deadline of a few seconds; the number of such connections and the memory of each are bounded.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time, site_of};
+use antiphon_wire as wire;
 use antiphon_wire::{
-    Admission, Deframer, Handshake, HandshakeError, HandshakeStep, ProvenConnection, Refusal, ResumeState,
-    Session, TlsFault,
+    Admission, Deframer, Handshake, HandshakeError, HandshakeStep, Hello, ProvenConnection, Refusal,
+    ResumeState, Session, TlsFault,
 };
 use slab::Slab;
 
@@ -20,11 +22,23 @@ use super::{NodeCore, sched_node, wire_node};
 use crate::certificates::Fingerprint;
 
 const INDEX_BITS: u32 = 24;
+/// The most addresses that are remembered as proven.
+const PROVEN_SITES_MAX: usize = 1_024;
+/// The unproven connections of such an address that count as one.
+const KNOWN_SITE_SHARE: u32 = 8;
+
+/// The most connections that wait for the answer of the present connection of one node.
+const CONTENDERS_MAX: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     table: Slab<Connection>,
     generation: u64,
+    /// The accepted connections that are not proven, the oldest first. Some may be proven or closed by now.
+    unproven: Vec<ConnId>,
+    proven_sites: ProvenSites,
+    /// The connections whose handshakes wait for the answer of the present connection of the same node: each would end its session.
+    contenders: BTreeMap<NodeId, Vec<ConnId>>,
 }
 
 #[derive(Debug)]
@@ -44,6 +58,8 @@ pub(super) struct Connection {
     opened_at: Time,
     /// When the credentials were replaced with which it was opened.
     outdated_since: Option<Time>,
+    /// When the present connection of the same node was asked whether it still answers. It was, if this one would end its session.
+    contends_since: Option<wire::Time>,
     /// The time of the `Connection` timer, which closes the connection unless it is established, or has written its last
     /// bytes, by then.
     deadline: Option<Time>,
@@ -75,6 +91,9 @@ impl Connections {
         self.generation += 1;
         let entry = self.table.vacant_entry();
         let id = ConnId(self.generation << INDEX_BITS | entry.key() as u64);
+        if !dialled {
+            self.unproven.push(id);
+        }
         let state = if dialled {
             ConnectionState::Dialling
         } else {
@@ -91,6 +110,7 @@ impl Connections {
             certificate: None,
             opened_at: now,
             outdated_since: None,
+            contends_since: None,
             deadline: None,
             is_idle: false,
         });
@@ -100,6 +120,25 @@ impl Connections {
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Connection> {
         self.get(id)?;
         self.table.try_remove((id.0 & ((1 << INDEX_BITS) - 1)) as usize)
+    }
+
+    /// Adds a connection that would end the session with `node`. `false` if too many wait already.
+    fn add_contender(&mut self, node: NodeId, id: ConnId) -> bool {
+        let waiting = self.contenders.entry(node).or_default();
+        let has_room = waiting.len() < CONTENDERS_MAX;
+        if has_room {
+            waiting.push(id);
+        }
+        has_room
+    }
+
+    pub(super) fn has_contenders(&self, node: NodeId) -> bool {
+        self.contenders.contains_key(&node)
+    }
+
+    /// The connections that would end the session with `node`. Some may be closed by now.
+    pub(super) fn take_contenders(&mut self, node: NodeId) -> Vec<ConnId> {
+        self.contenders.remove(&node).unwrap_or_default()
     }
 
     /// The connections whose handshakes have begun, and are not complete.
@@ -136,27 +175,48 @@ impl Connections {
         self.table.iter().filter(|(_, conn)| is_outdated(conn)).map(|(_, conn)| conn.id).collect()
     }
 
-    /// The unproven connection to close when there are too many: the oldest from the address with the most of them.
-    fn unproven_to_evict(&self, unproven_max: u32) -> Option<ConnId> {
-        let unproven = || {
-            let all = self.table.iter().map(|(_, conn)| conn);
-            all.filter(|conn| conn.dialled.is_none() && matches!(conn.state, ConnectionState::Handshaking(_)))
-        };
-        if unproven().count() < unproven_max as usize {
+    /// A connection from this address is proven.
+    pub(super) fn note_proven(&mut self, ip: IpAddr, now: Time) {
+        self.proven_sites.note(site_of(ip), now);
+    }
+
+    /// The unproven connection to close when there are too many: the oldest from the address with the most of them. If no address has
+    /// more than one, that is the oldest of its [`UnprovenClass`]. An address that has proven itself before may have a few that count
+    /// as one.
+    fn unproven_to_evict(&mut self, unproven_max: u32) -> Option<ConnId> {
+        let mut ids = std::mem::take(&mut self.unproven);
+        ids.retain(|id| {
+            self.get(*id).is_some_and(|conn| matches!(conn.state, ConnectionState::Handshaking(_)))
+        });
+        self.unproven = ids;
+        if self.unproven.len() < unproven_max as usize {
             return None;
         }
-        let mut of_address = std::collections::BTreeMap::new();
-        for conn in unproven() {
-            *of_address.entry(site_of(conn.remote.ip())).or_insert(0u32) += 1;
+        let mut of_site = BTreeMap::new();
+        let mut unproven = Vec::with_capacity(self.unproven.len());
+        for id in self.unproven.clone() {
+            let Some(conn) = self.get(id) else { continue };
+            let (site, class) = (site_of(conn.remote.ip()), conn.unproven_class());
+            let class = if self.proven_sites.has(site) { UnprovenClass::KnownSite } else { class };
+            *of_site.entry(site).or_insert(0u32) += 1;
+            unproven.push((id, site, class));
         }
-        unproven()
-            .min_by_key(|conn| {
-                (std::cmp::Reverse(of_address[&site_of(conn.remote.ip())]), conn.opened_at, conn.id)
-            })
-            .map(|conn| conn.id)
+        let weight = |site: &IpAddr, class: UnprovenClass| match class {
+            UnprovenClass::KnownSite => of_site[site].saturating_sub(KNOWN_SITE_SHARE).max(1),
+            UnprovenClass::Introduced | UnprovenClass::Silent => of_site[site],
+        };
+        let heaviest = unproven.iter().map(|(_, site, class)| weight(site, *class)).max()?;
+        let surplus = UnprovenClass::with_surplus(unproven.iter().map(|(_, _, class)| *class));
+        let is_candidate = |site: &IpAddr, class: UnprovenClass| {
+            weight(site, class) == heaviest && (heaviest > 1 || class == surplus)
+        };
+        unproven.iter().find(|(_, site, class)| is_candidate(site, *class)).map(|(id, _, _)| *id)
     }
 
     pub(super) fn check(&self, timers: &TimerQueue) {
+        for node in self.contenders.keys() {
+            assert!(timers.has_any(NodeTimer::Predecessor(*node)), "contenders wait for a timer");
+        }
         for (_, conn) in &self.table {
             let is_established = matches!(conn.state, ConnectionState::Established(_));
             let is_timed = conn.deadline.is_some_and(|at| timers.has(at, NodeTimer::Connection(conn.id)));
@@ -166,7 +226,65 @@ impl Connections {
     }
 }
 
+/// Unproven connections, by what speaks for them. Each class has places of its own, so that a flood of one leaves those of the
+/// others.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum UnprovenClass {
+    /// A connection from this address was proven before.
+    KnownSite,
+    /// Its hello has arrived.
+    Introduced,
+    Silent,
+}
+
+impl UnprovenClass {
+    /// The class of which one is closed: known addresses have half of all places, introduced connections half of the rest.
+    fn with_surplus(all: impl Iterator<Item = UnprovenClass> + Clone) -> UnprovenClass {
+        let count = |wanted| all.clone().filter(|class| *class == wanted).count();
+        let (total, known) = (all.clone().count(), count(UnprovenClass::KnownSite));
+        if known * 2 > total {
+            UnprovenClass::KnownSite
+        } else if count(UnprovenClass::Introduced) * 2 > total - known {
+            UnprovenClass::Introduced
+        } else {
+            UnprovenClass::Silent
+        }
+    }
+}
+
+/// The addresses from which connections were proven lately.
+#[derive(Debug, Default)]
+struct ProvenSites {
+    last_proven: BTreeMap<IpAddr, Time>,
+}
+
+impl ProvenSites {
+    fn note(&mut self, site: IpAddr, now: Time) {
+        let is_new = self.last_proven.insert(site, now).is_none();
+        if is_new && self.last_proven.len() > PROVEN_SITES_MAX {
+            let oldest = self.last_proven.iter().min_by_key(|(_, at)| **at).map(|(site, _)| *site);
+            oldest.and_then(|site| self.last_proven.remove(&site));
+        }
+    }
+
+    fn has(&self, site: IpAddr) -> bool {
+        self.last_proven.contains_key(&site)
+    }
+}
+
 impl Connection {
+    fn unproven_class(&self) -> UnprovenClass {
+        match &self.state {
+            ConnectionState::Handshaking(handshake) if handshake.peer().is_some() => {
+                UnprovenClass::Introduced
+            }
+            ConnectionState::Handshaking(_)
+            | ConnectionState::Dialling
+            | ConnectionState::Established(_)
+            | ConnectionState::Closing => UnprovenClass::Silent,
+        }
+    }
+
     /// Whether the credentials with which it was opened were replaced since.
     pub(super) fn is_outdated(&self) -> bool {
         self.outdated_since.is_some()
@@ -185,7 +303,7 @@ impl Connection {
 
 impl NodeCore {
     /// Takes a connection that was accepted from `remote`. Returns its id, or `None` if the driver must close it at once.
-    /// If there are too many unproven connections, the oldest of the address with the most of them is closed.
+    /// If there are too many unproven connections, one of them is closed.
     pub fn accept(&mut self, now: Time, remote: SocketAddr, driver: &mut impl Driver) -> Option<ConnId> {
         self.now = self.now.max(now);
         if self.leaving || self.settings.ignores(remote.ip()) {
@@ -314,9 +432,9 @@ impl NodeCore {
 
     /// The resume state for the hello to a location: that of the session with the node there, if that node is known.
     fn resume_state_for(&mut self, at: SocketAddr) -> ResumeState {
-        let session = self
-            .dialer
-            .node_at(at)
+        // A node that another one has named for this location, or that was there before, may not be the one that answers.
+        let node = self.dialer.answered_at(at).or(self.dialer.node_at(at));
+        let session = node
             .and_then(|node| self.peers.get_mut(&node))
             .and_then(|peer| peer.peer_session.as_mut())
             .map(|peer_session| peer_session.session.next_resume_state());
@@ -360,6 +478,11 @@ impl NodeCore {
         conn.deframer.filled(count);
         self.counts.bytes_received += count as u64;
         conn.is_idle = false;
+        self.advance_connection(id, driver);
+    }
+
+    /// Continues the handshake of a connection, or handles the records that have arrived on it.
+    fn advance_connection(&mut self, id: ConnId, driver: &mut impl Driver) {
         loop {
             let Some(conn) = self.connections.get(id) else { return };
             match conn.state {
@@ -383,15 +506,13 @@ impl NodeCore {
             return false;
         };
         let mut out = std::mem::take(&mut conn.out);
-        let (dialled, certificate) = (conn.dialled, conn.certificate);
+        let certificate = conn.certificate;
         let profile = &self.settings.profile;
         let stepped = handshake.advance(profile, &mut conn.deframer, &mut out);
         let next = match stepped {
             Ok(HandshakeStep::Wait) => Ok(HandshakeProgress::Wait),
-            Ok(HandshakeStep::Introduced) => {
-                self.introduce(&mut handshake, dialled, certificate, &mut out, driver)
-            }
-            Ok(HandshakeStep::Proven) => self.confirm(&mut handshake, certificate, &mut out),
+            Ok(HandshakeStep::Introduced) => self.introduce(id, &mut handshake, &mut out, driver),
+            Ok(HandshakeStep::Proven) => self.confirm(id, &mut handshake, certificate, &mut out),
             Ok(HandshakeStep::Done(connection)) => Ok(HandshakeProgress::Proven(connection)),
             Err(error) => Err(error),
         };
@@ -420,16 +541,22 @@ impl NodeCore {
     /// Handles the hello of the other side: the acceptor sends its own hello, the dialling side its proof.
     fn introduce(
         &mut self,
+        id: ConnId,
         handshake: &mut Handshake,
-        dialled: Option<SocketAddr>,
-        certificate: Option<Fingerprint>,
         out: &mut Vec<u8>,
         driver: &mut impl Driver,
     ) -> Result<HandshakeProgress, HandshakeError> {
-        let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
+        let (Some(hello), Some(conn)) = (handshake.peer(), self.connections.get(id)) else {
+            return Err(HandshakeError::CallerMisused);
+        };
+        let (dialled, certificate) = (conn.dialled, conn.certificate);
         let has_other_certificate = self.has_other_certificate(sched_node(hello.node), certificate);
         if let Some(at) = dialled {
             self.dialer.answered(at, sched_node(hello.node));
+            if self.is_found_connected(at, hello) {
+                handshake.refuse(Refusal::Duplicate, out);
+                return Err(HandshakeError::Refused(Refusal::Duplicate));
+            }
         }
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
         let session = session.map(|peer_session| &peer_session.session);
@@ -453,9 +580,14 @@ impl NodeCore {
         let profile = &self.settings.profile;
         let refusal = if dialled.is_some() {
             match Session::prove_to(session, &mut self.epochs, handshake) {
-                Ok(held) => {
-                    return handshake.prove(profile, held, out).map(|()| HandshakeProgress::Continue);
-                }
+                Ok(held) => match self.contest(id, hello) {
+                    Contest::Undecided => return Ok(HandshakeProgress::Wait),
+                    Contest::Lost => Refusal::NodeIdInUse,
+                    Contest::Won => {
+                        let profile = &self.settings.profile;
+                        return handshake.prove(profile, held, out).map(|()| HandshakeProgress::Continue);
+                    }
+                },
                 Err(refusal) => refusal,
             }
         } else {
@@ -482,6 +614,7 @@ impl NodeCore {
     /// Handles the valid proof of the dialling side: this side sends its own proof.
     fn confirm(
         &mut self,
+        id: ConnId,
         handshake: &mut Handshake,
         certificate: Option<Fingerprint>,
         out: &mut Vec<u8>,
@@ -489,21 +622,74 @@ impl NodeCore {
         let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
         let has_other_certificate = self.has_other_certificate(sched_node(hello.node), certificate);
         let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
-        match Session::confirm_to(
+        let confirmed = Session::confirm_to(
             session.map(|peer_session| &peer_session.session),
             &mut self.epochs,
             handshake,
-        ) {
+        );
+        match confirmed {
             Ok(held) if has_other_certificate && !handshake.is_resumed(&held) => {
                 self.counts.refusals.certificates += 1;
                 handshake.refuse(Refusal::Certificate, out);
                 Err(HandshakeError::Refused(Refusal::Certificate))
             }
-            Ok(held) => handshake.confirm(&self.settings.profile, &held, out).map(HandshakeProgress::Proven),
+            Ok(held) => match self.contest(id, hello) {
+                Contest::Undecided => Ok(HandshakeProgress::Wait),
+                Contest::Lost => {
+                    handshake.refuse(Refusal::NodeIdInUse, out);
+                    Err(HandshakeError::Refused(Refusal::NodeIdInUse))
+                }
+                Contest::Won => {
+                    handshake.confirm(&self.settings.profile, &held, out).map(HandshakeProgress::Proven)
+                }
+            },
             Err(refusal) => {
                 handshake.refuse(refusal, out);
                 Err(HandshakeError::Refused(refusal))
             }
+        }
+    }
+
+    /// Whether a connection with this hello may end the session with its node. If that has a connection, it is asked: a node that has
+    /// lost its half of the session has closed it, or does not answer on it. If it answers, another program uses the
+    /// node's id.
+    fn contest(&mut self, id: ConnId, hello: &Hello) -> Contest {
+        let (node, now) = (sched_node(hello.node), self.wire_now());
+        let session = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref());
+        let session = session.map(|peer_session| &peer_session.session);
+        let Some(session) = session.filter(|session| session.would_be_replaced_by(hello)) else {
+            return Contest::Won;
+        };
+        let (last_received, answer_within) = (session.last_received(), self.answer_within());
+        let Some(conn) = self.connections.get(id) else { return Contest::Lost };
+        match conn.contends_since {
+            Some(since) if last_received >= since => Contest::Lost,
+            Some(since) if now < since + answer_within => Contest::Undecided,
+            Some(_) => Contest::Won,
+            None => {
+                if !self.connections.add_contender(node, id) {
+                    return Contest::Lost;
+                }
+                let since = self.ask(node, None);
+                if let Some(conn) = self.connections.get(id) {
+                    conn.contends_since = since;
+                }
+                Contest::Undecided
+            }
+        }
+    }
+
+    /// The present connection of a node has had its time to answer, or is lost: the handshakes that waited for that continue.
+    pub(super) fn decide_contests(&mut self, node: NodeId, driver: &mut impl Driver) {
+        for id in self.connections.take_contenders(node) {
+            self.advance_connection(id, driver);
+        }
+    }
+
+    /// The connection of a session has closed, or the session has ended: nothing needs to wait for its answer.
+    pub(super) fn decide_contests_soon(&mut self, node: NodeId) {
+        if self.connections.has_contenders(node) {
+            self.timers.add(self.now, NodeTimer::Predecessor(node));
         }
     }
 
@@ -523,6 +709,12 @@ impl NodeCore {
             .map(|peer_session| &peer_session.session);
         match Session::admit(session, &self.epochs, &connection) {
             Admission::Continues => {}
+            // The session has changed since the hello of the other side arrived.
+            Admission::Begins if self.contest(id, connection.peer()) != Contest::Won => {
+                tracing::debug!(%node, "a proven connection would end a session that answers");
+                self.fail_conn(id, driver);
+                return false;
+            }
             Admission::Begins => {
                 if self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some()) {
                     self.end_session(node, "the peer has started a new session", driver);
@@ -546,16 +738,24 @@ impl NodeCore {
     fn on_handshake_error(&mut self, id: ConnId, error: HandshakeError, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
         let (remote, dialled) = (conn.remote, conn.dialled);
-        let is_expected = matches!(
-            error,
-            HandshakeError::Refused(Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection)
-                | HandshakeError::RefusedByPeer(
-                    Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection
-                )
-        );
+        let is_expected = match error {
+            HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal) => matches!(
+                refusal,
+                Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection | Refusal::OldEpoch { .. }
+            ),
+            _ => false,
+        };
         if !is_expected {
             self.counts.refused_handshakes += 1;
             self.log_refusal(remote, &error);
+        }
+        if let (Some(at), HandshakeError::RefusedByPeer(reason)) = (dialled, error) {
+            match reason {
+                Refusal::OldEpoch { node, known } => self.on_old_epoch(at, sched_node(node), known, driver),
+                // The hello had the epoch for another node.
+                Refusal::EpochTooHigh { node, .. } => self.dialer.answered(at, sched_node(node)),
+                _ => {}
+            }
         }
         if let (Some(at), HandshakeError::Refused(reason) | HandshakeError::RefusedByPeer(reason)) =
             (dialled, error)
@@ -607,8 +807,84 @@ impl NodeCore {
     }
 }
 
+/// Whether a connection may end a session that has another one.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+enum Contest {
+    /// There is no such session, or its connection does not answer.
+    Won,
+    /// Its connection answers.
+    Lost,
+    /// Its connection was asked.
+    Undecided,
+}
+
 enum HandshakeProgress {
     Wait,
     Continue,
     Proven(Box<ProvenConnection>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: u32 = 16;
+
+    fn accept(connections: &mut Connections, ip: [u8; 4]) -> ConnId {
+        connections.add((ip, 7).into(), false, Time::ZERO)
+    }
+
+    /// Opens a connection as `accept` does, after it has closed another one.
+    fn evict_and_accept(connections: &mut Connections, ip: [u8; 4]) -> Option<ConnId> {
+        let evicted = connections.unproven_to_evict(MAX);
+        if let Some(evicted) = evicted {
+            connections.remove(evicted);
+        }
+        accept(connections, ip);
+        evicted
+    }
+
+    #[test]
+    fn flood_evicts_oldest_of_busiest_address() {
+        let mut connections = Connections::default();
+        let one = accept(&mut connections, [10, 0, 0, 1]);
+        let many: Vec<ConnId> = (1..MAX).map(|_| accept(&mut connections, [10, 0, 0, 2])).collect();
+        assert_eq!(evict_and_accept(&mut connections, [10, 0, 0, 3]), Some(many[0]));
+        assert_eq!(evict_and_accept(&mut connections, [10, 0, 0, 4]), Some(many[1]));
+        assert!(connections.get(one).is_some());
+    }
+
+    /// A flood from ever other addresses closes the connections of unknown ones, and not those of known ones; nor can many connections of
+    /// known addresses take all places.
+    #[test]
+    fn flood_from_many_addresses_spares_known_ones() {
+        let mut connections = Connections::default();
+        let known = |number: u8| [10, 1, 0, number];
+        (0..MAX as u8).for_each(|number| connections.note_proven(known(number).into(), Time::ZERO));
+        let unknown = accept(&mut connections, [10, 2, 0, 0]);
+        let of_known = [known(0), known(0), known(1)].map(|ip| accept(&mut connections, ip));
+        for number in 0..200 {
+            evict_and_accept(&mut connections, [10, 3, 0, number]);
+        }
+        assert!(connections.get(unknown).is_none());
+        assert!(of_known.iter().all(|id| connections.get(*id).is_some()));
+        for number in 0..MAX as u8 {
+            evict_and_accept(&mut connections, known(number));
+        }
+        let left =
+            connections.table.iter().filter(|(_, conn)| conn.remote.ip().to_string().starts_with("10.3."));
+        assert!(left.count() as u32 >= MAX / 2 - 1);
+    }
+
+    #[test]
+    fn proven_sites_full_forget_oldest() {
+        let mut sites = ProvenSites::default();
+        let site = |number: usize| IpAddr::from((number as u128).to_be_bytes());
+        for number in 0..=PROVEN_SITES_MAX {
+            sites.note(site(number), Time::from_nanos(number as u64));
+            sites.note(site(1), Time::from_nanos(number as u64));
+        }
+        assert_eq!(sites.last_proven.len(), PROVEN_SITES_MAX);
+        assert!(!sites.has(site(0)) && sites.has(site(1)) && sites.has(site(2)));
+    }
 }

@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, RequestId, Time};
-use antiphon_wire::{HandshakeError, HandshakeFault, Refusal};
+use antiphon_wire::{HandshakeError, HandshakeFault, Hello, Refusal};
 
-use super::NodeCore;
 use super::driver::{ConnId, Driver, Output};
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
+use super::{NodeCore, sched_node};
 use crate::error::{DialError, PeerError};
 use crate::location::PeerAt;
 
@@ -97,6 +97,8 @@ struct DialState {
     attempts: u32,
     /// A new connection is needed beside the present one, which has used up its keys or may be broken.
     renews: bool,
+    /// The present attempt is not for a certain node: it may find one that is connected.
+    is_open: bool,
     /// Only a datagram caused this dial: each attempt counts towards [`HINTS_PER_SECOND`].
     hinted: bool,
 }
@@ -118,6 +120,7 @@ impl DialState {
             conn: None,
             attempts: 0,
             renews: false,
+            is_open: false,
             hinted: false,
         }
     }
@@ -232,12 +235,30 @@ impl NodeCore {
         }
     }
 
-    /// Whether the node at a location has a connection, or a session that needs none.
+    /// Whether the node that was reached at a location has a connection, or a session that needs none. A node that only states the
+    /// location does not count: another one may be there.
     fn is_connected(&self, at: SocketAddr) -> bool {
-        let is_served =
-            |peer_session: &PeerSession| peer_session.conn.is_some() || peer_session.idle.is_closed();
-        let needs_no_dial = |peer: &Peer| peer.peer_session.as_deref().is_some_and(is_served);
-        self.peers.values().any(|peer| peer.has_session_at(at) && needs_no_dial(peer))
+        self.peers.values().any(|peer| peer.was_reached_at(at) && needs_no_dial(peer))
+    }
+
+    /// Whether a node has a connection, or a session that needs none.
+    fn is_node_connected(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(needs_no_dial)
+    }
+
+    /// A dial that is not for a certain node has found one that is connected and states the location: no second connection is
+    /// needed.
+    pub(super) fn is_found_connected(&mut self, at: SocketAddr, hello: &Hello) -> bool {
+        let is_open = self.dialer.by_location.get(&at).is_some_and(|dial| dial.is_open);
+        let Some(peer) = self.peers.get_mut(&sched_node(hello.node)) else { return false };
+        let is_continued = |peer_session: &PeerSession| {
+            peer_session.conn.is_some() && !peer_session.session.would_be_replaced_by(hello)
+        };
+        let is_found = is_open && peer.is_at(at) && peer.peer_session.as_deref().is_some_and(is_continued);
+        if is_found {
+            peer.reached_at = Some(at);
+        }
+        is_found
     }
 
     /// Dials a location until it answers, and retries at most until `until`.
@@ -277,17 +298,21 @@ impl NodeCore {
         }
     }
 
-    /// Dials a second connection to a node at a location that it states, to see whether it is there: for one second, if
-    /// [`HINTS_PER_SECOND`] is not reached.
+    /// Dials a location that a node states, to see whether it is there: for one second, if [`HINTS_PER_SECOND`] is not reached. A
+    /// dial that is under way shows that as well, and goes on.
     pub(super) fn look_at(&mut self, node: NodeId, at: SocketAddr) {
-        if !self.settings.may_dial(at) || !self.dialer.hints.take(self.now) {
+        let is_possible = self.settings.may_dial(at) && !self.settings.is_own(at) && !self.leaving;
+        if !is_possible || !self.dialer.hints.take(self.now) {
             return;
         }
-        self.renew_dial(node, at);
         let until = self.now + Duration::from_secs(1);
-        if let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| !dial.is_configured) {
-            (dial.until, dial.hinted) = (until, true);
+        let state = || DialState { hinted: true, node: Some(node), ..DialState::new(until) };
+        let dial = self.dialer.by_location.entry(at).or_insert_with(state);
+        if dial.conn.is_some_and(|conn| self.connections.is_unproven(conn)) {
+            return;
         }
+        (dial.conn, dial.renews) = (None, true);
+        self.dialer.schedule(at);
     }
 
     /// Dials a location in this tick. `false` for an own location, or when the node is leaving.
@@ -302,15 +327,16 @@ impl NodeCore {
         true
     }
 
-    /// Dials a location from a datagram, and retries for one second, if the settings allow it. Beyond [`HINTS_PER_SECOND`] it
-    /// waits.
-    pub(super) fn dial_hint(&mut self, at: SocketAddr, after: Duration) -> bool {
+    /// Dials the location of a node from a datagram, and retries for one second, if the settings allow it. Beyond
+    /// [`HINTS_PER_SECOND`] it waits.
+    pub(super) fn dial_hint(&mut self, node: NodeId, at: SocketAddr, after: Duration) -> bool {
         let is_dialled = self.dialer.by_location.get(&at).is_some_and(|dial| dial.conn.is_some());
         if is_dialled || !self.settings.may_dial(at) || self.settings.is_own(at) {
             return false;
         }
         let until = self.now + HINT_WAITS_FOR;
-        self.dial_hinted(WaitingHint { at, node: None, until, dials_for: Duration::from_secs(1) }, after)
+        let dials_for = Duration::from_secs(1);
+        self.dial_hinted(WaitingHint { at, node: Some(node), until, dials_for }, after)
     }
 
     /// Dials the location of a node that was never met, which other nodes have named, at most until `until`. Returns false if the
@@ -354,7 +380,8 @@ impl NodeCore {
     /// Dials locations that waited for their turn.
     pub(super) fn begin_waiting_hints(&mut self) {
         while let Some(hint) = self.dialer.waiting_hints.front().copied() {
-            if hint.until < self.now || self.dialer.has(hint.at) || self.has_session_at(hint.at) {
+            let is_connected = hint.node.is_some_and(|node| self.is_node_connected(node));
+            if hint.until < self.now || self.dialer.has(hint.at) || is_connected {
                 self.dialer.waiting_hints.pop_front();
             } else if self.dialer.hints.take(self.now) {
                 self.dialer.waiting_hints.pop_front();
@@ -368,7 +395,7 @@ impl NodeCore {
 
     /// Dials a location that this node requested from an announce relay, for [`REQUESTED_FOR`], if a node can be there.
     pub(super) fn dial_requested(&mut self, at: SocketAddr, after: Duration) {
-        if !self.settings.may_dial_requested(at) || self.settings.is_own(at) || self.has_session_at(at) {
+        if !self.settings.may_dial_requested(at) || self.settings.is_own(at) || self.is_connected(at) {
             return;
         }
         let until = self.now + after + REQUESTED_FOR;
@@ -376,7 +403,12 @@ impl NodeCore {
         self.timers.add(self.now + after, NodeTimer::Dial(at));
     }
 
-    /// Whether there is a session with the node at a location.
+    /// Whether there is a session with a node that was reached at a location.
+    pub(super) fn has_reached(&self, at: SocketAddr) -> bool {
+        self.peers.values().any(|peer| peer.was_reached_at(at))
+    }
+
+    /// Whether there is a session with a node at a location, which the node may only state.
     pub(super) fn has_session_at(&self, at: SocketAddr) -> bool {
         self.peers.values().any(|peer| peer.has_session_at(at))
     }
@@ -387,11 +419,15 @@ impl NodeCore {
             driver.output(Output::Resolve { query, host, port });
         }
         for at in std::mem::take(&mut self.dialer.scheduled) {
-            let is_connected = self.is_connected(at);
+            let node = self.dialer.node_at(at);
+            let is_connected =
+                node.map_or_else(|| self.is_connected(at), |node| self.is_node_connected(node));
             let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| dial.conn.is_none()) else {
                 continue;
             };
-            let is_needed = std::mem::take(&mut dial.renews) || !is_connected;
+            let renews = std::mem::take(&mut dial.renews);
+            dial.is_open = node.is_none() && !renews;
+            let is_needed = renews || !is_connected;
             let is_ignored = self.settings.ignores(at.ip());
             if is_needed && !is_ignored && !self.leaving && (self.settings.may_contact)(&at).is_ok() {
                 // Dialled below.
@@ -424,7 +460,9 @@ impl NodeCore {
         }
         let node = self.dialer.node_at(at);
         self.retry_dial(at, conn);
-        if let Some(node) = node.filter(|_| refused) {
+        // Others may have named this location for the node: then it says nothing about the node.
+        let is_of = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.is_dialled_at(at));
+        if let Some(node) = node.filter(is_of).filter(|_| refused) {
             self.on_location_refused(node, driver);
         }
     }
@@ -462,8 +500,16 @@ impl NodeCore {
         by_us: bool,
         driver: &mut impl Driver,
     ) {
-        let harmless =
-            matches!(reason, Refusal::Duplicate | Refusal::Superseded | Refusal::Busy | Refusal::Session);
+        let harmless = matches!(
+            reason,
+            Refusal::Duplicate
+                | Refusal::Superseded
+                | Refusal::Busy
+                | Refusal::Session
+                | Refusal::OldEpoch { .. }
+                | Refusal::EpochTooHigh { .. }
+                | Refusal::NodeIdInUse
+        );
         if !harmless {
             self.note_dial_error(at, DialError::Refused(reason), true);
         }
@@ -549,4 +595,10 @@ impl NodeCore {
             self.dialer.unsent_queries.push((query, host.clone(), *port));
         }
     }
+}
+
+/// Whether a peer has a connection, or a session that needs none.
+fn needs_no_dial(peer: &Peer) -> bool {
+    let is_served = |peer_session: &PeerSession| peer_session.conn.is_some() || peer_session.idle.is_closed();
+    peer.peer_session.as_deref().is_some_and(is_served)
 }

@@ -47,6 +47,7 @@ impl NodeCore {
         if nodes.is_empty() {
             return Some(Err(UnknownPeer { at }.into()));
         }
+        self.give_up_dial(at.addr(), false);
         let mut request_id = Some(request_id);
         for node in nodes {
             if self.start_disconnect(node, GoodbyeReason::Closed, timeout)
@@ -125,13 +126,16 @@ impl NodeCore {
         self.peers.get_mut(&node)?.peer_session.as_mut()?.disconnect.as_mut()
     }
 
-    /// Marks a peer so that this node no longer dials it by itself.
+    /// Marks a peer so that this node no longer dials it by itself. A location that it only states may be that of another node,
+    /// whose dials go on.
     pub(super) fn stop_auto_dial(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.no_auto_dial = true;
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
-        let all: Vec<SocketAddr> =
-            peer.locations.iter().chain(&peer.shown_location).chain(&dialled).copied().collect();
+        let reached = dialled.into_iter().chain(peer.reached_at);
+        let stated = peer.locations.iter().chain(&peer.shown_location).copied();
+        let dialled_for_it = stated.filter(|at| self.dialer.node_at(*at) == Some(node));
+        let all: Vec<SocketAddr> = reached.chain(dialled_for_it).collect();
         let is_connected = peer.peer_session.is_some();
         all.into_iter().for_each(|at| self.give_up_dial(at, !is_connected));
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use antiphon_wire::{Datagram, DatagramError, Locations, Presence};
 
 use super::driver::{Driver, Output};
+use super::peers::Peer;
 use super::timers::NodeTimer;
 use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
@@ -90,16 +91,18 @@ impl NodeCore {
 
     fn on_announce(&mut self, presence: &Presence<'_>, from: SocketAddr) {
         let node = sched_node(presence.node);
+        // A node that was never met may have been named at a location where another one is.
+        let is_replaced = |peer: &Peer| peer.replaced_by_restart && peer.status.is_some();
         let known = self
             .peers
             .get(&node)
-            .is_some_and(|peer| peer.peer_session.is_some() || peer.replaced_by_restart || peer.no_auto_dial);
+            .is_some_and(|peer| peer.peer_session.is_some() || is_replaced(peer) || peer.no_auto_dial);
         if !self.settings.discover || node == self.me || known {
             return;
         }
         let spread = self.spread(node.to_bits());
         for at in seen_from(presence.locations.iter(), from) {
-            if self.dial_hint(at, spread) {
+            if self.dial_hint(node, at, spread) {
                 return;
             }
         }

@@ -113,10 +113,10 @@ impl NodeCore {
         let is_closed = |peer: &Peer| {
             peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.is_closed())
         };
-        let found = self.peers.iter().find(|(_, peer)| is_closed(peer) && peer.has_session_at(at));
-        let Some(node) = found.map(|(node, _)| *node) else { return false };
-        self.reopen(node);
-        true
+        let closed = self.peers.iter().filter(|(_, peer)| is_closed(peer) && peer.has_session_at(at));
+        let closed: Vec<NodeId> = closed.map(|(node, _)| *node).collect();
+        closed.iter().for_each(|node| self.reopen(*node));
+        !closed.is_empty()
     }
 
     /// The peers at a location. Port 0 stands for all peers on the host.

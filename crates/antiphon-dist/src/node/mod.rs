@@ -399,7 +399,7 @@ impl NodeCore {
             NodeTimer::Unreached(node) => self.on_unreached(node, driver),
             NodeTimer::Probe(host) => self.on_probe_due(host, driver),
             NodeTimer::ProbeReply(to) => self.reply_to_probe(to, driver),
-            NodeTimer::Predecessor(node) => self.on_predecessor_due(node),
+            NodeTimer::Predecessor(node) => self.on_predecessor_due(node, driver),
             NodeTimer::Credentials => self.on_credentials_due(driver),
             NodeTimer::Announce => self.announce(driver),
             NodeTimer::Hints => self.begin_waiting_hints(),

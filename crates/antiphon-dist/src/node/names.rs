@@ -408,7 +408,7 @@ impl NodeCore {
         let until = self.now + timeout;
         self.timers.add(until, NodeTimer::Lookup(lookup_number));
         if let Some(at) = at
-            && !self.has_session_at(at.addr())
+            && !self.has_reached(at.addr())
         {
             self.dial_until(at.addr(), until);
         }

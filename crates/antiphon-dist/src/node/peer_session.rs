@@ -3,7 +3,7 @@
 //! Invariant: the connection of a session is established and belongs to no other session. When a session ends, each open
 //! operation on it completes once, in `end_session`, and no result arrives later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -28,8 +28,12 @@ use crate::location::seen_from;
 const OUT_BYTES_MAX: usize = 256 * 1024;
 /// How long the accepting side waits for the peer to dial again before it dials itself.
 const REDIAL_AFTER: Duration = Duration::from_secs(1);
-/// How long a peer may take to answer when another one states its location.
+/// How long a peer may take to answer when another one states its location, or uses its node id.
 const PREDECESSOR_WITHIN: Duration = Duration::from_secs(1);
+/// The number of refusals of its epoch after which this node ends a session that the peer does not have any more, and how long it must
+/// be without a connection before.
+const OLD_EPOCHS_MAX: u32 = 3;
+const OLD_EPOCHS_FOR: Duration = Duration::from_secs(1);
 /// How long a closing connection may take to write its last bytes.
 const LINGER: Duration = Duration::from_secs(1);
 /// The number of refused dials after which the session with a peer may end.
@@ -43,8 +47,8 @@ pub(super) struct PeerSession {
     pub(super) session: Session,
     pub(super) conn: Option<ConnId>,
     pub(super) started: Time,
-    /// Another node, a location of this peer that it states, and when this peer was therefore asked whether it is still there.
-    successor: Option<(NodeId, SocketAddr, wire::Time)>,
+    /// The peer was asked whether it is still there, since another one may have taken its place.
+    inquiry: Option<Inquiry>,
     /// The location that this side dialled last for the session, if it did.
     pub(super) dialled: Option<SocketAddr>,
     /// The credit of frames that use too many bytes at this node.
@@ -60,6 +64,25 @@ pub(super) struct PeerSession {
     pub(super) unconnected_since: Time,
     /// The number of refused dials since then.
     pub(super) refused_dials: u32,
+    /// The number of dials since then that the peer refused because of the epoch.
+    old_epochs: u32,
+}
+
+/// A ping that a peer must answer within [`PREDECESSOR_WITHIN`].
+#[derive(Debug)]
+struct Inquiry {
+    since: wire::Time,
+    /// The node that may be at a location of this peer.
+    successor: Option<Successor>,
+}
+
+/// A node that states a location of another one, or was found there.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Successor {
+    node: NodeId,
+    at: SocketAddr,
+    /// This node has dialled the location, and found the successor there.
+    is_there: bool,
 }
 
 impl PeerSession {
@@ -93,7 +116,9 @@ impl NodeCore {
         let stated = seen_from(hello.locations.iter().copied(), remote);
         let shown_location = self.settings.shown_location(&stated, remote, dialled);
         let locations = stated.clone();
-        self.supersede_predecessors(node, &locations, dialled, driver);
+        if let Some(at) = dialled {
+            self.supersede_predecessors(node, at, driver);
+        }
         // This node dials a location that the peer states only if the configuration allows it, or if this connection was
         // dialled there.
         let locations: Vec<SocketAddr> =
@@ -113,6 +138,7 @@ impl NodeCore {
         let was_refused = peer.refusal.take().is_some();
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
+        self.connections.note_proven(remote.ip(), self.now);
         let is_new = peer.peer_session.is_none();
         let limits = self.settings.limits();
         let peer_session = peer.peer_session.get_or_insert_with(|| {
@@ -120,7 +146,7 @@ impl NodeCore {
                 session: Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection),
                 conn: None,
                 started: self.now,
-                successor: None,
+                inquiry: None,
                 dialled: None,
                 held_credit: Vec::new(),
                 dirty: false,
@@ -129,6 +155,7 @@ impl NodeCore {
                 timer: None,
                 unconnected_since: self.now,
                 refused_dials: 0,
+                old_epochs: 0,
             })
         });
         if let Err(reason) = peer_session.session.connected(now, connection) {
@@ -139,7 +166,7 @@ impl NodeCore {
             self.fail_conn(id, driver);
             return false;
         }
-        peer_session.refused_dials = 0;
+        (peer_session.refused_dials, peer_session.old_epochs) = (0, 0);
         peer_session.idle.set_active(self.now);
         peer_session.dialled = dialled.or(peer_session.dialled);
         let old = peer_session.conn.replace(id).filter(|old| *old != id);
@@ -184,70 +211,132 @@ impl NodeCore {
         self.complete_node_lookups(node, driver);
     }
 
-    /// Ends the sessions with earlier incarnations at the locations of `node`, since an incarnation that is replaced never
-    /// returns. The location that this side dialled is certain. A location that the peer only states counts only against
-    /// incarnations without a connection.
-    fn supersede_predecessors(
-        &mut self,
-        node: NodeId,
-        stated: &[SocketAddr],
-        dialled: Option<SocketAddr>,
-        driver: &mut impl Driver,
-    ) {
-        let is_replaced = |peer: &Peer| {
-            let is_connected =
-                peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
-            let is_there = |at: &SocketAddr| Some(*at) == dialled || (!is_connected && stated.contains(at));
-            !peer.replaced_by_restart && peer.shown_location.iter().chain(&peer.locations).any(is_there)
-        };
-        let old: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(id, peer)| **id != node && is_replaced(peer))
-            .map(|(id, _)| *id)
-            .collect();
+    /// This node has dialled a location, and `node` is there. Other nodes that were at it are earlier incarnations, which never
+    /// return: their sessions end. A node that is connected is asked first: it may state a wrong location.
+    fn supersede_predecessors(&mut self, node: NodeId, at: SocketAddr, driver: &mut impl Driver) {
+        let was_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
+        let old = self.peers.iter().filter(|(id, peer)| **id != node && was_there(peer));
+        let old: Vec<NodeId> = old.map(|(id, _)| *id).collect();
         for old in old {
-            self.end_session(old, "another incarnation runs at the peer's location", driver);
-            if let Some(peer) = self.peers.get_mut(&old) {
-                peer.replaced_by_restart = true;
+            let peer_session = self.peers.get(&old).and_then(|peer| peer.peer_session.as_ref());
+            if peer_session.is_some_and(|peer_session| peer_session.conn.is_some()) {
+                self.ask(old, Some(Successor { node, at, is_there: true }));
+            } else {
+                self.supersede(old, driver);
             }
-            self.drop_waiting(old, Undelivered::NoActor);
         }
     }
 
-    /// A session has started whose peer states a location at which another peer is connected. If that one is an earlier
-    /// incarnation, something between the two keeps its connection open: it gets a ping, which it does not answer.
+    /// Another incarnation runs at the location of a node.
+    fn supersede(&mut self, old: NodeId, driver: &mut impl Driver) {
+        self.end_session(old, "another incarnation runs at the peer's location", driver);
+        if let Some(peer) = self.peers.get_mut(&old) {
+            peer.replaced_by_restart = true;
+        }
+        self.drop_waiting(old, Undelivered::NoActor);
+    }
+
+    /// A session has started whose peer states the location of another node. If that is an earlier incarnation, it does not
+    /// answer. A member may state any location, so the statement alone ends no session: the location is dialled, which shows which of
+    /// the two is there.
     fn ask_predecessors(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
-        let now = self.wire_now();
         let Some(peer) = self.peers.get(&node) else { return };
         let stated: Vec<SocketAddr> =
             peer.locations.iter().copied().filter(|at| Some(*at) != dialled).collect();
-        let mut asked = Vec::new();
-        for (other, peer) in self.peers.iter_mut().filter(|(other, _)| **other != node) {
-            let Some(at) = stated.iter().copied().find(|at| peer.has_session_at(*at)) else { continue };
-            let Some(peer_session) = peer.peer_session.as_mut() else { continue };
-            if peer_session.conn.is_some() && peer_session.successor.is_none() {
-                peer_session.successor = Some((node, at, now));
-                peer_session.session.ping(now);
-                asked.push(*other);
+        let (mut connected, mut unconnected) = (Vec::new(), BTreeSet::new());
+        for (other, peer) in self.peers.iter().filter(|(other, _)| **other != node) {
+            let is_there =
+                |at: &SocketAddr| peer.has_session_at(*at) || (!peer.replaced_by_restart && peer.is_at(*at));
+            let Some(at) = stated.iter().copied().find(is_there) else { continue };
+            if peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some()) {
+                connected.push((*other, at));
+            } else {
+                unconnected.insert(at);
             }
         }
-        for other in asked {
-            self.mark_dirty(other);
-            self.timers.add(self.now + PREDECESSOR_WITHIN, NodeTimer::Predecessor(other));
+        for (other, at) in connected {
+            self.ask(other, Some(Successor { node, at, is_there: false }));
         }
+        unconnected.into_iter().for_each(|at| self.look_at(node, at));
     }
 
-    /// A peer was asked whether it is still there. If it has not answered, its location is dialled: that shows which of the
-    /// two peers is there.
-    pub(super) fn on_predecessor_due(&mut self, node: NodeId) {
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
-            return;
-        };
-        let Some((successor, at, asked_at)) = peer_session.successor.take() else { return };
-        let is_silent = peer_session.conn.is_some() && peer_session.session.last_received() < asked_at;
-        if is_silent {
-            self.look_at(successor, at);
+    /// Sends a ping to a connected peer, which it must answer within [`PREDECESSOR_WITHIN`]. Returns when the ping was sent that it
+    /// has to answer.
+    pub(super) fn ask(&mut self, node: NodeId, successor: Option<Successor>) -> Option<wire::Time> {
+        let now = self.wire_now();
+        let peer_session = self.peers.get_mut(&node)?.peer_session.as_mut()?;
+        if let Some(inquiry) = &mut peer_session.inquiry {
+            inquiry.successor = successor.or(inquiry.successor);
+            return Some(inquiry.since);
+        }
+        peer_session.inquiry = Some(Inquiry { since: now, successor });
+        peer_session.session.ping(now);
+        self.mark_dirty(node);
+        self.timers.add(self.now + self.answer_within(), NodeTimer::Predecessor(node));
+        Some(now)
+    }
+
+    /// How long a peer may take to answer such a ping: connections that wait for it must not time out before.
+    pub(super) fn answer_within(&self) -> Duration {
+        PREDECESSOR_WITHIN.min(self.settings.limits().handshake_timeout / 2)
+    }
+
+    /// A peer was asked whether it is still there, and has had its time to answer. If it has not, or is not connected any more,
+    /// another one may have taken its place.
+    pub(super) fn on_predecessor_due(&mut self, node: NodeId, driver: &mut impl Driver) {
+        let (now, answer_within) = (self.wire_now(), self.answer_within());
+        let mut unanswered = None;
+        if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+            && let Some(inquiry) = &peer_session.inquiry
+        {
+            let is_connected = peer_session.conn.is_some();
+            if is_connected && now < inquiry.since + answer_within {
+                // The timer is that of an earlier inquiry: each has its own.
+                return;
+            }
+            let has_answered = is_connected && peer_session.session.last_received() >= inquiry.since;
+            unanswered = inquiry.successor.filter(|_| !has_answered);
+            peer_session.inquiry = None;
+        }
+        match unanswered {
+            Some(successor) if successor.is_there => self.supersede(node, driver),
+            Some(successor) => self.look_at(successor.node, successor.at),
+            None => {}
+        }
+        self.decide_contests(node, driver);
+    }
+
+    /// The peer at a location refuses this node because it knows a higher epoch of its node id: another program has used that. The
+    /// refusal is not proven. If it is repeated while there is no connection, the present session ends, which the peer does not have
+    /// any more; the next dial has a higher epoch.
+    pub(super) fn on_old_epoch(
+        &mut self,
+        at: SocketAddr,
+        node: NodeId,
+        known: u64,
+        driver: &mut impl Driver,
+    ) {
+        self.dialer.answered(at, node);
+        let now = self.now;
+        let peer = self.peers.get_mut(&node);
+        if let Some(peer_session) = peer.and_then(|peer| peer.peer_session.as_mut()) {
+            if !peer_session.needs_connection() || peer_session.session.epoch() > known {
+                return;
+            }
+            peer_session.old_epochs += 1;
+            if peer_session.old_epochs < OLD_EPOCHS_MAX
+                || now.since(peer_session.unconnected_since) < OLD_EPOCHS_FOR
+            {
+                return;
+            }
+            self.end_session(node, "the peer has begun another session with this node's id", driver);
+            self.dial_node_until(node, at, now + self.settings.limits().lost_after);
+        }
+        if self.epochs.raise(wire::NodeId(node.to_bits()), known) && self.may_log("old epoch", node) {
+            tracing::warn!(
+                %node, %at,
+                "another program has used the id of this node, which is random; this node returns with a higher epoch (logged at most once an hour)"
+            );
         }
     }
 
@@ -376,11 +465,12 @@ impl NodeCore {
         }
         peer_session.conn = None;
         peer_session.unconnected_since = now;
-        peer_session.refused_dials = 0;
+        (peer_session.refused_dials, peer_session.old_epochs) = (0, 0);
         if !peer_session.session.is_idle() {
             self.counts.cut_with_unacked += 1;
         }
         peer_session.session.connection_lost();
+        self.decide_contests_soon(node);
         if self.finish_disconnect_if_goodbye_sent(node, driver) {
             return;
         }
@@ -604,6 +694,7 @@ impl NodeCore {
             self.stop_auto_dial(node);
         }
         self.set_status(node, Status::Offline, driver);
+        self.decide_contests_soon(node);
         if let Some(disconnect) = disconnect {
             self.complete_close_requests(node, disconnect, driver);
         }

@@ -140,7 +140,15 @@ impl Peer {
         self.is_at(at) || self.reached_at == Some(at)
     }
 
-    /// Whether there is a session with the peer, and it is at this location.
+    /// Whether there is a session with the peer, and this node has found it at this location. What the peer states is not enough: a
+    /// member may state the location of another node.
+    pub(super) fn was_reached_at(&self, at: SocketAddr) -> bool {
+        let peer_session = self.peer_session.as_ref();
+        peer_session
+            .is_some_and(|peer_session| peer_session.dialled == Some(at) || self.reached_at == Some(at))
+    }
+
+    /// Whether there is a session with the peer, and it is at this location, or states it.
     pub(super) fn has_session_at(&self, at: SocketAddr) -> bool {
         let peer_session = self.peer_session.as_ref();
         peer_session.is_some_and(|peer_session| peer_session.dialled == Some(at) || self.is_at(at))

@@ -40,7 +40,7 @@ pub(super) enum NodeTimer {
     Probe(SocketAddr),
     /// The reply to a probe, after its random wait.
     ProbeReply(SocketAddr),
-    /// The peer was asked whether it is still there, and should have answered by now.
+    /// The peer was asked whether it is still there. It should have answered by now, or is not connected any more.
     Predecessor(NodeId),
     /// The end of connections that were proven with credentials of before.
     Credentials,

@@ -18,8 +18,13 @@ pub(crate) const HEADER_BYTES: usize = 8;
 
 /// A socket bound to 127.0.0.2.
 pub(crate) fn socket() -> Socket {
+    socket_of([127, 0, 0, 2])
+}
+
+/// A socket bound to an address in 127.0.0.0/8.
+pub(crate) fn socket_of(ip: [u8; 4]) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor is left");
-    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("all of 127.0.0.0/8 is this machine");
+    socket.bind(&SocketAddr::from((ip, 0)).into()).expect("all of 127.0.0.0/8 is this machine");
     socket
 }
 
@@ -29,7 +34,11 @@ pub(crate) fn connect(at: SocketAddr) -> TcpStream {
 }
 
 pub(crate) fn try_connect(at: SocketAddr) -> io::Result<TcpStream> {
-    let socket = socket();
+    connect_by(socket(), at)
+}
+
+/// Connects a socket.
+pub(crate) fn connect_by(socket: Socket, at: SocketAddr) -> io::Result<TcpStream> {
     socket.connect_timeout(&at.into(), PATIENCE)?;
     let stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
@@ -112,13 +121,23 @@ pub(crate) fn handshake(
     at: SocketAddr,
     profile: &Profile,
     patience: Duration,
+    change: impl FnMut(Message, &mut Vec<u8>),
+) -> Result<Proven, Failed> {
+    let stream = connect(at);
+    stream.set_read_timeout(Some(patience)).expect("a timeout can be set");
+    handshake_on(stream, profile, 1, change)
+}
+
+/// Runs the handshake of a dialler with this epoch, on a stream.
+pub(crate) fn handshake_on(
+    mut stream: TcpStream,
+    profile: &Profile,
+    epoch: u64,
     mut change: impl FnMut(Message, &mut Vec<u8>),
 ) -> Result<Proven, Failed> {
-    let mut stream = connect(at);
-    stream.set_read_timeout(Some(patience)).expect("a timeout can be set");
     let (mut epochs, mut input, mut out) = (Epochs::default(), Deframer::new(), Vec::new());
     let entropy = Entropy::system().expect("the system has random numbers");
-    let resume_state = ResumeState::unknown(epochs.of_unknown_node());
+    let resume_state = ResumeState::unknown(epoch);
     let mut dialler = Handshake::dial(profile, entropy, resume_state, None, &mut out);
     for [ours, theirs] in [[MESSAGES[0], MESSAGES[1]], [MESSAGES[2], MESSAGES[3]]] {
         change(ours, &mut out);

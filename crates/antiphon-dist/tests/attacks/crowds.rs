@@ -2,15 +2,18 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use antiphon_dist::Limits;
+use antiphon_dist::{Limits, Suite};
 use antiphon_sched::{millis, secs};
 use antiphon_wire::HELLO_BYTES_MAX;
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::caller::{self, connect, exchange, read_to_close};
+use crate::common::{Net, wait_for};
 
 /// The victim reads no more than 4 KiB of 64 MiB.
 pub(crate) fn hello_oversized_is_refused_after_4_kib() {
@@ -54,6 +57,73 @@ pub(crate) fn slow_handshakes_are_closed_after_five_seconds() {
     attack.victim.has_logged_once("its handshake timed out");
     attack.victim.has_logged_once("too many connections without a proof");
     attack.end("a byte a second", bounds::pending_connections(&Limits::default(), false));
+}
+
+/// Opens connections from ever other addresses, until `is_over`. With a hello, each makes the victim answer.
+fn flood(at: SocketAddr, hello: Vec<u8>, is_over: &AtomicBool, opened: &AtomicUsize) {
+    let mut open = VecDeque::new();
+    for number in 0_u32.. {
+        if is_over.load(Ordering::SeqCst) {
+            return;
+        }
+        let [_, high, middle, low] = (number * 8191 % 0x00e0_0000).to_be_bytes();
+        let socket = caller::socket_of([127, high, middle, low.max(1)]);
+        if socket.connect_timeout(&at.into(), millis(200)).is_ok() {
+            let mut stream = TcpStream::from(socket);
+            drop(stream.write_all(&hello));
+            opened.fetch_add(1, Ordering::SeqCst);
+            open.push_back(stream);
+        }
+        if open.len() > 200 {
+            open.pop_front();
+        }
+    }
+}
+
+/// The number of 20 members whose first connections succeed. Member n calls from 127.`block`.0.n.
+fn members_that_get_in(net: &Net, at: SocketAddr, block: u8) -> usize {
+    let join = |number: u8| {
+        let socket = caller::socket_of([127, block, 0, number]);
+        let stream = caller::connect_by(socket, at).expect("the victim listens");
+        caller::handshake_on(stream, &caller::profile(net, &Suite::aead()), 1, |_, _| ()).is_ok()
+    };
+    (1..=20).filter(|number| join(*number)).count()
+}
+
+/// Thousands of addresses open connections, with a hello or without.
+pub(crate) fn half_open_flood_from_many_addresses_spares_members() {
+    let attack = AttackTest::without_discovery();
+    let (net, at) = (attack.net.clone(), attack.victim.location.addr());
+    assert_eq!(members_that_get_in(&net, at, 240), 20, "there is no flood");
+    let mut shares = Vec::new();
+    for hello in [Vec::new(), caller::hello(&net)] {
+        let kind = if hello.is_empty() { "silent" } else { "with a hello" };
+        let (is_over, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let begun = Instant::now();
+        let [known, unknown] = std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| flood(at, hello.clone(), &is_over, &opened));
+            }
+            wait_for("the flood", || (opened.load(Ordering::SeqCst) > 1_000).then_some(()));
+            let in_time = [240, if hello.is_empty() { 241 } else { 242 }]
+                .map(|block| members_that_get_in(&net, at, block));
+            is_over.store(true, Ordering::SeqCst);
+            in_time
+        });
+        let rate = opened.load(Ordering::SeqCst) as f64 / begun.elapsed().as_secs_f64();
+        println!(
+            "{kind}, {rate:.0} connections a second: {known} of 20 known addresses got in at once, {unknown} of 20 others"
+        );
+        shares.push((kind, known, unknown));
+    }
+    for (kind, known, unknown) in shares {
+        assert_eq!(known, 20, "{kind}: an address that has proven itself before gets in");
+        assert!(unknown >= 15, "{kind}: {unknown} of 20 unknown addresses got in at once");
+    }
+    attack.end(
+        "half-open connections of many addresses",
+        bounds::pending_connections(&Limits::default(), false),
+    );
 }
 
 /// One address opens ten thousand connections, and sends nothing.

@@ -14,6 +14,7 @@ mod crowds;
 mod datagrams;
 mod files;
 mod handshakes;
+mod impostors;
 mod member;
 mod members;
 mod middle;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
             crowds::hello_oversized_is_refused_after_4_kib,
             crowds::slow_handshakes_are_closed_after_five_seconds,
             crowds::half_open_connections_do_not_block_new_peers,
+            crowds::half_open_flood_from_many_addresses_spares_members,
             datagrams::announcement_forged_is_counted_and_not_dialled,
             datagrams::announcement_replayed_causes_ten_dials_a_second,
             datagrams::announcements_of_member_cause_ten_dials_a_second,
@@ -50,6 +52,10 @@ fn main() -> ExitCode {
             handshakes::hello_or_proof_reflected_is_refused,
             handshakes::suite_downgrade_in_the_middle_is_refused,
             handshakes::handshake_with_flipped_bit_fails,
+            impostors::impostor_of_connected_node_is_refused,
+            impostors::impostor_of_absent_node_leaves_and_it_returns,
+            impostors::location_of_absent_node_ends_no_session,
+            impostors::stated_location_is_dialled_all_the_same,
             members::control_flood_leaves_others_their_share,
             members::decoder_bomb_is_refused_and_session_continues,
             members::locations_of_members_cause_ten_dials_a_second,

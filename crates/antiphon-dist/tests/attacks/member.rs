@@ -9,7 +9,7 @@ use antiphon_sched::{Wire, millis};
 use antiphon_wire::frame::{Begin, Lookup, LookupResult, NameSpace};
 use antiphon_wire::{Deframer, Frame, Key, NodeId, Profile, RawConnection, Session, TagId, Time};
 
-use crate::caller::{handshake, profile};
+use crate::caller::{Failed, connect, handshake, handshake_on, profile};
 use crate::common::{Net, PATIENCE};
 use crate::victim::Victim;
 
@@ -27,14 +27,18 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn join(net: &Net, victim: &Victim) -> Self {
-        let profile = profile(net, &Suite::aead());
-        let proven = handshake(victim.location.addr(), &profile, PATIENCE, |_, _| ())
-            .expect("the victim accepts a member");
+        Self::join_as(victim.location.addr(), &profile(net, &Suite::aead()), 1)
+            .expect("the victim accepts a member")
+    }
+
+    /// Joins with any node id, locations and epoch.
+    pub(crate) fn join_as(victim: SocketAddr, profile: &Profile, epoch: u64) -> Result<Self, Failed> {
+        let proven = handshake_on(connect(victim), profile, epoch, |_, _| ())?;
         let mut session = Session::begin(Time::START, &profile.limits, profile.node, &proven.connection);
         session.connected(Time::START, proven.connection).expect("a new session accepts a connection");
         proven.stream.set_read_timeout(Some(millis(1))).expect("a timeout can be set");
         let (stream, input) = (proven.stream, proven.input);
-        Self { node: profile.node, stream, session, input, out: Vec::new(), begun: Instant::now() }
+        Ok(Self { node: profile.node, stream, session, input, out: Vec::new(), begun: Instant::now() })
     }
 
     fn now(&self) -> Time {

@@ -8,7 +8,7 @@ use crate::bytes::{Field, Malformed, Reader};
 use crate::handshake::message::{self, MessageKind};
 use crate::ids::NodeId;
 use crate::limits::{
-    LOCATIONS_MAX, Limits, NAME_BYTES_MAX, PAUSED_ACTORS_MAX_LEAST, RECORD_BYTES_MAX_LEAST,
+    EPOCH_MAX, LOCATIONS_MAX, Limits, NAME_BYTES_MAX, PAUSED_ACTORS_MAX_LEAST, RECORD_BYTES_MAX_LEAST,
     RECORD_BYTES_MAX_MOST, WINDOW_BYTES_LEAST,
 };
 use crate::suite::Suite;
@@ -56,7 +56,7 @@ pub struct Hello {
 /// whichever side dials. A side that has lost its half is detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResumeState {
-    /// The epoch of this side's half, at least 1.
+    /// The epoch of this side's half, at least 1, and less than 2^63.
     pub epoch: u64,
     /// The epoch of the peer's half, if the peer has proven one; else 0.
     pub known: u64,
@@ -166,8 +166,8 @@ impl Hello {
         if self.flags & 0xffff != 0 {
             return unknown("hello flags", self.flags.into());
         }
-        if self.resume_state.epoch == 0 {
-            return unknown("epoch", 0);
+        if !(1..=EPOCH_MAX).contains(&self.resume_state.epoch) {
+            return unknown("epoch", self.resume_state.epoch);
         }
         let record_bytes_max = self.limits.record_bytes_max;
         if !(RECORD_BYTES_MAX_LEAST..=RECORD_BYTES_MAX_MOST).contains(&record_bytes_max) {

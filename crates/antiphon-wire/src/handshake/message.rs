@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use crate::bytes::{Field, Malformed, Reader};
 use crate::handshake::{HandshakeFault, TlsFault};
+use crate::ids::NodeId;
 
 /// The first bytes of every handshake message.
 pub(crate) const MAGIC: [u8; 4] = *b"ANTI";
@@ -78,6 +79,30 @@ pub enum Refusal {
     /// The TLS handshake failed. Every fault is sent to the peer as [`TlsFault::OneSided`].
     #[error(transparent)]
     Tls(TlsFault),
+    /// The hello has a lower epoch than the peer knows of this node. It is another node with this node's id, or this handshake is
+    /// older than the present session.
+    #[error("the peer knows a later session of a node with this id; this node returns with a higher epoch")]
+    OldEpoch {
+        /// The node that refuses.
+        node: NodeId,
+        /// The epoch that it knows.
+        known: u64,
+    },
+    /// The hello has an epoch that is too far above the one that the peer knows of this node.
+    #[error(
+        "the epoch is too far above the one that the peer knows of this node id; wait until that session is lost, then dial again"
+    )]
+    EpochTooHigh {
+        /// The node that refuses.
+        node: NodeId,
+        /// The epoch that it knows.
+        known: u64,
+    },
+    /// A node with the same id is connected, and its connection answers.
+    #[error(
+        "another connection of this node id answers; two programs use one node id, which is random: look for the other one"
+    )]
+    NodeIdInUse,
     /// A reason that a later version of the protocol defines.
     #[error("refused for reason {0}, which this version does not know; update this node")]
     Other(u8),
@@ -108,11 +133,18 @@ impl Refusal {
             Refusal::Leaving => (12, 0, 0),
             Refusal::Tls(_) => (13, 0, 0),
             Refusal::Certificate => (14, 0, 0),
+            Refusal::OldEpoch { .. } => (15, 0, 0),
+            Refusal::EpochTooHigh { .. } => (16, 0, 0),
+            Refusal::NodeIdInUse => (17, 0, 0),
             Refusal::Other(code) => (code, 0, 0),
         };
         out.extend_from_slice(&[code, 0]);
         min.put(out);
         max.put(out);
+        if let Refusal::OldEpoch { node, known } | Refusal::EpochTooHigh { node, known } = self {
+            node.put(out);
+            known.put(out);
+        }
         finish(start, out);
     }
 
@@ -134,6 +166,9 @@ impl Refusal {
             12 => Refusal::Leaving,
             13 => Refusal::Tls(TlsFault::OneSided),
             14 => Refusal::Certificate,
+            15 => Refusal::OldEpoch { node: NodeId::take(&mut reader)?, known: u64::take(&mut reader)? },
+            16 => Refusal::EpochTooHigh { node: NodeId::take(&mut reader)?, known: u64::take(&mut reader)? },
+            17 => Refusal::NodeIdInUse,
             code => Refusal::Other(code),
         })
     }

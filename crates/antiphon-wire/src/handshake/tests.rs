@@ -118,6 +118,9 @@ fn refusal_each_kind_survives_encoding() {
         Refusal::Leaving,
         Refusal::Tls(TlsFault::OneSided),
         Refusal::Certificate,
+        Refusal::OldEpoch { node: NodeId(7), known: u64::MAX },
+        Refusal::EpochTooHigh { node: NodeId(7), known: 8 },
+        Refusal::NodeIdInUse,
         Refusal::Other(99),
     ];
     for refusal in all {

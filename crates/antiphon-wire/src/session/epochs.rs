@@ -1,13 +1,21 @@
 //! The epochs that a node gives to its halves of sessions.
 //!
 //! Invariant: all handshakes with one peer in which this node proves itself carry the same epoch, unless a session with
-//! that peer ended between them. After such an end, handshakes carry a higher epoch. Therefore a handshake that is older
+//! that peer ended between them, or a refusal of that peer raised the epoch. Afterwards handshakes carry a higher epoch. Therefore a handshake that is older
 //! than the end of a session with its peer begins no session, and the end of a session with another peer does not affect
-//! it.
+//! it. The epoch for a peer never falls.
 
 use std::collections::BTreeMap;
 
 use crate::ids::NodeId;
+#[cfg(test)]
+use crate::limits::EPOCH_MAX;
+
+/// How far above the known epoch of a node the next one may be.
+pub(crate) const EPOCH_STEP_MAX: u64 = 1 << 32;
+/// The highest epoch that is taken from a refusal, which is not authenticated. It leaves half of all epochs to the counter, which rises
+/// by one for each session that ends.
+const REFUSAL_EPOCH_MAX: u64 = 1 << 62;
 
 /// The epochs of one incarnation of a node.
 ///
@@ -15,7 +23,7 @@ use crate::ids::NodeId;
 /// peer is settled when this node first proves itself to that peer.
 #[derive(Debug)]
 pub struct Epochs {
-    /// The counter: higher than the epoch of every half that has ended.
+    /// The counter: higher than the epoch of every half that has ended with a node without a settled epoch.
     next: u64,
     /// The lowest epoch that can still be settled; older ones were sent before the table was cleared.
     floor: u64,
@@ -41,8 +49,19 @@ impl Epochs {
 
     /// Records that the session with this node has ended, or will be replaced by another.
     pub fn ended(&mut self, node: NodeId) {
+        let last = self.of(node);
         self.next += 1;
-        self.settle(node, self.next);
+        self.settle(node, self.next.max(last + 1));
+    }
+
+    /// A refusal of this node states the epoch that it knows of this side. The next epoch for it is higher, unless the stated one
+    /// is over a bound: a refusal is not authenticated. Returns whether the epoch was raised. The epochs for other nodes stay.
+    pub fn raise(&mut self, node: NodeId, known: u64) -> bool {
+        let is_raised = known >= self.of(node) && known <= REFUSAL_EPOCH_MAX;
+        if is_raised {
+            self.settle(node, known + 1);
+        }
+        is_raised
     }
 
     /// Settles the epoch for a node to which this side is about to prove itself, after it sent `epoch` in its hello.
@@ -58,8 +77,9 @@ impl Epochs {
     /// once.
     fn settle(&mut self, node: NodeId, epoch: u64) {
         if self.settled.len() >= SETTLED_MAX {
+            let highest = self.settled.values().copied().max().unwrap_or(0);
             self.settled.clear();
-            self.next += 1;
+            self.next = self.next.max(highest) + 1;
             self.floor = self.next;
         }
         self.settled.insert(node, epoch.max(self.floor));
@@ -95,6 +115,33 @@ mod tests {
         assert_ne!(first, second);
         assert_eq!(epochs.settle_for(PEER, first), first);
         assert_eq!(epochs.settle_for(PEER, second), first);
+    }
+
+    /// A refusal raises the epoch for its node alone, within its bound, and never lowers it.
+    #[test]
+    fn epoch_rises_above_that_of_refusal() {
+        let mut epochs = Epochs::default();
+        assert!(epochs.raise(PEER, 7));
+        assert_eq!((epochs.of(PEER), epochs.of(OTHER), epochs.of_unknown_node()), (8, 1, 1));
+        assert!(!epochs.raise(PEER, 7) && !epochs.raise(PEER, 3));
+        assert!(!epochs.raise(PEER, u64::MAX) && !epochs.raise(PEER, REFUSAL_EPOCH_MAX + 1));
+        assert_eq!(epochs.of(PEER), 8);
+        epochs.ended(PEER);
+        assert_eq!((epochs.of(PEER), epochs.of(OTHER)), (9, 2));
+        // However often a refusal is forged, the epoch stays below the highest one.
+        assert!(epochs.raise(PEER, REFUSAL_EPOCH_MAX));
+        (0..1_000).for_each(|_| epochs.ended(PEER));
+        assert!(!epochs.raise(PEER, epochs.of(PEER)));
+        assert!(epochs.of(PEER) < EPOCH_MAX / 2 + 2_000);
+    }
+
+    #[test]
+    fn epochs_cleared_table_stays_above_raised() {
+        let mut epochs = Epochs::default();
+        assert!(epochs.raise(PEER, 1 << 40));
+        (10..10 + SETTLED_MAX as u64).for_each(|node| epochs.ended(NodeId(node)));
+        assert!(epochs.settled.len() < SETTLED_MAX);
+        assert!(epochs.of(PEER) > 1 << 40, "{}", epochs.of(PEER));
     }
 
     #[test]

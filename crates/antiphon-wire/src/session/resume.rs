@@ -12,6 +12,7 @@ use crate::handshake::{
     ResumeKey, ResumeState,
 };
 use crate::ids::NodeId;
+use crate::session::epochs::EPOCH_STEP_MAX;
 use crate::session::{Epochs, Session};
 use smallvec::SmallVec;
 
@@ -82,6 +83,19 @@ impl SessionIdentity {
         }
     }
 
+    /// Checks that the epoch in a hello of the peer is not below the known one, nor far above it: then no later one would be
+    /// possible.
+    fn check_epoch(&self, hello: &Hello) -> Result<(), Refusal> {
+        let (node, known, epoch) = (self.me, self.peer_epoch, hello.resume_state.epoch);
+        if epoch < known {
+            return Err(Refusal::OldEpoch { node, known });
+        }
+        if epoch - known > EPOCH_STEP_MAX {
+            return Err(Refusal::EpochTooHigh { node, known });
+        }
+        Ok(())
+    }
+
     fn held_session(&self, next: u64) -> HeldSession {
         let hold = if self.is_firm { Hold::Firm } else { Hold::Loose };
         HeldSession { next, keys: self.keys.clone(), hold }
@@ -126,6 +140,18 @@ impl SessionIdentity {
 }
 
 impl Session {
+    /// The epoch of this side's half.
+    pub fn epoch(&self) -> u64 {
+        self.identity.epoch
+    }
+
+    /// Whether a connection with this hello would end this session although it has a connection on which the peer has sent records.
+    /// The node should admit such a connection only when the present one no longer answers: a node that has lost its
+    /// half has closed it.
+    pub fn would_be_replaced_by(&self, hello: &Hello) -> bool {
+        self.is_connected() && self.identity.is_firm && hello.resume_state.epoch > self.identity.peer_epoch
+    }
+
     /// The resume state for the hello of the next dial. Each call counts as a dial.
     pub fn next_resume_state(&mut self) -> ResumeState {
         self.identity.dialled = self.identity.dialled.max(self.identity.ordinal).saturating_add(1);
@@ -146,13 +172,11 @@ impl Session {
         let new = ResumeState { epoch: epochs.of(hello.node), known: 0, ordinal: 0 };
         let Some(session) = session else { return Ok(new) };
         let identity = &session.identity;
+        identity.check_epoch(hello)?;
         debug_assert_eq!(identity.peer, hello.node, "the session is with the node that sent the hello");
         let theirs = hello.resume_state;
         if theirs.epoch > identity.peer_epoch {
             return Ok(new);
-        }
-        if theirs.epoch < identity.peer_epoch {
-            return Err(Refusal::Superseded);
         }
         if theirs.known != 0 && theirs.known != identity.epoch {
             // The dialler holds a session that this side has lost, and does not know the session that replaced it.
@@ -210,9 +234,7 @@ impl Session {
         }
         identity.yields_to(sent.ordinal, identity.me)?;
         let theirs = hello.resume_state;
-        if theirs.epoch < identity.peer_epoch {
-            return Err(Refusal::Superseded);
-        }
+        identity.check_epoch(hello)?;
         let peer_holds_it = theirs.epoch == identity.peer_epoch && theirs.known == identity.epoch;
         Ok(if peer_holds_it { identity.held_session(session.inbound.next()) } else { HeldSession::nothing() })
     }

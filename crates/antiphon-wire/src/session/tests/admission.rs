@@ -5,6 +5,7 @@ use super::test_peer::{
 };
 use crate::handshake::{Refusal, ResumeState};
 use crate::ids::NodeId;
+use crate::session::epochs::EPOCH_STEP_MAX;
 use crate::session::resume::SessionIdentity;
 use crate::session::{Admission, Session};
 use crate::{Limits, Suite, Time};
@@ -226,7 +227,8 @@ fn dial_older_than_session_is_refused() {
     };
     assert_eq!(answer(3, 5, 1), Err(Refusal::Duplicate), "a repeated dial");
     assert_eq!(answer(3, 5, 0), Err(Refusal::Superseded), "an older dial");
-    assert_eq!(answer(2, 0, 9), Err(Refusal::Superseded), "a dialler's half that it has lost");
+    let old = Refusal::OldEpoch { node: B, known: 3 };
+    assert_eq!(answer(2, 0, 9), Err(old), "a dialler's half that it has lost");
     assert_eq!(answer(3, 4, 9), Err(Refusal::Superseded), "an acceptor's half that it has lost");
     assert_eq!(answer(3, 5, 2), Ok(ResumeState { epoch: 5, known: 3, ordinal: 1 }));
     assert_eq!(
@@ -234,4 +236,29 @@ fn dial_older_than_session_is_refused() {
         Ok(ResumeState { epoch: 5, known: 0, ordinal: 0 }),
         "the dialler begins a new session"
     );
+    assert!(answer(3 + EPOCH_STEP_MAX, 0, 1).is_ok());
+    let too_high = Refusal::EpochTooHigh { node: B, known: 3 };
+    assert_eq!(answer(4 + EPOCH_STEP_MAX, 0, 1), Err(too_high));
+}
+
+/// Only a live connection on which records have arrived stands against a newer epoch.
+#[test]
+fn newer_epoch_replaces_only_session_without_firm_connection() {
+    let (mut a, mut b) = unconnected_pair();
+    let [at_a, at_b] = run_handshake(&mut a, &mut b).expect("the handshake succeeds");
+    let mut hello = at_b.peer().clone();
+    a.adopt(NOW, at_a);
+    b.adopt(NOW, at_b);
+    let with_epoch = |epoch, hello: &mut crate::Hello| {
+        hello.resume_state = ResumeState::unknown(epoch);
+        hello.clone()
+    };
+    let newer = with_epoch(2, &mut hello);
+    assert!(!b.session().would_be_replaced_by(&newer), "no record has arrived");
+    a.session().intern("t").expect("a tag number is free");
+    a.transmit(NOW, &mut b);
+    assert!(b.session().would_be_replaced_by(&newer));
+    assert!(!b.session().would_be_replaced_by(&with_epoch(1, &mut hello)), "the same epoch");
+    b.session().connection_lost();
+    assert!(!b.session().would_be_replaced_by(&newer), "there is no connection");
 }

@@ -758,24 +758,28 @@ impl NodeCore {
     fn on_handshake_error(&mut self, id: ConnId, error: HandshakeError, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
         let (remote, dialled) = (conn.remote, conn.dialled);
-        let is_expected = match error {
-            HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal) => matches!(
-                refusal,
-                Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection | Refusal::OldEpoch { .. }
-            ),
-            _ => false,
+        let refusal = match error {
+            HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal) => Some(refusal),
+            HandshakeError::PeerMisbehaved(_) | HandshakeError::CallerMisused | _ => None,
         };
+        let is_expected = matches!(
+            refusal,
+            Some(
+                Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection | Refusal::OldEpoch { .. }
+            )
+        );
         if !is_expected {
             self.counts.refused_handshakes += 1;
             self.log_refusal(remote, &error);
         }
         if let (Some(at), HandshakeError::RefusedByPeer(reason)) = (dialled, error) {
-            match reason {
-                Refusal::OldEpoch { node, known } => self.on_old_epoch(at, sched_node(node), known, driver),
+            if let Refusal::OldEpoch { node, known } = reason {
+                self.on_old_epoch(at, sched_node(node), known, driver);
+            } else if let Refusal::EpochTooHigh { node, .. } = reason {
                 // The hello had the epoch for another node.
-                Refusal::EpochTooHigh { node, .. } => self.dialer.answered(at, sched_node(node)),
-                Refusal::Duplicate | Refusal::Superseded => self.dialer.guess_refused(at),
-                _ => {}
+                self.dialer.answered(at, sched_node(node));
+            } else if matches!(reason, Refusal::Duplicate | Refusal::Superseded) {
+                self.dialer.guess_refused(at);
             }
         }
         if let (Some(at), HandshakeError::Refused(reason) | HandshakeError::RefusedByPeer(reason)) =

@@ -21,6 +21,8 @@ use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, sched_node, wire_node};
 use crate::certificates::Fingerprint;
 
+/// The most nodes with a session that are tried in turn for a location that they state.
+const GUESSES_MAX: usize = 8;
 const INDEX_BITS: u32 = 24;
 /// The most addresses that are remembered as proven.
 const PROVEN_SITES_MAX: usize = 1_024;
@@ -58,8 +60,8 @@ pub(super) struct Connection {
     opened_at: Time,
     /// When the credentials were replaced with which it was opened.
     outdated_since: Option<Time>,
-    /// When the present connection of the same node was asked whether it still answers. It was, if this one would end its session.
-    contends_since: Option<wire::Time>,
+    /// It would end the session of the same node, which was therefore asked whether it is still there.
+    contention: Option<Contention>,
     /// The time of the `Connection` timer, which closes the connection unless it is established, or has written its last
     /// bytes, by then.
     deadline: Option<Time>,
@@ -110,7 +112,7 @@ impl Connections {
             certificate: None,
             opened_at: now,
             outdated_since: None,
-            contends_since: None,
+            contention: None,
             deadline: None,
             is_idle: false,
         });
@@ -122,9 +124,12 @@ impl Connections {
         self.table.try_remove((id.0 & ((1 << INDEX_BITS) - 1)) as usize)
     }
 
-    /// Adds a connection that would end the session with `node`. `false` if too many wait already.
+    /// Adds a connection that would end the session with `node`, unless it waits already. `false` if too many wait.
     fn add_contender(&mut self, node: NodeId, id: ConnId) -> bool {
         let waiting = self.contenders.entry(node).or_default();
+        if waiting.contains(&id) {
+            return true;
+        }
         let has_room = waiting.len() < CONTENDERS_MAX;
         if has_room {
             waiting.push(id);
@@ -430,25 +435,25 @@ impl NodeCore {
         driver.output(Output::Write(id));
     }
 
-    /// The resume state for the hello to a location: that of the session with the node there, if that node is known.
+    /// The resume state for the hello to a location. The node there is known for certain only after its hello, so this is a guess. A
+    /// wrong one costs a second dial: a refusal names no node, so the next attempt is for another one.
     fn resume_state_for(&mut self, at: SocketAddr) -> ResumeState {
-        // A node that another one has named for this location, or that was there before, may not be the one that answers.
-        let node = self.dialer.answered_at(at).or(self.dialer.node_at(at));
-        let session = node
-            .and_then(|node| self.peers.get_mut(&node))
-            .and_then(|peer| peer.peer_session.as_mut())
-            .map(|peer_session| peer_session.session.next_resume_state());
-        session.unwrap_or_else(|| ResumeState::unknown(self.epoch_for(at)))
-    }
-
-    /// The epoch for the hello to a location, if there is no session with its node. The node is known for certain only
-    /// after its hello, so this is a guess. A wrong epoch costs a second dial.
-    fn epoch_for(&self, at: SocketAddr) -> u64 {
-        let node = self.dialer.answered_at(at);
         let is_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
-        let known = || self.peers.iter().find(|(_, peer)| is_there(peer)).map(|(node, _)| *node);
-        let node = node.or_else(known);
-        node.map_or(self.epochs.of_unknown_node(), |node| self.epochs.of(wire_node(node)))
+        let there = || self.peers.iter().filter(|(_, peer)| is_there(peer));
+        let with_session = there().filter(|(_, peer)| peer.peer_session.is_some()).take(GUESSES_MAX);
+        let without_session = there().find(|(_, peer)| peer.peer_session.is_none());
+        let mut guesses: Vec<NodeId> =
+            [self.dialer.answered_at(at), self.dialer.node_at(at)].into_iter().flatten().collect();
+        guesses.extend(with_session.chain(without_session).map(|(node, _)| *node));
+        let refused = self.dialer.refused_guesses(at) as usize % (guesses.len() + 1);
+        let Some(node) = guesses.get(refused).copied() else {
+            return ResumeState::unknown(self.epochs.of_unknown_node());
+        };
+        let session = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut());
+        session.map_or_else(
+            || ResumeState::unknown(self.epochs.of(wire_node(node))),
+            |peer_session| peer_session.session.next_resume_state(),
+        )
     }
 
     pub(super) fn on_connection_due(&mut self, id: ConnId, driver: &mut impl Driver) {
@@ -652,31 +657,45 @@ impl NodeCore {
 
     /// Whether a connection with this hello may end the session with its node. If that has a connection, it is asked: a node that has
     /// lost its half of the session has closed it, or does not answer on it. If it answers, another program uses the
-    /// node's id.
+    /// node's id. A session that rests without a connection is reopened first.
     fn contest(&mut self, id: ConnId, hello: &Hello) -> Contest {
         let (node, now) = (sched_node(hello.node), self.wire_now());
-        let session = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref());
-        let session = session.map(|peer_session| &peer_session.session);
-        let Some(session) = session.filter(|session| session.would_be_replaced_by(hello)) else {
+        let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
             return Contest::Won;
         };
-        let (last_received, answer_within) = (session.last_received(), self.answer_within());
-        let Some(conn) = self.connections.get(id) else { return Contest::Lost };
-        match conn.contends_since {
-            Some(since) if last_received >= since => Contest::Lost,
-            Some(since) if now < since + answer_within => Contest::Undecided,
-            Some(_) => Contest::Won,
-            None => {
-                if !self.connections.add_contender(node, id) {
-                    return Contest::Lost;
-                }
-                let since = self.ask(node, None);
-                if let Some(conn) = self.connections.get(id) {
-                    conn.contends_since = since;
-                }
-                Contest::Undecided
-            }
+        if !peer_session.session.would_be_replaced_by(hello) {
+            return Contest::Won;
         }
+        let (is_connected, is_resting) = (peer_session.conn.is_some(), peer_session.idle.is_closed());
+        let (last_received, answer_within) = (peer_session.session.last_received(), self.answer_within());
+        let Some(conn) = self.connections.get(id) else { return Contest::Lost };
+        match conn.contention {
+            Some(Contention { since, .. }) if is_connected && last_received >= since => Contest::Lost,
+            Some(Contention { since, reopens }) if now < since + answer_within => {
+                if is_connected || reopens {
+                    self.contend(id, node)
+                } else {
+                    Contest::Won
+                }
+            }
+            Some(_) => Contest::Won,
+            None if is_connected || is_resting => {
+                let contest = self.contend(id, node);
+                if is_resting {
+                    self.reopen(node);
+                }
+                let contention = self.ask(node, None).map(|since| Contention { since, reopens: is_resting });
+                if let Some(conn) = self.connections.get(id) {
+                    conn.contention = contention;
+                }
+                contest
+            }
+            None => Contest::Won,
+        }
+    }
+
+    fn contend(&mut self, id: ConnId, node: NodeId) -> Contest {
+        if self.connections.add_contender(node, id) { Contest::Undecided } else { Contest::Lost }
     }
 
     /// The present connection of a node has had its time to answer, or is lost: the handshakes that waited for that continue.
@@ -684,6 +703,7 @@ impl NodeCore {
         for id in self.connections.take_contenders(node) {
             self.advance_connection(id, driver);
         }
+        // Some may wait for a session to be reopened. A timer for that is set.
     }
 
     /// The connection of a session has closed, or the session has ended: nothing needs to wait for its answer.
@@ -738,23 +758,28 @@ impl NodeCore {
     fn on_handshake_error(&mut self, id: ConnId, error: HandshakeError, driver: &mut impl Driver) {
         let Some(conn) = self.connections.get(id) else { return };
         let (remote, dialled) = (conn.remote, conn.dialled);
-        let is_expected = match error {
-            HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal) => matches!(
-                refusal,
-                Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection | Refusal::OldEpoch { .. }
-            ),
-            _ => false,
+        let refusal = match error {
+            HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal) => Some(refusal),
+            HandshakeError::PeerMisbehaved(_) | HandshakeError::CallerMisused | _ => None,
         };
+        let is_expected = matches!(
+            refusal,
+            Some(
+                Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection | Refusal::OldEpoch { .. }
+            )
+        );
         if !is_expected {
             self.counts.refused_handshakes += 1;
             self.log_refusal(remote, &error);
         }
         if let (Some(at), HandshakeError::RefusedByPeer(reason)) = (dialled, error) {
-            match reason {
-                Refusal::OldEpoch { node, known } => self.on_old_epoch(at, sched_node(node), known, driver),
+            if let Refusal::OldEpoch { node, known } = reason {
+                self.on_old_epoch(at, sched_node(node), known, driver);
+            } else if let Refusal::EpochTooHigh { node, .. } = reason {
                 // The hello had the epoch for another node.
-                Refusal::EpochTooHigh { node, .. } => self.dialer.answered(at, sched_node(node)),
-                _ => {}
+                self.dialer.answered(at, sched_node(node));
+            } else if matches!(reason, Refusal::Duplicate | Refusal::Superseded) {
+                self.dialer.guess_refused(at);
             }
         }
         if let (Some(at), HandshakeError::Refused(reason) | HandshakeError::RefusedByPeer(reason)) =
@@ -805,6 +830,14 @@ impl NodeCore {
             }
         }
     }
+}
+
+/// A connection that would end a session waits for the answer to a ping.
+#[derive(Copy, Clone, Debug)]
+struct Contention {
+    since: wire::Time,
+    /// The session had been closed while idle, and is opened again.
+    reopens: bool,
 }
 
 /// Whether a connection may end a session that has another one.

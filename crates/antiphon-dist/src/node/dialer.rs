@@ -93,10 +93,14 @@ struct DialState {
     node: Option<NodeId>,
     /// The node of the last hello from there, proven or not.
     answered: Option<NodeId>,
+    /// The attempts since then that a node has refused without a hello, perhaps since they were meant for another one.
+    refused_guesses: u32,
     conn: Option<ConnId>,
     attempts: u32,
     /// A new connection is needed beside the present one, which has used up its keys or may be broken.
     renews: bool,
+    /// Until then, it is dialled although its node may be connected, to see whether that one is there.
+    checks_until: Time,
     /// The present attempt is not for a certain node: it may find one that is connected.
     is_open: bool,
     /// Only a datagram caused this dial: each attempt counts towards [`HINTS_PER_SECOND`].
@@ -117,9 +121,11 @@ impl DialState {
             until,
             node: None,
             answered: None,
+            refused_guesses: 0,
             conn: None,
             attempts: 0,
             renews: false,
+            checks_until: Time::ZERO,
             is_open: false,
             hinted: false,
         }
@@ -149,8 +155,19 @@ impl Dialer {
 
     pub(super) fn answered(&mut self, at: SocketAddr, node: NodeId) {
         if let Some(dial) = self.by_location.get_mut(&at) {
-            dial.answered = Some(node);
+            (dial.answered, dial.refused_guesses) = (Some(node), 0);
         }
+    }
+
+    /// A node at a location has refused a dial, and did not say which node it is.
+    pub(super) fn guess_refused(&mut self, at: SocketAddr) {
+        if let Some(dial) = self.by_location.get_mut(&at) {
+            dial.refused_guesses += 1;
+        }
+    }
+
+    pub(super) fn refused_guesses(&self, at: SocketAddr) -> u32 {
+        self.by_location.get(&at).map_or(0, |dial| dial.refused_guesses)
     }
 
     /// Schedules a location for this tick, unless it has a connection.
@@ -168,6 +185,7 @@ impl Dialer {
                 self.hints.give_back();
             }
             (dial.conn, dial.node, dial.attempts, dial.hinted) = (Some(conn), Some(node), 0, false);
+            dial.checks_until = Time::ZERO;
         }
     }
 }
@@ -311,7 +329,7 @@ impl NodeCore {
         if dial.conn.is_some_and(|conn| self.connections.is_unproven(conn)) {
             return;
         }
-        (dial.conn, dial.renews) = (None, true);
+        (dial.conn, dial.checks_until) = (None, until);
         self.dialer.schedule(at);
     }
 
@@ -425,7 +443,7 @@ impl NodeCore {
             let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| dial.conn.is_none()) else {
                 continue;
             };
-            let renews = std::mem::take(&mut dial.renews);
+            let renews = std::mem::take(&mut dial.renews) || self.now < dial.checks_until;
             dial.is_open = node.is_none() && !renews;
             let is_needed = renews || !is_connected;
             let is_ignored = self.settings.ignores(at.ip());

@@ -49,6 +49,8 @@ pub(super) struct PeerSession {
     pub(super) started: Time,
     /// The peer was asked whether it is still there, since another one may have taken its place.
     inquiry: Option<Inquiry>,
+    /// It has not answered this ping in time.
+    silent_since: Option<wire::Time>,
     /// The location that this side dialled last for the session, if it did.
     pub(super) dialled: Option<SocketAddr>,
     /// The credit of frames that use too many bytes at this node.
@@ -147,6 +149,7 @@ impl NodeCore {
                 conn: None,
                 started: self.now,
                 inquiry: None,
+                silent_since: None,
                 dialled: None,
                 held_credit: Vec::new(),
                 dirty: false,
@@ -219,7 +222,12 @@ impl NodeCore {
         let old: Vec<NodeId> = old.map(|(id, _)| *id).collect();
         for old in old {
             let peer_session = self.peers.get(&old).and_then(|peer| peer.peer_session.as_ref());
-            if peer_session.is_some_and(|peer_session| peer_session.conn.is_some()) {
+            let may_answer = |peer_session: &PeerSession| {
+                let last_received = peer_session.session.last_received();
+                peer_session.conn.is_some()
+                    && peer_session.silent_since.is_none_or(|since| last_received >= since)
+            };
+            if peer_session.is_some_and(|peer_session| may_answer(peer_session)) {
                 self.ask(old, Some(Successor { node, at, is_there: true }));
             } else {
                 self.supersede(old, driver);
@@ -296,6 +304,7 @@ impl NodeCore {
             }
             let has_answered = is_connected && peer_session.session.last_received() >= inquiry.since;
             unanswered = inquiry.successor.filter(|_| !has_answered);
+            peer_session.silent_since = (!has_answered).then_some(inquiry.since);
             peer_session.inquiry = None;
         }
         match unanswered {
@@ -485,7 +494,8 @@ impl NodeCore {
         self.poll_events(node, driver);
     }
 
-    /// Dials a peer that has not dialled again after its connection ended.
+    /// Dials a peer that has not dialled again after its connection ended. A location at which it was never reached is dialled within the
+    /// limit of those that members state.
     pub(super) fn on_redial_due(&mut self, node: NodeId) {
         let now = self.now;
         let Some(peer) = self.peers.get(&node) else { return };
@@ -496,7 +506,11 @@ impl NodeCore {
         if peer.peer_session.as_deref().is_some_and(needs_redial)
             && let Some(at) = peer.locations.first().copied()
         {
-            self.redial_now(node, at);
+            if peer.was_reached_at(at) {
+                self.redial_now(node, at);
+            } else if !self.dialer.has(at) {
+                self.dial_named(node, at, now + self.settings.limits().lost_after);
+            }
         }
     }
 

@@ -194,6 +194,26 @@ pub(crate) fn impostor_of_absent_node_leaves_and_it_returns() {
     attack.end("an impostor of an absent node", bounds::pending_connections(&Limits::default(), false));
 }
 
+/// A node whose connection is closed while it is idle is asked over another one.
+pub(crate) fn impostor_of_resting_node_is_refused() {
+    let attack = AttackTest::without_discovery();
+    let config = attack.net.static_config("resting", &[attack.victim.location]);
+    let resting = TestNode::start(antiphon_dist::Config { stream_send: false, ..config });
+    let tally: Addr<Tally> = resting.find("tally");
+    let ask = || resting.handle.ask(tally, PATIENCE, Tally::Total);
+    assert_eq!(ask(), Ok(0));
+    let mut impostor = profile(&attack.net, &Suite::aead());
+    impostor.node = NodeId(resting.handle.node_id().to_bits());
+    for epoch in 2..5 {
+        resting.wait_for_counts("the idle close", |counts| counts.connections == 0);
+        let joined = Member::join_as(attack.victim.location.addr(), &impostor, epoch);
+        assert_eq!(refusal(joined), Refusal::NodeIdInUse, "{epoch}");
+        assert_eq!(ask(), Ok(0));
+    }
+    assert!(resting.log.lines("another program has used the id").is_empty());
+    attack.end("an impostor of a resting node", bounds::pending_connections(&Limits::default(), false));
+}
+
 /// A member that states the location of a node whose connection is cut does not end its session.
 pub(crate) fn location_of_absent_node_ends_no_session() {
     let attack = AttackTest::without_discovery();

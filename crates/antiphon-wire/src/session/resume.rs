@@ -145,11 +145,10 @@ impl Session {
         self.identity.epoch
     }
 
-    /// Whether a connection with this hello would end this session although it has a connection on which the peer has sent records.
-    /// The node should admit such a connection only when the present one no longer answers: a node that has lost its
-    /// half has closed it.
+    /// Whether a connection with this hello would end this session, of which the peer has sent records. While the present
+    /// connection answers, the node should not admit another one: a node that has lost its half has closed it.
     pub fn would_be_replaced_by(&self, hello: &Hello) -> bool {
-        self.is_connected() && self.identity.is_firm && hello.resume_state.epoch > self.identity.peer_epoch
+        self.identity.is_firm && hello.resume_state.epoch > self.identity.peer_epoch
     }
 
     /// The resume state for the hello of the next dial. Each call counts as a dial.

@@ -217,6 +217,7 @@ fn export_node(counts: &Counts) {
     counter!("antiphon_received_bytes_total").absolute(counts.bytes_received);
     counter!("antiphon_sessions_misbehaved_total").absolute(counts.misbehaved);
     counter!("antiphon_connections_broken_total").absolute(counts.broken_connections);
+    counter!("antiphon_dials_without_descriptors_total").absolute(counts.dials_without_descriptors);
     let refusals = &counts.refusals;
     for (kind, count) in [
         ("handshakes", counts.refused_handshakes),
@@ -227,6 +228,8 @@ fn export_node(counts: &Counts) {
         ("lookups", refusals.lookups),
         ("monitors", refusals.monitors),
         ("requests", refusals.requests),
+        ("routes", refusals.routes),
+        ("dials", refusals.dials),
         ("subscriptions", refusals.subscriptions),
         ("rci_actors", refusals.rci_actors),
         ("files", refusals.files),

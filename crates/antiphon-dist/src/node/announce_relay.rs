@@ -105,7 +105,7 @@ impl NodeCore {
         };
         let locations = seen_from(hint.locations.iter(), remote);
         let has_session = self.peers.get(&other).is_some_and(|peer| peer.peer_session.is_some());
-        self.learn(other, hint.name, locations.iter().copied());
+        self.learn(node, other, hint.name, locations.iter().copied());
         let now = self.now;
         let request = self.announce_relays.requests.get_mut(&hint.request);
         let Some(request) = request.filter(|request| {

@@ -3,14 +3,15 @@
 //! Invariant: this node dials at most one connection at a time to each location. A dial without a connection has a
 //! timer. A dial that nothing needs any more is removed.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, RequestId, Time};
 use antiphon_wire::{HandshakeError, HandshakeFault, Refusal};
 
 use super::NodeCore;
+use super::dial_hints::{DialCause, DialHints, WaitingHint};
 use super::driver::{ConnId, Driver, Output};
 use super::peer_session::PeerSession;
 use super::peers::Peer;
@@ -21,12 +22,10 @@ use crate::location::PeerAt;
 /// The pauses between attempts at a location: they double from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_LAST: Duration = Duration::from_secs(2);
-/// Dials in one second that others may cause, besides those that have found a new peer.
-const HINTS_PER_SECOND: u32 = 10;
-/// The most locations that wait until they may be dialled.
-const HINTS_WAITING_MAX: usize = 512;
-/// How long they wait. After that, another announcement has come.
+/// How long a location from a datagram waits until it may be dialled. After that, another announcement has come.
 const HINT_WAITS_FOR: Duration = Duration::from_secs(3);
+/// How long this node dials a location to see which node is there.
+const LOOKS_FOR: Duration = Duration::from_secs(1);
 /// How long this node dials a location that it requested from an announce relay.
 const REQUESTED_FOR: Duration = Duration::from_secs(3);
 
@@ -39,48 +38,8 @@ pub(super) struct Dialer {
     pub(super) queries: BTreeMap<u64, ResolveFor>,
     /// Host queries that the driver has not received yet.
     pub(super) unsent_queries: Vec<(u64, String, u16)>,
-    hints: HintBudget,
-    /// The locations that others have named, and that may not be dialled yet.
-    waiting_hints: VecDeque<WaitingHint>,
-}
-
-/// A location that others have named.
-#[derive(Copy, Clone, Debug)]
-struct WaitingHint {
-    at: SocketAddr,
-    /// The node that is dialled there, if that is known.
-    node: Option<NodeId>,
-    /// How long it waits for its turn, and how long it is dialled then.
-    until: Time,
-    dials_for: Duration,
-}
-
-/// Limits the dials that others cause. A dial that finds a new peer gives its place back, so that many nodes that start together
-/// find each other at once: [`HINTS_PER_SECOND`] are under way at a time. What fails, repeats or is not proven counts for its second.
-#[derive(Debug, Default)]
-struct HintBudget {
-    used: u32,
-    since: Time,
-}
-
-impl HintBudget {
-    /// Whether another dial may begin now. Counts it if so.
-    fn take(&mut self, now: Time) -> bool {
-        if now >= self.next_second() {
-            (self.used, self.since) = (0, now);
-        }
-        let may = self.used < HINTS_PER_SECOND;
-        self.used += u32::from(may);
-        may
-    }
-
-    fn give_back(&mut self) {
-        self.used = self.used.saturating_sub(1);
-    }
-
-    fn next_second(&self) -> Time {
-        self.since + Duration::from_secs(1)
-    }
+    /// The dials that others cause.
+    hints: DialHints,
 }
 
 #[derive(Debug)]
@@ -97,8 +56,8 @@ struct DialState {
     attempts: u32,
     /// A new connection is needed beside the present one, which has used up its keys or may be broken.
     renews: bool,
-    /// Only a datagram caused this dial: each attempt counts towards [`HINTS_PER_SECOND`].
-    hinted: bool,
+    /// If only others have caused this dial: each attempt counts towards their budget.
+    hinted: Option<DialCause>,
 }
 
 /// The purpose for which a host is resolved.
@@ -118,15 +77,14 @@ impl DialState {
             conn: None,
             attempts: 0,
             renews: false,
-            hinted: false,
+            hinted: None,
         }
     }
 }
 
 impl Dialer {
     pub(super) fn has_pending(&self) -> bool {
-        let can_hint = self.hints.used < HINTS_PER_SECOND && !self.waiting_hints.is_empty();
-        can_hint || !self.scheduled.is_empty() || !self.unsent_queries.is_empty()
+        self.hints.is_ready() || !self.scheduled.is_empty() || !self.unsent_queries.is_empty()
     }
 
     /// Whether this node dials a location, or has a connection that it dialled there.
@@ -161,16 +119,18 @@ impl Dialer {
     /// A dial has succeeded; `is_new`: it has found a node without a session.
     pub(super) fn succeeded(&mut self, at: SocketAddr, conn: ConnId, node: NodeId, is_new: bool) {
         if let Some(dial) = self.by_location.get_mut(&at) {
-            if dial.hinted && is_new {
+            let is_expected = dial.node == Some(node);
+            if dial.hinted.is_some() && (is_new || is_expected) {
                 self.hints.give_back();
             }
-            (dial.conn, dial.node, dial.attempts, dial.hinted) = (Some(conn), Some(node), 0, false);
+            (dial.conn, dial.node, dial.attempts, dial.hinted) = (Some(conn), Some(node), 0, None);
         }
     }
 }
 
 impl Dialer {
     pub(super) fn check(&self, timers: &TimerQueue) {
+        self.hints.check();
         for (at, dial) in &self.by_location {
             let is_going_on =
                 dial.conn.is_some() || self.scheduled.contains(at) || timers.has_any(NodeTimer::Dial(*at));
@@ -245,13 +205,44 @@ impl NodeCore {
         self.schedule_dial(at, until);
     }
 
-    /// Dials the location of a session again, at once. If another node is connected that states this location, it is dialled all
-    /// the same: the dial shows which of the two is there.
+    /// Dials the location of a session again: at once if it was reached there before, else when it is its turn. If another node is
+    /// connected that states this location, it is dialled all the same: the dial shows which of the two is there.
     pub(super) fn redial_now(&mut self, node: NodeId, at: SocketAddr) {
-        if self.is_connected(at) {
-            return self.renew_dial(node, at);
+        let until = self.now + self.settings.limits().lost_after;
+        match (self.is_reached(node, at), self.is_connected(at)) {
+            (true, true) => self.renew_dial(node, at),
+            (true, false) => self.dial_node_until(node, at, until),
+            (false, renews) => self.dial_stated(node, at, until, renews),
         }
-        self.dial_node_until(node, at, self.now + self.settings.limits().lost_after);
+    }
+
+    /// Whether this node may dial a peer there without limit: it was reached there before, or the location is configured.
+    fn is_reached(&self, node: NodeId, at: SocketAddr) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.reached_at == Some(at)) || self.is_configured(at)
+    }
+
+    fn is_configured(&self, at: SocketAddr) -> bool {
+        self.dialer.by_location.get(&at).is_some_and(|dial| dial.is_configured)
+    }
+
+    /// Dials a location that a connected peer states, in its turn.
+    fn dial_stated(&mut self, node: NodeId, at: SocketAddr, until: Time, renews: bool) {
+        if !self.settings.is_own(at) && !self.leaving {
+            let (cause, dials_for) = (self.dial_cause_of(node), until.since(self.now));
+            let hint = WaitingHint { at, cause, node: Some(node), until, dials_for, renews, attempts: 0 };
+            self.dial_hinted(hint, Duration::ZERO);
+        }
+    }
+
+    /// What dials of locations count for that a peer states or names. A node that was never met counts for the peer that has named
+    /// it.
+    pub(super) fn dial_cause_of(&self, node: NodeId) -> DialCause {
+        let peer = self.peers.get(&node);
+        if let Some(naming) = peer.and_then(|peer| peer.naming) {
+            return naming.cause;
+        }
+        let remote = peer.and_then(|peer| peer.remote);
+        DialCause::peer(node, remote.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
     }
 
     /// Dials the location of a node until it answers, and retries at most until `until`.
@@ -277,17 +268,19 @@ impl NodeCore {
         }
     }
 
-    /// Dials a second connection to a node at a location that it states, to see whether it is there: for one second, if
-    /// [`HINTS_PER_SECOND`] is not reached.
+    /// Dials a second connection to a node at a location that it states, to see whether it is there: for one second, in its turn.
     pub(super) fn look_at(&mut self, node: NodeId, at: SocketAddr) {
-        if !self.settings.may_dial(at) || !self.dialer.hints.take(self.now) {
-            return;
+        if self.settings.may_dial(at) {
+            self.dial_stated(node, at, self.now + LOOKS_FOR, true);
         }
-        self.renew_dial(node, at);
-        let until = self.now + Duration::from_secs(1);
-        if let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| !dial.is_configured) {
-            (dial.until, dial.hinted) = (until, true);
+    }
+
+    /// Dials a second connection to a silent peer, in its turn: the present one may be half open.
+    pub(super) fn look_for_silent(&mut self, node: NodeId, at: SocketAddr) {
+        if self.is_configured(at) {
+            return self.renew_dial(node, at);
         }
+        self.dial_stated(node, at, self.now + self.settings.limits().lost_after, true);
     }
 
     /// Dials a location in this tick. `false` for an own location, or when the node is leaving.
@@ -297,72 +290,114 @@ impl NodeCore {
         }
         let dial = self.dialer.by_location.entry(at).or_insert_with(|| DialState::new(until));
         dial.until = dial.until.max(until);
-        dial.hinted = false;
+        dial.hinted = None;
         self.dialer.schedule(at);
         true
     }
 
-    /// Dials a location from a datagram, and retries for one second, if the settings allow it. Beyond [`HINTS_PER_SECOND`] it
-    /// waits.
-    pub(super) fn dial_hint(&mut self, at: SocketAddr, after: Duration) -> bool {
+    /// Dials a location from a datagram, in its turn, and retries for one second, if the settings allow it.
+    pub(super) fn dial_hint(&mut self, at: SocketAddr, from: SocketAddr, after: Duration) -> bool {
         let is_dialled = self.dialer.by_location.get(&at).is_some_and(|dial| dial.conn.is_some());
         if is_dialled || !self.settings.may_dial(at) || self.settings.is_own(at) {
             return false;
         }
-        let until = self.now + HINT_WAITS_FOR;
-        self.dial_hinted(WaitingHint { at, node: None, until, dials_for: Duration::from_secs(1) }, after)
+        let hint = WaitingHint {
+            at,
+            cause: DialCause::datagram(from.ip()),
+            node: None,
+            until: self.now + HINT_WAITS_FOR,
+            dials_for: Duration::from_secs(1),
+            renews: false,
+            attempts: 0,
+        };
+        self.dial_hinted(hint, after)
     }
 
-    /// Dials the location of a node that was never met, which other nodes have named, at most until `until`. Returns false if the
-    /// settings do not allow it, or too many locations wait for their turn.
-    pub(super) fn dial_named(&mut self, node: NodeId, at: SocketAddr, until: Time) -> bool {
-        let dials_for = until.since(self.now);
-        let is_new = !self.dialer.has(at);
-        if is_new && !self.settings.is_own(at) && !self.leaving {
-            return self.settings.may_dial(at)
-                && self.dial_hinted(WaitingHint { at, node: Some(node), until, dials_for }, Duration::ZERO);
+    /// Dials a node without a session, at most until `until`: at once if it was reached there before, else in its turn. Returns
+    /// false if the settings do not allow it, or too many locations wait for their turn.
+    pub(super) fn dial_node(&mut self, node: NodeId, at: SocketAddr, until: Time) -> bool {
+        if self.is_reached(node, at) || self.settings.is_own(at) || self.leaving {
+            self.dial_node_until(node, at, until);
+            return true;
         }
-        self.dial_node_until(node, at, until);
-        true
+        if let Some(dial) = self.dialer.by_location.get_mut(&at) {
+            (dial.node, dial.until) = (Some(node), dial.until.max(until));
+            self.dialer.schedule(at);
+            return true;
+        }
+        let (cause, dials_for) = (self.dial_cause_of(node), until.since(self.now));
+        let hint = WaitingHint { at, cause, node: Some(node), until, dials_for, renews: false, attempts: 0 };
+        self.settings.may_dial(at) && self.dial_hinted(hint, Duration::ZERO)
     }
 
     fn dial_hinted(&mut self, hint: WaitingHint, after: Duration) -> bool {
-        if self.dialer.hints.take(self.now) {
+        if !self.dialer.hints.is_waiting() && self.dialer.hints.take(self.now) {
             self.begin_hinted_dial(hint, after);
             return true;
         }
-        let waiting = &mut self.dialer.waiting_hints;
-        if waiting.iter().any(|waiting| waiting.at == hint.at) {
-            return true;
+        self.wait_for_turn(hint)
+    }
+
+    fn wait_for_turn(&mut self, hint: WaitingHint) -> bool {
+        let waits = self.dialer.hints.push(hint);
+        if waits {
+            self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
+        } else {
+            self.counts.refusals.dials += 1;
+            if self.may_log("dials", hint.cause) {
+                tracing::warn!(
+                    cause = %hint.cause,
+                    "a peer or host causes too many dials; some are not made (logged at most once an hour)"
+                );
+            }
         }
-        if waiting.len() >= HINTS_WAITING_MAX {
-            return false;
-        }
-        self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
-        waiting.push_back(hint);
-        true
+        waits
     }
 
     fn begin_hinted_dial(&mut self, hint: WaitingHint, after: Duration) {
-        let WaitingHint { at, node, dials_for, .. } = hint;
+        let WaitingHint { at, cause, node, dials_for, renews, attempts, .. } = hint;
+        if let Some(node) = node.filter(|_| renews) {
+            self.renew_dial(node, at);
+        }
         let until = self.now + after + dials_for;
-        let state = || DialState { hinted: true, node, ..DialState::new(until) };
-        self.dialer.by_location.entry(at).or_insert_with(state);
-        self.timers.add(self.now + after, NodeTimer::Dial(at));
+        let state = || DialState { node, attempts, ..DialState::new(until) };
+        let is_new = !self.dialer.has(at);
+        let dial = self.dialer.by_location.entry(at).or_insert_with(state);
+        if is_new || (renews && !dial.is_configured) {
+            (dial.until, dial.hinted) = (until, Some(cause));
+        }
+        if after.is_zero() {
+            self.dialer.schedule(at);
+        } else {
+            self.timers.add(self.now + after, NodeTimer::Dial(at));
+        }
     }
 
     /// Dials locations that waited for their turn.
     pub(super) fn begin_waiting_hints(&mut self) {
-        while let Some(hint) = self.dialer.waiting_hints.front().copied() {
-            if hint.until < self.now || self.dialer.has(hint.at) || self.has_session_at(hint.at) {
-                self.dialer.waiting_hints.pop_front();
-            } else if self.dialer.hints.take(self.now) {
-                self.dialer.waiting_hints.pop_front();
-                self.begin_hinted_dial(hint, Duration::ZERO);
-            } else {
+        while self.dialer.hints.is_waiting() {
+            if !self.dialer.hints.take(self.now) {
                 self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
                 return;
             }
+            match self.dialer.hints.pop() {
+                Some(hint) if hint.until >= self.now && self.is_needed(&hint) => {
+                    self.begin_hinted_dial(hint, Duration::ZERO);
+                }
+                Some(_) | None => self.dialer.hints.give_back(),
+            }
+        }
+    }
+
+    fn is_needed(&self, hint: &WaitingHint) -> bool {
+        let session = |node: NodeId| self.peers.get(&node)?.peer_session.as_deref();
+        match hint.node {
+            Some(node) if hint.renews => session(node).is_some(),
+            Some(node) => {
+                let needs_none = |session: &PeerSession| session.conn.is_some() || session.idle.is_closed();
+                !self.dialer.has(hint.at) && !session(node).is_some_and(needs_none)
+            }
+            None => !self.dialer.has(hint.at) && !self.has_session_at(hint.at),
         }
     }
 
@@ -400,7 +435,12 @@ impl NodeCore {
                 self.timers.add(self.now + PAUSE_LAST, NodeTimer::Dial(at));
                 continue;
             } else {
-                if self.dialer.by_location.remove(&at).is_some_and(|dial| dial.hinted && dial.attempts == 0) {
+                if self
+                    .dialer
+                    .by_location
+                    .remove(&at)
+                    .is_some_and(|dial| dial.hinted.is_some() && dial.attempts == 0)
+                {
                     self.dialer.hints.give_back();
                 }
                 continue;
@@ -443,9 +483,19 @@ impl NodeCore {
                 .is_some_and(|peer_session| peer_session.conn.is_none())
         });
         let is_over = !dial.is_configured && self.now >= dial.until && !waits;
-        let (is_hinted, attempts) = (dial.hinted, dial.attempts);
-        if is_over || (is_hinted && !self.dialer.hints.take(self.now)) {
+        let DialState { hinted, attempts, until, node, .. } = *dial;
+        if is_over {
             self.dialer.by_location.remove(&at);
+            return;
+        }
+        if let Some(cause) = hinted
+            && (self.dialer.hints.is_waiting() || !self.dialer.hints.take(self.now))
+        {
+            self.dialer.by_location.remove(&at);
+            let dials_for = until.since(self.now);
+            let until = until.max(self.now + HINT_WAITS_FOR);
+            let hint = WaitingHint { at, cause, node, until, dials_for, renews: false, attempts };
+            self.wait_for_turn(hint);
             return;
         }
         let doubled = PAUSE_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(PAUSE_LAST);
@@ -494,6 +544,18 @@ impl NodeCore {
         self.recheck_connect_requests(at);
         if let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| !dial.is_configured) {
             dial.until = self.now;
+        }
+    }
+
+    /// A dial was not made, because the process keeps its last descriptors for accepting.
+    pub(crate) fn note_few_descriptors(&mut self, to: SocketAddr) {
+        self.counts.dials_without_descriptors += 1;
+        if self.may_log("few descriptors", "") {
+            tracing::warn!(
+                %to,
+                "a dial is not made yet, because the process keeps its last descriptors for connections that it accepts; close some \
+                 connections, or raise the limit of open files (logged at most once an hour)"
+            );
         }
     }
 

@@ -17,6 +17,7 @@ mod backlog;
 mod channel_relay_table;
 mod connect_requests;
 mod connections;
+mod dial_hints;
 mod dialer;
 mod disconnect;
 mod discovery;
@@ -26,6 +27,7 @@ mod host_discovery;
 mod idle_close;
 mod inbound_messages;
 mod inspection;
+mod known_nodes;
 mod log_throttle;
 mod mailbox_budget;
 mod names;
@@ -77,6 +79,7 @@ use connections::Connections;
 use dialer::Dialer;
 use discovery::Discovery;
 use host_discovery::HostProbes;
+use known_nodes::{EndedNodes, NamedNodes};
 use log_throttle::LogThrottle;
 use names::NameRegistry;
 use peer_watch::PeerWatches;
@@ -95,6 +98,8 @@ pub struct NodeCore {
     timers: TimerQueue,
     connections: Connections,
     peers: BTreeMap<NodeId, Peer>,
+    named_nodes: NamedNodes,
+    ended_nodes: EndedNodes,
     /// Peers with a session that may have frames to transmit, each once.
     dirty: Vec<NodeId>,
     /// Peers with messages that wait for full mailboxes.
@@ -191,6 +196,8 @@ pub struct Counts {
     pub broken_connections: u64,
     /// Connections that were lost while the session had unacknowledged frames.
     pub cut_with_unacked: u64,
+    /// Dials that were not made, because the process keeps its last descriptors for accepting.
+    pub dials_without_descriptors: u64,
     /// Refusals to peers because of access policies and limits.
     pub refusals: Refusals,
 }
@@ -207,6 +214,8 @@ impl NodeCore {
             timers: TimerQueue::default(),
             connections: Connections::default(),
             peers: BTreeMap::new(),
+            named_nodes: NamedNodes::default(),
+            ended_nodes: EndedNodes::default(),
             dirty: Vec::new(),
             backlogged: BTreeSet::new(),
             dialer: Dialer::default(),
@@ -378,6 +387,7 @@ impl NodeCore {
             NodeTimer::Credentials => self.on_credentials_due(driver),
             NodeTimer::Announce => self.announce(driver),
             NodeTimer::Hints => self.begin_waiting_hints(),
+            NodeTimer::Named => self.on_named_due(),
         }
     }
 
@@ -449,6 +459,7 @@ impl NodeCore {
         self.check_budgets();
         self.replies.check();
         self.dialer.check(&self.timers);
+        self.check_known_nodes();
         self.connections.check(&self.timers);
     }
 }

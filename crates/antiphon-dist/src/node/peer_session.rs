@@ -109,6 +109,8 @@ impl NodeCore {
         (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
             (name, shown_location, locations, false);
         peer.has_left = false;
+        self.note_met(node);
+        let Some(peer) = self.peers.get_mut(&node) else { return false };
         peer.reached_at = dialled.or(peer.reached_at);
         let was_refused = peer.refusal.take().is_some();
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
@@ -212,6 +214,7 @@ impl NodeCore {
                 peer.replaced_by_restart = true;
             }
             self.drop_waiting(old, Undelivered::NoActor);
+            self.remember_ended(old);
         }
     }
 
@@ -505,7 +508,9 @@ impl NodeCore {
                 SessionEvent::Liveness(wire::Liveness::Suspect) => {
                     self.set_status(node, Status::Suspect, driver);
                     // The connection may be half open. A new one shows whether it is, and replaces it.
-                    self.renew(node);
+                    if let Some(at) = self.renewal_location(node) {
+                        self.look_for_silent(node, at);
+                    }
                 }
                 SessionEvent::Liveness(wire::Liveness::Lost) => {
                     self.end_session(node, "the peer was silent for too long", driver)
@@ -519,11 +524,16 @@ impl NodeCore {
     /// Dials a new connection because the present one is exhausted or may be broken. The new connection replaces the
     /// present one when it is proven.
     pub(super) fn renew(&mut self, node: NodeId) {
-        let Some(peer) = self.peers.get(&node) else { return };
-        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
-        if let Some(at) = dialled.or(peer.locations.first().copied()) {
+        if let Some(at) = self.renewal_location(node) {
             self.renew_dial(node, at);
         }
+    }
+
+    /// Where this node dials another connection of a session.
+    fn renewal_location(&self, node: NodeId) -> Option<SocketAddr> {
+        let peer = self.peers.get(&node)?;
+        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
+        dialled.or(peer.locations.first().copied())
     }
 
     /// Excludes a pause of this process from the silence of its peers.
@@ -582,6 +592,8 @@ impl NodeCore {
             self.stop_auto_dial(node);
         }
         self.set_status(node, Status::Offline, driver);
+        self.release_named_by(node);
+        self.remember_ended(node);
         if let Some(disconnect) = disconnect {
             self.complete_close_requests(node, disconnect, driver);
         }

@@ -56,3 +56,14 @@ pub(crate) fn monitors(limits: &PeerLimits) -> u64 {
 pub(crate) fn rci_actors(quota: u64) -> u64 {
     quota * 4096
 }
+
+/// For the nodes that peers have named: 1,024 of each of these peers, with their places in three tables and a text in the log
+/// throttle; and for what waits for them.
+pub(crate) fn routes(peers: u64) -> u64 {
+    peers * 1024 * 4096 + SLACK
+}
+
+/// For sessions in which little is sent, and for what is remembered of them.
+pub(crate) fn sessions(count: u64) -> u64 {
+    count * 64 * 1024 + SLACK
+}

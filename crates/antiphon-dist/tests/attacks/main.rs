@@ -19,6 +19,7 @@ mod members;
 mod middle;
 mod payloads;
 mod records;
+mod routes;
 mod tls;
 mod victim;
 
@@ -63,6 +64,13 @@ fn main() -> ExitCode {
             payloads::bombs_as_signals_reach_no_actor,
             payloads::bombs_behind_full_mailbox_are_refused,
             records::record_tampered_with_costs_only_its_connection,
+            routes::routes_of_one_member_leave_others_theirs,
+            routes::dials_of_one_member_leave_others_theirs,
+            routes::hanging_dials_leave_descriptors_for_newcomers,
+            routes::victim_without_descriptors_rests_and_recovers,
+            routes::silent_members_cause_ten_dials_a_second,
+            routes::closing_members_cause_ten_dials_a_second,
+            routes::short_clients_leave_no_traces,
             tls::tls_middle_with_other_certificate_is_refused,
             tls::tls_unfinished_handshakes_stay_within_their_buffers,
         ],

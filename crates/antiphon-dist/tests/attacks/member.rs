@@ -27,7 +27,12 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn join(net: &Net, victim: &Victim) -> Self {
-        let profile = profile(net, &Suite::aead());
+        Self::join_from(net, victim, Vec::new())
+    }
+
+    /// As [`Self::join`], and claims locations.
+    pub(crate) fn join_from(net: &Net, victim: &Victim, locations: Vec<SocketAddr>) -> Self {
+        let profile = Profile { locations, ..profile(net, &Suite::aead()) };
         let proven = handshake(victim.location.addr(), &profile, PATIENCE, |_, _| ())
             .expect("the victim accepts a member");
         let mut session = Session::begin(Time::START, &profile.limits, profile.node, &proven.connection);

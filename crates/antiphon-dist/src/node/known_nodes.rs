@@ -1,15 +1,15 @@
 //! The nodes without a session that this node remembers: those that peers have named, and incarnations whose sessions have ended.
 //!
 //! A peer names a node by the route of a message, or by its location. Nobody has proven that such a node exists, so each peer has
-//! a quota of them. Beyond it, the oldest that is not in use gives way, and after [`NAMED_FOR`] each does. A named node is in use
-//! while something waits for a session with it.
+//! a quota of them. Beyond it, its oldest that is not in use gives way; in a full table, the oldest of the peer that has named most.
+//! After [`NAMED_FOR`] each gives way. A named node is in use while something waits for a session with it.
 //!
 //! An incarnation whose session has ended stays known for a while, so that addresses of its actors are still refused for the right
 //! reason, and so that its location is dialled when something is sent to it.
 //!
 //! Invariants: an entry of the peer table without a session is in one of these tables, or in use. No message walks a table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub(super) struct NamedNodes {
     unused: BTreeMap<u64, NodeId>,
     /// All, by the peer that has named them. Peers that have gone are `None` together.
     by_peer: BTreeMap<Option<NodeId>, NamedByPeer>,
+    /// The same peers by the number of nodes that are not in use.
+    by_count: BTreeSet<(usize, Option<NodeId>)>,
     last_number: u64,
     /// When the timer fires, if it is set.
     timer: Option<Time>,
@@ -83,26 +85,49 @@ impl NamedNodes {
         self.unused.first_key_value().map(|(_, node)| *node)
     }
 
+    /// The oldest node that is not in use, of the peer that has named most of them.
+    fn oldest_of_most(&self) -> Option<NodeId> {
+        self.by_count.last().and_then(|(_, by)| self.oldest_of(*by))
+    }
+
     fn add(&mut self, node: NodeId, naming: Naming) {
         let of_peer = self.by_peer.entry(naming.by).or_default();
         if naming.in_use {
             of_peer.in_use.insert(naming.number, node);
-        } else {
-            of_peer.unused.insert(naming.number, node);
-            self.unused.insert(naming.number, node);
+            return;
         }
+        let before = of_peer.unused.len();
+        of_peer.unused.insert(naming.number, node);
+        self.unused.insert(naming.number, node);
+        self.count(naming.by, before, before + 1);
     }
 
     fn remove(&mut self, naming: Naming) {
         let Some(of_peer) = self.by_peer.get_mut(&naming.by) else { return };
+        let before = of_peer.unused.len();
         if naming.in_use {
             of_peer.in_use.remove(&naming.number);
         } else {
             of_peer.unused.remove(&naming.number);
             self.unused.remove(&naming.number);
         }
+        let after = of_peer.unused.len();
         if of_peer.len() == 0 {
             self.by_peer.remove(&naming.by);
+        }
+        self.count(naming.by, before, after);
+    }
+
+    fn remove_peer(&mut self, by: NodeId) -> Option<NamedByPeer> {
+        let of_peer = self.by_peer.remove(&Some(by))?;
+        self.count(Some(by), of_peer.unused.len(), 0);
+        Some(of_peer)
+    }
+
+    fn count(&mut self, by: Option<NodeId>, before: usize, after: usize) {
+        self.by_count.remove(&(before, by));
+        if after > 0 {
+            self.by_count.insert((after, by));
         }
     }
 
@@ -124,6 +149,8 @@ impl NamedNodes {
         assert_eq!(unused, self.unused.len(), "the order has the unused nodes of the table only");
         assert_eq!(unused, self.by_peer.values().map(|of_peer| of_peer.unused.len()).sum::<usize>());
         assert_eq!(in_use, self.by_peer.values().map(|of_peer| of_peer.in_use.len()).sum::<usize>());
+        assert!(self.by_count.iter().all(|(count, by)| self.by_peer[by].unused.len() == *count));
+        assert_eq!(unused, self.by_count.iter().map(|(count, _)| count).sum::<usize>());
         for (by, of_peer) in &self.by_peer {
             // Those in use outlast the peer that has named them, for the time of a dial.
             let counted = if by.is_some() { of_peer.len() } else { of_peer.unused.len() };
@@ -242,7 +269,7 @@ impl NodeCore {
         }
         let mut oldest = self.named_nodes.oldest_of(Some(by));
         if !is_over_quota {
-            oldest = oldest.or_else(|| self.named_nodes.oldest());
+            oldest = self.named_nodes.oldest_of_most();
         }
         self.counts.refusals.routes += 1;
         self.log_refused(by, "routes", "names more nodes than it may");
@@ -265,7 +292,7 @@ impl NodeCore {
 
     /// A peer has no session any more: the nodes that it has named count together with those of others that have gone.
     pub(super) fn release_named_by(&mut self, by: NodeId) {
-        let Some(of_peer) = self.named_nodes.by_peer.remove(&Some(by)) else { return };
+        let Some(of_peer) = self.named_nodes.remove_peer(by) else { return };
         for node in of_peer.unused.values().chain(of_peer.in_use.values()) {
             if let Some(naming) = self.peers.get_mut(node).and_then(|peer| peer.naming.as_mut()) {
                 naming.by = None;
@@ -310,7 +337,7 @@ impl NodeCore {
         if self.peers.contains_key(&node) || self.peers.len() < PEERS_MAX {
             return true;
         }
-        if let Some(oldest) = self.named_nodes.oldest() {
+        if let Some(oldest) = self.named_nodes.oldest_of_most() {
             self.forget_peer(oldest);
             return true;
         }
@@ -520,14 +547,20 @@ mod tests {
         let mut test = TestCore::dialling_loopback();
         test.add_ended(1, false);
         (2..10).for_each(|number| _ = test.add_peer(number));
-        for by in 2.. {
+        (100..103).for_each(|number| test.learn(10, number));
+        for by in 20.. {
             (0..NAMED_MAX as u64).for_each(|number| test.learn(by, by * 10_000 + number));
             if test.core.peers.len() == PEERS_MAX {
                 break;
             }
         }
+        assert_eq!(test.core.peers.len(), PEERS_MAX);
         assert!(test.core.make_room_for(node(1 << 40)));
-        assert!(test.knows(1) && !test.knows(20_000), "the oldest named node has given way");
+        assert!(test.knows(1) && test.knows(100), "a node of the peer that has named most gives way");
+        test.learn(12, 200);
+        test.learn(12, 201);
+        assert!(test.knows(200) && test.knows(201) && test.knows(100));
+        assert_eq!(test.core.peers.len(), PEERS_MAX);
         test.core.check_known_nodes();
         while let Some(oldest) = test.core.named_nodes.oldest() {
             test.core.forget_peer(oldest);

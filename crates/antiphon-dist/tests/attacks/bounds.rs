@@ -57,10 +57,9 @@ pub(crate) fn rci_actors(quota: u64) -> u64 {
     quota * 4096
 }
 
-/// For the nodes that peers have named: 1,024 of each of these peers, with their places in three tables and a text in the log
-/// throttle; and for what waits for them.
-pub(crate) fn routes(peers: u64) -> u64 {
-    peers * 1024 * 4096 + SLACK
+/// For the nodes that all peers have named: a full table of peers, each entry with its places in the order of namings.
+pub(crate) fn routes() -> u64 {
+    16_384 * 2048 + SLACK
 }
 
 /// For sessions in which little is sent, and for what is remembered of them.

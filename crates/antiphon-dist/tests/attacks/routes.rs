@@ -128,6 +128,7 @@ pub(crate) fn routes_of_one_member_leave_others_theirs() {
         let first = nth * 100_000;
         Namer::join(&attack).name(first..first + NAMED_MAX);
     }
+    Honest::join(&attack).introduce();
     drop(namer);
     let most = NAMED_MAX + 2 * ENDED_MAX;
     wait_for("the end of their sessions", || (attack.victim.count("online") <= 3).then_some(()));
@@ -135,7 +136,7 @@ pub(crate) fn routes_of_one_member_leave_others_theirs() {
     assert!(known <= most, "{known} nodes are known");
     Honest::join(&attack).introduce();
     assert_eq!(attack.victim.count("misbehaved"), 0);
-    attack.end("routes", bounds::routes(21));
+    attack.end("routes", bounds::routes());
 }
 
 /// One member causes dials that do not succeed, without end. The dial that another one causes follows within seconds.
@@ -273,11 +274,11 @@ fn count_dials(traps: &[DialTrap], mut dials: usize) {
     assert_dials_in(dials, begun.elapsed());
 }
 
-/// Short clients in a row: each connects, sends a request, gets its reply, says goodbye and goes. 20,000 were run by hand.
-const CLIENTS: u64 = 2_000;
+/// Short clients in a row: each connects, sends a request, gets its reply, says goodbye and goes.
+const CLIENTS: u64 = 20_000;
 const CLIENTS_BEFORE: u64 = 500;
 /// By how much they may make the victim grow, after the first.
-const CLIENTS_GROWTH: u64 = 1 << 20;
+const CLIENTS_GROWTH: u64 = 2 << 20;
 
 pub(crate) fn short_clients_leave_no_traces() {
     let mut attack = AttackTest::without_discovery();

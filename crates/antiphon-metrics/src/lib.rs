@@ -30,6 +30,7 @@
 //! | `antiphon_sent_bytes_total`, `antiphon_received_bytes_total` | counter | bytes on connections with peers |
 //! | `antiphon_refused_total` | counter | refusals to peers, by `kind`; `handshakes`, `datagrams` and `messages` count those of non-members too |
 //! | `antiphon_sessions_misbehaved_total`, `antiphon_connections_broken_total` | counter | sessions that ended because the peer broke the protocol; connections with damaged records |
+//! | `antiphon_dials_without_descriptors_total` | counter | dials that were not made, because the last descriptors are kept for accepting |
 
 #![forbid(unsafe_code)]
 

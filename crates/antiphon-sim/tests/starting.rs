@@ -28,7 +28,17 @@ fn start_together(test: &'static str, nodes: u16, within: Duration, seed: u64) {
     for host in 1..=nodes {
         world.add_node(at(host), &config(), |_| ());
     }
-    world.run_for(within);
+    let begun = world.now();
+    let mut left = 1;
+    world.run_until(within, |world| {
+        while left <= nodes
+            && world.machine(at(left)).is_some_and(|node| node.counts().online == usize::from(nodes) - 1)
+        {
+            left += 1;
+        }
+        left > nodes
+    });
+    println!("{nodes} nodes know each other after {:?}", world.now().since(begun));
     for host in 1..=nodes {
         let online = world.machine(at(host)).map(|node| node.counts().online);
         assert_eq!(online, Some(usize::from(nodes) - 1), "{host}");

@@ -194,10 +194,14 @@ impl NodeCore {
 
     /// Whether the node at a location has a connection, or a session that needs none.
     fn is_connected(&self, at: SocketAddr) -> bool {
+        self.connected_peer_at(at).is_some()
+    }
+
+    fn connected_peer_at(&self, at: SocketAddr) -> Option<&Peer> {
         let is_served =
             |peer_session: &PeerSession| peer_session.conn.is_some() || peer_session.idle.is_closed();
         let needs_no_dial = |peer: &Peer| peer.peer_session.as_deref().is_some_and(is_served);
-        self.peers.values().any(|peer| peer.has_session_at(at) && needs_no_dial(peer))
+        self.peers.values().find(|peer| peer.has_session_at(at) && needs_no_dial(peer))
     }
 
     /// Dials a location until it answers, and retries at most until `until`.
@@ -389,15 +393,16 @@ impl NodeCore {
         }
     }
 
+    /// Whether a location that has waited is still to be dialled.
     fn is_needed(&self, hint: &WaitingHint) -> bool {
-        let session = |node: NodeId| self.peers.get(&node)?.peer_session.as_deref();
-        match hint.node {
-            Some(node) if hint.renews => session(node).is_some(),
-            Some(node) => {
-                let needs_none = |session: &PeerSession| session.conn.is_some() || session.idle.is_closed();
-                !self.dialer.has(hint.at) && !session(node).is_some_and(needs_none)
-            }
-            None => !self.dialer.has(hint.at) && !self.has_session_at(hint.at),
+        let Some(node) = hint.node else {
+            return !self.dialer.has(hint.at) && !self.has_session_at(hint.at);
+        };
+        let Some(peer) = self.peers.get(&node) else { return false };
+        match peer.peer_session.as_deref() {
+            Some(_) if hint.renews => true,
+            Some(session) => session.needs_connection() && !self.dialer.has(hint.at),
+            None => !peer.waiting.is_empty() && !self.dialer.has(hint.at),
         }
     }
 
@@ -476,6 +481,16 @@ impl NodeCore {
             return;
         };
         dial.conn = None;
+        let is_hinted = dial.hinted.is_some();
+        if is_hinted && let Some(peer) = self.connected_peer_at(at) {
+            // The node there has dialled this one meanwhile. If it states the location of another host, the dial counts.
+            if peer.remote == Some(at.ip()) {
+                self.dialer.hints.give_back();
+            }
+            self.dialer.by_location.remove(&at);
+            return;
+        }
+        let Some(dial) = self.dialer.by_location.get_mut(&at) else { return };
         let waits = dial.node.is_some_and(|node| {
             self.peers
                 .get(&node)

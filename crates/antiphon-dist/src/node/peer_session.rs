@@ -64,7 +64,7 @@ pub(super) struct PeerSession {
 
 impl PeerSession {
     /// Whether the session needs a connection and has none.
-    fn needs_connection(&self) -> bool {
+    pub(super) fn needs_connection(&self) -> bool {
         self.conn.is_none() && !self.idle.is_closed()
     }
 

@@ -49,10 +49,11 @@ impl NodeCore {
     /// Asks the peer at a location to announce this node on the peer's network.
     pub(super) fn request_announce_relay(&mut self, at: SocketAddr) {
         let request = self.next_number();
-        let Some((node, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.has_session_at(at)) else {
+        let found = self.peers_at(at).find(|(_, peer)| peer.has_session_at(at)).map(|(node, _)| node);
+        let Some(node) = found else { return };
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
-        let (node, Some(peer_session)) = (*node, peer.peer_session.as_mut()) else { return };
         if let Err(reason) = peer_session.session.send(&AnnounceRelay { request }.into()) {
             return tracing::warn!(%at, %reason, "a request to a peer to announce this node was not sent");
         }

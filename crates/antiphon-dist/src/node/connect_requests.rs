@@ -253,7 +253,10 @@ impl NodeCore {
     fn connected_location(&self, at: SocketAddr) -> Option<Location> {
         let is_connected =
             |peer: &Peer| peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
-        self.peers.values().find(|peer| peer.has_session_at(at) && is_connected(peer))?.location()
+        self.peers_at(at)
+            .map(|(_, peer)| peer)
+            .find(|peer| peer.has_session_at(at) && is_connected(peer))?
+            .location()
     }
 
     pub(super) fn complete_connect_request(

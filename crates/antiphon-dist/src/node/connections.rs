@@ -328,7 +328,7 @@ impl NodeCore {
     fn epoch_for(&self, at: SocketAddr) -> u64 {
         let node = self.dialer.answered_at(at);
         let is_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
-        let known = || self.peers.iter().find(|(_, peer)| is_there(peer)).map(|(node, _)| *node);
+        let known = || self.peers_at(at).find(|(_, peer)| is_there(peer)).map(|(node, _)| node);
         let node = node.or_else(known);
         node.map_or(self.epochs.of_unknown_node(), |node| self.epochs.of(wire_node(node)))
     }

@@ -201,7 +201,7 @@ impl NodeCore {
         let is_served =
             |peer_session: &PeerSession| peer_session.conn.is_some() || peer_session.idle.is_closed();
         let needs_no_dial = |peer: &Peer| peer.peer_session.as_deref().is_some_and(is_served);
-        self.peers.values().find(|peer| peer.has_session_at(at) && needs_no_dial(peer))
+        self.peers_at(at).map(|(_, peer)| peer).find(|peer| peer.has_session_at(at) && needs_no_dial(peer))
     }
 
     /// Dials a location until it answers, and retries at most until `until`.
@@ -418,7 +418,7 @@ impl NodeCore {
 
     /// Whether there is a session with the node at a location.
     pub(super) fn has_session_at(&self, at: SocketAddr) -> bool {
-        self.peers.values().any(|peer| peer.has_session_at(at))
+        self.peers_at(at).any(|(_, peer)| peer.has_session_at(at))
     }
 
     pub(super) fn start_dials(&mut self, driver: &mut impl Driver) {

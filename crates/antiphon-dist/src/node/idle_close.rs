@@ -113,8 +113,8 @@ impl NodeCore {
         let is_closed = |peer: &Peer| {
             peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.is_closed())
         };
-        let found = self.peers.iter().find(|(_, peer)| is_closed(peer) && peer.has_session_at(at));
-        let Some(node) = found.map(|(node, _)| *node) else { return false };
+        let found = self.peers_at(at).find(|(_, peer)| is_closed(peer) && peer.has_session_at(at));
+        let Some((node, _)) = found else { return false };
         self.reopen(node);
         true
     }

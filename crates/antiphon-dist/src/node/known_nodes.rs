@@ -245,6 +245,7 @@ impl NodeCore {
         self.named_nodes.add(node, naming);
         let mut peer = Peer::new(node, name, locations);
         peer.naming = Some(naming);
+        self.locations.add(node, &peer);
         self.peers.insert(node, peer);
         self.arm_named_timer();
     }
@@ -392,7 +393,9 @@ impl NodeCore {
     /// Removes a node without a session and without open operations from all tables.
     fn forget_peer(&mut self, node: NodeId) {
         self.note_met(node);
-        self.peers.remove(&node);
+        if let Some(peer) = self.peers.remove(&node) {
+            self.locations.remove(node, &peer);
+        }
         self.backlogged.remove(&node);
         self.holding_credit.remove(&node);
         self.with_room_waiters.remove(&node);

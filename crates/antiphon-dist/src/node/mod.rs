@@ -28,6 +28,7 @@ mod idle_close;
 mod inbound_messages;
 mod inspection;
 mod known_nodes;
+mod location_index;
 mod log_throttle;
 mod mailbox_budget;
 mod names;
@@ -80,6 +81,7 @@ use dialer::Dialer;
 use discovery::Discovery;
 use host_discovery::HostProbes;
 use known_nodes::{EndedNodes, NamedNodes};
+use location_index::LocationIndex;
 use log_throttle::LogThrottle;
 use names::NameRegistry;
 use peer_watch::PeerWatches;
@@ -98,6 +100,7 @@ pub struct NodeCore {
     timers: TimerQueue,
     connections: Connections,
     peers: BTreeMap<NodeId, Peer>,
+    locations: LocationIndex,
     named_nodes: NamedNodes,
     ended_nodes: EndedNodes,
     /// Peers with a session that may have frames to transmit, each once.
@@ -214,6 +217,7 @@ impl NodeCore {
             timers: TimerQueue::default(),
             connections: Connections::default(),
             peers: BTreeMap::new(),
+            locations: LocationIndex::default(),
             named_nodes: NamedNodes::default(),
             ended_nodes: EndedNodes::default(),
             dirty: Vec::new(),
@@ -460,6 +464,7 @@ impl NodeCore {
         self.replies.check();
         self.dialer.check(&self.timers);
         self.check_known_nodes();
+        self.locations.check(&self.peers);
         self.connections.check(&self.timers);
     }
 }

@@ -139,6 +139,7 @@ fn waiting_signals_fail_when_lost_node_refuses_dials() {
         let (watcher, _) = spawn_watcher(&mut test);
         let peer = test.core.peers.get_mut(&node).expect("the peer is known");
         (peer.status, peer.locations) = (status, vec![at]);
+        test.core.locations.add(node, peer);
         if status.is_some() {
             test.core.remember_ended(node);
         }

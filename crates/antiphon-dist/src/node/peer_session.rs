@@ -106,12 +106,14 @@ impl NodeCore {
             return false;
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
+        self.locations.remove(node, peer);
         (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
             (name, shown_location, locations, false);
         peer.has_left = false;
         self.note_met(node);
         let Some(peer) = self.peers.get_mut(&node) else { return false };
         peer.reached_at = dialled.or(peer.reached_at);
+        self.locations.add(node, peer);
         let was_refused = peer.refusal.take().is_some();
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
@@ -202,12 +204,9 @@ impl NodeCore {
             let is_there = |at: &SocketAddr| Some(*at) == dialled || (!is_connected && stated.contains(at));
             !peer.replaced_by_restart && peer.shown_location.iter().chain(&peer.locations).any(is_there)
         };
-        let old: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(id, peer)| **id != node && is_replaced(peer))
-            .map(|(id, _)| *id)
-            .collect();
+        let there = self.locations.at_any(dialled.iter().chain(stated).copied());
+        let is_old = |id: &NodeId| *id != node && self.peers.get(id).is_some_and(is_replaced);
+        let old: Vec<NodeId> = there.into_iter().filter(is_old).collect();
         for old in old {
             self.end_session(old, "another incarnation runs at the peer's location", driver);
             if let Some(peer) = self.peers.get_mut(&old) {
@@ -226,13 +225,15 @@ impl NodeCore {
         let stated: Vec<SocketAddr> =
             peer.locations.iter().copied().filter(|at| Some(*at) != dialled).collect();
         let mut asked = Vec::new();
-        for (other, peer) in self.peers.iter_mut().filter(|(other, _)| **other != node) {
+        for other in self.locations.at_any(stated.iter().copied()).into_iter().filter(|other| *other != node)
+        {
+            let Some(peer) = self.peers.get_mut(&other) else { continue };
             let Some(at) = stated.iter().copied().find(|at| peer.has_session_at(*at)) else { continue };
             let Some(peer_session) = peer.peer_session.as_mut() else { continue };
             if peer_session.conn.is_some() && peer_session.successor.is_none() {
                 peer_session.successor = Some((node, at, now));
                 peer_session.session.ping(now);
-                asked.push(*other);
+                asked.push(other);
             }
         }
         for other in asked {

@@ -136,6 +136,11 @@ impl Peer {
         matches!(self.status, Some(Status::Online | Status::Suspect))
     }
 
+    /// The locations at which it is shown, may be dialled, or was reached.
+    pub(super) fn all_locations(&self) -> impl Iterator<Item = SocketAddr> {
+        self.locations.iter().chain(&self.shown_location).chain(&self.reached_at).copied()
+    }
+
     /// Whether the peer is shown at this location, or may be dialled there.
     pub(super) fn is_at(&self, at: SocketAddr) -> bool {
         self.shown_location == Some(at) || self.locations.contains(&at)

@@ -54,6 +54,8 @@ struct DialState {
     answered: Option<NodeId>,
     conn: Option<ConnId>,
     attempts: u32,
+    /// When the last attempt began.
+    begun: Time,
     /// A new connection is needed beside the present one, which has used up its keys or may be broken.
     renews: bool,
     /// If only others have caused this dial: each attempt counts towards their budget.
@@ -76,6 +78,7 @@ impl DialState {
             answered: None,
             conn: None,
             attempts: 0,
+            begun: Time::ZERO,
             renews: false,
             hinted: None,
         }
@@ -454,6 +457,7 @@ impl NodeCore {
             if let Some(dial) = self.dialer.by_location.get_mut(&at) {
                 dial.conn = Some(conn);
                 dial.attempts += 1;
+                dial.begun = self.now;
             }
             self.set_deadline(conn, self.settings.limits().handshake_timeout);
             driver.output(Output::Dial(conn, at));
@@ -481,10 +485,12 @@ impl NodeCore {
             return;
         };
         dial.conn = None;
-        let is_hinted = dial.hinted.is_some();
+        let (is_hinted, begun) = (dial.hinted.is_some(), dial.begun);
         if is_hinted && let Some(peer) = self.connected_peer_at(at) {
-            // The node there has dialled this one meanwhile. If it states the location of another host, the dial counts.
-            if peer.remote == Some(at.ip()) {
+            // If the node there has dialled this one meanwhile, the dial does not count. One that states the location of another
+            // host was not there.
+            let has_dialled = peer.peer_session.as_ref().is_some_and(|session| session.connected_at >= begun);
+            if has_dialled && peer.remote == Some(at.ip()) {
                 self.dialer.hints.give_back();
             }
             self.dialer.by_location.remove(&at);

@@ -43,6 +43,8 @@ pub(super) struct PeerSession {
     pub(super) session: Session,
     pub(super) conn: Option<ConnId>,
     pub(super) started: Time,
+    /// When its last connection was proven.
+    pub(super) connected_at: Time,
     /// Another node, a location of this peer that it states, and when this peer was therefore asked whether it is still there.
     successor: Option<(NodeId, SocketAddr, wire::Time)>,
     /// The location that this side dialled last for the session, if it did.
@@ -124,6 +126,7 @@ impl NodeCore {
                 session: Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection),
                 conn: None,
                 started: self.now,
+                connected_at: self.now,
                 successor: None,
                 dialled: None,
                 held_credit: Vec::new(),
@@ -144,6 +147,7 @@ impl NodeCore {
             return false;
         }
         peer_session.refused_dials = 0;
+        peer_session.connected_at = self.now;
         peer_session.idle.set_active(self.now);
         peer_session.dialled = dialled.or(peer_session.dialled);
         let old = peer_session.conn.replace(id).filter(|old| *old != id);

@@ -149,7 +149,7 @@ impl NodeSockets {
     /// The system refuses the connection, or only the descriptors in reserve are left ([`io::ErrorKind::QuotaExceeded`]).
     pub(super) fn dial(&mut self, conn: ConnId, to: SocketAddr, sched: &Loop) -> io::Result<()> {
         egress::allowed(&to).map_err(io::Error::other)?;
-        if !has_descriptors_for_dials(&self.listener)? {
+        if !has_descriptors_for_dials(&self.listener) {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         let stream = NodeStream::dialled(TcpStream::connect(to)?, self.tls.as_ref(), to.ip())?;
@@ -313,19 +313,19 @@ impl NodeSockets {
 /// Whether the process has more descriptors left than it keeps in reserve for connections that it accepts: an eighth of its limit.
 /// The system returns the lowest free number, so that of a new descriptor shows how many are in use.
 #[cfg(unix)]
-fn has_descriptors_for_dials(listener: &TcpListener) -> io::Result<bool> {
+fn has_descriptors_for_dials(listener: &TcpListener) -> bool {
     use std::os::fd::AsRawFd;
     let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
-        return Ok(true);
+        return true;
     };
     let reserve = (limit / 8).clamp(RESERVE_MIN, RESERVE_MAX);
-    let newest = rustix::io::dup(listener)?.as_raw_fd();
-    Ok(u64::try_from(newest).is_ok_and(|newest| newest + reserve < limit))
+    let newest = rustix::io::dup(listener).ok().and_then(|newest| u64::try_from(newest.as_raw_fd()).ok());
+    newest.is_some_and(|newest| newest + reserve < limit)
 }
 
 #[cfg(not(unix))]
-fn has_descriptors_for_dials(_listener: &TcpListener) -> io::Result<bool> {
-    Ok(true)
+fn has_descriptors_for_dials(_listener: &TcpListener) -> bool {
+    true
 }
 
 #[cfg(all(test, unix))]

@@ -66,6 +66,10 @@ pub struct Refusals {
     pub monitors: u64,
     /// Requests over `requests_max`.
     pub requests: u64,
+    /// Nodes that peers have named over the 1,024 of each peer: each replaces an older one, or is not remembered.
+    pub routes: u64,
+    /// Dials that peers and datagrams have caused, and that are not made because too many wait for their turn.
+    pub dials: u64,
     /// Subscriptions over the quota of the peer, or over the limit of the channel.
     pub subscriptions: u64,
     /// Calls of RCIs over `rci_actors_max`, or over the limit of the RCI.

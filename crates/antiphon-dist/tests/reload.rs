@@ -417,7 +417,7 @@ fn credentials_replaced_by_sighup_lose_no_message() {
         std::fs::create_dir(&folder).expect("the folder can be made");
         write(name, &steps[0]);
         let folder = folder.to_str().expect("the path is valid UTF-8").to_owned();
-        let (member, log) = Process::start_logged(&net, name, None, &[(FOLDER, &folder)]);
+        let (member, log) = Process::start_logged(&[], &net, name, None, &[(FOLDER, &folder)]);
         at.push(member.location());
         (member, log)
     });
@@ -496,7 +496,7 @@ fn file_that_blocks_holds_up_no_actor() {
     certs.write("a/pinned.pem", read(&own.cert));
     let net = Net::new();
     let text = folder.to_str().expect("the path is valid UTF-8").to_owned();
-    let (mut member, log) = Process::start_logged(&net, "a", None, &[(FOLDER, &text)]);
+    let (mut member, log) = Process::start_logged(&[], &net, "a", None, &[(FOLDER, &text)]);
     member.location();
     let secrets = folder.join("secrets");
     std::fs::remove_file(&secrets).expect("the file exists");

@@ -31,6 +31,7 @@
 //! | `antiphon_refused_total` | counter | refusals to peers, by `kind`; `handshakes`, `datagrams` and `messages` count those of non-members too |
 //! | `antiphon_sessions_misbehaved_total`, `antiphon_sessions_unresponsive_total` | counter | sessions that ended because the peer broke the protocol, or took no answers |
 //! | `antiphon_connections_broken_total` | counter | connections with damaged records |
+//! | `antiphon_dials_without_descriptors_total` | counter | dials that were not made, because the last descriptors are kept for accepting |
 
 #![forbid(unsafe_code)]
 
@@ -219,6 +220,7 @@ fn export_node(counts: &Counts) {
     counter!("antiphon_sessions_misbehaved_total").absolute(counts.misbehaved);
     counter!("antiphon_sessions_unresponsive_total").absolute(counts.unresponsive);
     counter!("antiphon_connections_broken_total").absolute(counts.broken_connections);
+    counter!("antiphon_dials_without_descriptors_total").absolute(counts.dials_without_descriptors);
     let refusals = &counts.refusals;
     for (kind, count) in [
         ("handshakes", counts.refused_handshakes),
@@ -229,6 +231,8 @@ fn export_node(counts: &Counts) {
         ("lookups", refusals.lookups),
         ("monitors", refusals.monitors),
         ("requests", refusals.requests),
+        ("routes", refusals.routes),
+        ("dials", refusals.dials),
         ("subscriptions", refusals.subscriptions),
         ("rci_actors", refusals.rci_actors),
         ("files", refusals.files),

@@ -180,6 +180,9 @@ impl NetDriver {
             Output::Write(conn) => self.write(core, sched, conn),
             Output::Dial(conn, to) => {
                 if let Err(reason) = self.sockets.dial(conn, to, sched) {
+                    if reason.kind() == io::ErrorKind::QuotaExceeded {
+                        core.note_few_descriptors(to);
+                    }
                     let refused = reason.kind() == io::ErrorKind::ConnectionRefused;
                     handle(core, sched, &mut self.outputs, Input::DialFailed { conn, refused });
                 }

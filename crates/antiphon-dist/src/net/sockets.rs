@@ -4,7 +4,7 @@
 //!
 //! Invariants: a socket is in the list of ready ones at most once, so that each gets one share of a round, however often the
 //! system reports it. When the process has no descriptors left, the listener pauses. So pending connections that cannot be
-//! accepted never keep the loop busy.
+//! accepted never keep the loop busy. Dials leave some descriptors for connections that are accepted.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,6 +31,12 @@ const FLOOD_READ_BYTES: usize = 16 * 1024;
 const ACCEPTS_A_ROUND: usize = 16;
 /// Steps of TLS handshakes in one round: each may take the 3.5 ms of an RSA signature.
 const HANDSHAKE_STEPS_A_ROUND: usize = 2;
+
+/// The fewest and the most descriptors that dials leave.
+#[cfg(unix)]
+const RESERVE_MIN: u64 = 16;
+#[cfg(unix)]
+const RESERVE_MAX: u64 = 128;
 
 pub(super) struct NodeSockets {
     listener: TcpListener,
@@ -140,8 +146,13 @@ impl NodeSockets {
         self.insert(conn, stream, false, sched)
     }
 
+    /// # Errors
+    /// The system refuses the connection, or only the descriptors in reserve are left ([`io::ErrorKind::QuotaExceeded`]).
     pub(super) fn dial(&mut self, conn: ConnId, to: SocketAddr, sched: &Loop) -> io::Result<()> {
         egress::allowed(&to).map_err(io::Error::other)?;
+        if !has_descriptors_for_dials(&self.listener) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
         let stream = NodeStream::dialled(TcpStream::connect(to)?, self.tls.as_ref(), to.ip())?;
         self.insert(conn, stream, true, sched)
     }
@@ -300,6 +311,24 @@ impl NodeSockets {
     }
 }
 
+/// Whether the process has more descriptors left than it keeps in reserve for connections that it accepts: an eighth of its limit.
+/// The system returns the lowest free number, so that of a new descriptor shows how many are in use.
+#[cfg(unix)]
+fn has_descriptors_for_dials(listener: &TcpListener) -> bool {
+    use std::os::fd::AsRawFd;
+    let Some(limit) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
+        return true;
+    };
+    let reserve = (limit / 8).clamp(RESERVE_MIN, RESERVE_MAX);
+    let newest = rustix::io::dup(listener).ok().and_then(|newest| u64::try_from(newest.as_raw_fd()).ok());
+    newest.is_some_and(|newest| newest + reserve < limit)
+}
+
+#[cfg(not(unix))]
+fn has_descriptors_for_dials(_listener: &TcpListener) -> bool {
+    true
+}
+
 #[cfg(all(test, unix))]
 #[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
@@ -317,8 +346,12 @@ mod tests {
         if std::env::var_os(HAS_FEW_DESCRIPTORS).is_some() {
             return accept_without_descriptors();
         }
+        run_with_few_descriptors("listener_without_descriptors_pauses_and_accepts_later");
+    }
+
+    fn run_with_few_descriptors(test: &str) {
         let program = std::env::current_exe().unwrap();
-        let name = "net::sockets::tests::listener_without_descriptors_pauses_and_accepts_later";
+        let name = format!("net::sockets::tests::{test}");
         let script = format!("ulimit -n 64; exec \"$0\" --exact {name} --nocapture");
         let mut command = Command::new("sh");
         command.arg("-c").arg(script).arg(program).env(HAS_FEW_DESCRIPTORS, "1");
@@ -380,6 +413,38 @@ mod tests {
         assert!(!sockets.note_control_frames(ConnId(7), CONTROL_FRAMES_A_ROUND));
         let (count, is_full) = read(&mut sockets);
         assert!(count > FLOOD_READ_BYTES && !is_full, "{count}");
+    }
+
+    /// Dials leave 16 of 64 descriptors, which the listener can use.
+    #[test]
+    fn dials_leave_descriptors_for_accepting() {
+        if std::env::var_os(HAS_FEW_DESCRIPTORS).is_some() {
+            return dial_without_descriptors();
+        }
+        run_with_few_descriptors("dials_leave_descriptors_for_accepting");
+    }
+
+    fn dial_without_descriptors() {
+        let sched = Loop::new(antiphon_sched::LoopConfig::default()).unwrap();
+        let at = (Ipv4Addr::LOCALHOST, 0).into();
+        let mut sockets = NodeSockets::listen(at, None, sched.registry().unwrap()).unwrap();
+        let to = std::net::TcpListener::bind(at).unwrap();
+        let refused = (1..).find_map(|number| {
+            sockets
+                .dial(ConnId(number), to.local_addr().unwrap(), &sched)
+                .err()
+                .map(|reason| (number, reason))
+        });
+        let (number, reason) = refused.unwrap();
+        assert_eq!(reason.kind(), io::ErrorKind::QuotaExceeded, "{reason}");
+        assert!(number > 16, "it has dialled {number} times");
+        let local = sockets.local();
+        let peers: Vec<_> = (0..7).map(|_| StdStream::connect(local).unwrap()).collect();
+        let accepted: Vec<_> = std::iter::from_fn(|| sockets.accept(Time::ZERO)).collect();
+        assert_eq!(accepted.len(), peers.len());
+        sockets.close(ConnId(1), &sched);
+        drop((peers, accepted));
+        assert!(sockets.dial(ConnId(number), to.local_addr().unwrap(), &sched).is_ok());
     }
 
     fn accept_without_descriptors() {

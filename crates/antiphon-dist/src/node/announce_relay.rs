@@ -52,12 +52,13 @@ impl NodeCore {
         // The counter of numbers begins with 1.
         let Some(request) = NonZeroU64::new(self.next_number()) else { return };
         // A member may state the location of another node: the one that was reached there comes first.
-        let there = self.peers.iter().filter(|(_, peer)| peer.has_session_at(at));
-        let Some(node) = there.max_by_key(|(_, peer)| peer.was_reached_at(at)).map(|(node, _)| *node) else {
+        let there = self.peers_at(at).filter(|(_, peer)| peer.has_session_at(at));
+        let Some(node) = there.max_by_key(|(_, peer)| peer.was_reached_at(at)).map(|(node, _)| node) else {
             return;
         };
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        let Some(peer_session) = peer.peer_session.as_mut() else { return };
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
         if let Err(reason) = peer_session.session.send(&AnnounceRelay { request }.into()) {
             return tracing::warn!(%at, %reason, "a request to a peer to announce this node was not sent");
         }
@@ -110,7 +111,7 @@ impl NodeCore {
         };
         let locations = seen_from(hint.locations.iter(), remote);
         let has_session = self.peers.get(&other).is_some_and(|peer| peer.peer_session.is_some());
-        self.learn(other, hint.name, locations.iter().copied());
+        self.learn(node, other, hint.name, locations.iter().copied());
         let now = self.now;
         let request = self.announce_relays.requests.get_mut(&hint.request);
         let Some(request) = request.filter(|request| {

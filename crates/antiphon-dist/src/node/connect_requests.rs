@@ -265,7 +265,7 @@ impl NodeCore {
     fn connected_location(&self, at: SocketAddr, counts_stated: bool) -> Option<Location> {
         let is_connected =
             |peer: &Peer| peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
-        let connected = || self.peers.values().filter(|peer| is_connected(peer));
+        let connected = || self.peers_at(at).map(|(_, peer)| peer).filter(|peer| is_connected(peer));
         let reached = connected().find(|peer| peer.was_reached_at(at));
         let stated = || connected().find(|peer| counts_stated && peer.has_session_at(at));
         reached.or_else(stated)?.location()

@@ -439,12 +439,12 @@ impl NodeCore {
     /// wrong one costs a second dial: a refusal names no node, so the next attempt is for another one.
     fn resume_state_for(&mut self, at: SocketAddr) -> ResumeState {
         let is_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
-        let there = || self.peers.iter().filter(|(_, peer)| is_there(peer));
+        let there = || self.peers_at(at).filter(|(_, peer)| is_there(peer));
         let with_session = there().filter(|(_, peer)| peer.peer_session.is_some()).take(GUESSES_MAX);
         let without_session = there().find(|(_, peer)| peer.peer_session.is_none());
         let mut guesses: Vec<NodeId> =
             [self.dialer.answered_at(at), self.dialer.node_at(at)].into_iter().flatten().collect();
-        guesses.extend(with_session.chain(without_session).map(|(node, _)| *node));
+        guesses.extend(with_session.chain(without_session).map(|(node, _)| node));
         let refused = self.dialer.refused_guesses(at) as usize % (guesses.len() + 1);
         let Some(node) = guesses.get(refused).copied() else {
             return ResumeState::unknown(self.epochs.of_unknown_node());

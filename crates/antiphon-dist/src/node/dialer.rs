@@ -3,13 +3,14 @@
 //! Invariant: this node dials at most one connection at a time to each location. A dial without a connection has a
 //! timer. A dial that nothing needs any more is removed.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, RequestId, Time};
 use antiphon_wire::{HandshakeError, HandshakeFault, Hello, Refusal};
 
+use super::dial_hints::{DialCause, DialHints, WaitingHint};
 use super::driver::{ConnId, Driver, Output};
 use super::peer_session::PeerSession;
 use super::peers::Peer;
@@ -21,12 +22,10 @@ use crate::location::PeerAt;
 /// The pauses between attempts at a location: they double from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
 const PAUSE_LAST: Duration = Duration::from_secs(2);
-/// Dials in one second that others may cause, besides those that have found a new peer.
-const HINTS_PER_SECOND: u32 = 10;
-/// The most locations that wait until they may be dialled.
-const HINTS_WAITING_MAX: usize = 512;
-/// How long they wait. After that, another announcement has come.
+/// How long a location from a datagram waits until it may be dialled. After that, another announcement has come.
 const HINT_WAITS_FOR: Duration = Duration::from_secs(3);
+/// How long this node dials a location to see which node is there.
+const LOOKS_FOR: Duration = Duration::from_secs(1);
 /// How long this node dials a location that it requested from an announce relay.
 const REQUESTED_FOR: Duration = Duration::from_secs(3);
 
@@ -39,48 +38,8 @@ pub(super) struct Dialer {
     pub(super) queries: BTreeMap<u64, ResolveFor>,
     /// Host queries that the driver has not received yet.
     pub(super) unsent_queries: Vec<(u64, String, u16)>,
-    hints: HintBudget,
-    /// The locations that others have named, and that may not be dialled yet.
-    waiting_hints: VecDeque<WaitingHint>,
-}
-
-/// A location that others have named.
-#[derive(Copy, Clone, Debug)]
-struct WaitingHint {
-    at: SocketAddr,
-    /// The node that is dialled there, if that is known.
-    node: Option<NodeId>,
-    /// How long it waits for its turn, and how long it is dialled then.
-    until: Time,
-    dials_for: Duration,
-}
-
-/// Limits the dials that others cause. A dial that finds a new peer gives its place back, so that many nodes that start together
-/// find each other at once: [`HINTS_PER_SECOND`] are under way at a time. What fails, repeats or is not proven counts for its second.
-#[derive(Debug, Default)]
-struct HintBudget {
-    used: u32,
-    since: Time,
-}
-
-impl HintBudget {
-    /// Whether another dial may begin now. Counts it if so.
-    fn take(&mut self, now: Time) -> bool {
-        if now >= self.next_second() {
-            (self.used, self.since) = (0, now);
-        }
-        let may = self.used < HINTS_PER_SECOND;
-        self.used += u32::from(may);
-        may
-    }
-
-    fn give_back(&mut self) {
-        self.used = self.used.saturating_sub(1);
-    }
-
-    fn next_second(&self) -> Time {
-        self.since + Duration::from_secs(1)
-    }
+    /// The dials that others cause.
+    hints: DialHints,
 }
 
 #[derive(Debug)]
@@ -97,14 +56,16 @@ struct DialState {
     refused_guesses: u32,
     conn: Option<ConnId>,
     attempts: u32,
+    /// When the last attempt began.
+    begun: Time,
     /// A new connection is needed beside the present one, which has used up its keys or may be broken.
     renews: bool,
     /// Until then, it is dialled although its node may be connected, to see whether that one is there.
     checks_until: Time,
     /// The present attempt is not for a certain node: it may find one that is connected.
     is_open: bool,
-    /// Only a datagram caused this dial: each attempt counts towards [`HINTS_PER_SECOND`].
-    hinted: bool,
+    /// If only others have caused this dial: each attempt counts towards their budget.
+    hinted: Option<DialCause>,
 }
 
 /// The purpose for which a host is resolved.
@@ -124,18 +85,18 @@ impl DialState {
             refused_guesses: 0,
             conn: None,
             attempts: 0,
+            begun: Time::ZERO,
             renews: false,
             checks_until: Time::ZERO,
             is_open: false,
-            hinted: false,
+            hinted: None,
         }
     }
 }
 
 impl Dialer {
     pub(super) fn has_pending(&self) -> bool {
-        let can_hint = self.hints.used < HINTS_PER_SECOND && !self.waiting_hints.is_empty();
-        can_hint || !self.scheduled.is_empty() || !self.unsent_queries.is_empty()
+        self.hints.is_ready() || !self.scheduled.is_empty() || !self.unsent_queries.is_empty()
     }
 
     /// Whether this node dials a location, or has a connection that it dialled there.
@@ -181,10 +142,11 @@ impl Dialer {
     /// A dial has succeeded; `is_new`: it has found a node without a session.
     pub(super) fn succeeded(&mut self, at: SocketAddr, conn: ConnId, node: NodeId, is_new: bool) {
         if let Some(dial) = self.by_location.get_mut(&at) {
-            if dial.hinted && is_new {
+            let is_expected = dial.node == Some(node);
+            if dial.hinted.is_some() && (is_new || is_expected) {
                 self.hints.give_back();
             }
-            (dial.conn, dial.node, dial.attempts, dial.hinted) = (Some(conn), Some(node), 0, false);
+            (dial.conn, dial.node, dial.attempts, dial.hinted) = (Some(conn), Some(node), 0, None);
             dial.checks_until = Time::ZERO;
         }
     }
@@ -192,6 +154,7 @@ impl Dialer {
 
 impl Dialer {
     pub(super) fn check(&self, timers: &TimerQueue) {
+        self.hints.check();
         for (at, dial) in &self.by_location {
             let is_going_on =
                 dial.conn.is_some() || self.scheduled.contains(at) || timers.has_any(NodeTimer::Dial(*at));
@@ -256,7 +219,12 @@ impl NodeCore {
     /// Whether the node that was reached at a location has a connection, or a session that needs none. A node that only states the
     /// location does not count: another one may be there.
     fn is_connected(&self, at: SocketAddr) -> bool {
-        self.peers.values().any(|peer| peer.was_reached_at(at) && needs_no_dial(peer))
+        self.connected_peer_at(at).is_some()
+    }
+
+    fn connected_peer_at(&self, at: SocketAddr) -> Option<&Peer> {
+        let there = self.peers_at(at).map(|(_, peer)| peer);
+        there.filter(|peer| peer.was_reached_at(at)).find(|peer| needs_no_dial(peer))
     }
 
     /// Whether a node has a connection, or a session that needs none.
@@ -268,13 +236,16 @@ impl NodeCore {
     /// needed.
     pub(super) fn is_found_connected(&mut self, at: SocketAddr, hello: &Hello) -> bool {
         let is_open = self.dialer.by_location.get(&at).is_some_and(|dial| dial.is_open);
-        let Some(peer) = self.peers.get_mut(&sched_node(hello.node)) else { return false };
+        let node = sched_node(hello.node);
+        let Some(peer) = self.peers.get_mut(&node) else { return false };
         let is_continued = |peer_session: &PeerSession| {
             peer_session.conn.is_some() && !peer_session.session.would_be_replaced_by(hello)
         };
         let is_found = is_open && peer.is_at(at) && peer.peer_session.as_deref().is_some_and(is_continued);
         if is_found {
+            self.locations.remove(node, peer);
             peer.reached_at = Some(at);
+            self.locations.add(node, peer);
         }
         is_found
     }
@@ -284,13 +255,44 @@ impl NodeCore {
         self.schedule_dial(at, until);
     }
 
-    /// Dials the location of a session again, at once. If another node is connected that states this location, it is dialled all
-    /// the same: the dial shows which of the two is there.
+    /// Dials the location of a session again: at once if it was reached there before, else when it is its turn. If another node is
+    /// connected that states this location, it is dialled all the same: the dial shows which of the two is there.
     pub(super) fn redial_now(&mut self, node: NodeId, at: SocketAddr) {
-        if self.is_connected(at) {
-            return self.renew_dial(node, at);
+        let until = self.now + self.settings.limits().lost_after;
+        match (self.is_reached(node, at), self.is_connected(at)) {
+            (true, true) => self.renew_dial(node, at),
+            (true, false) => self.dial_node_until(node, at, until),
+            (false, renews) => self.dial_stated(node, at, until, renews),
         }
-        self.dial_node_until(node, at, self.now + self.settings.limits().lost_after);
+    }
+
+    /// Whether this node may dial a peer there without limit: it was reached there before, or the location is configured.
+    fn is_reached(&self, node: NodeId, at: SocketAddr) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.reached_at == Some(at)) || self.is_configured(at)
+    }
+
+    fn is_configured(&self, at: SocketAddr) -> bool {
+        self.dialer.by_location.get(&at).is_some_and(|dial| dial.is_configured)
+    }
+
+    /// Dials a location that a connected peer states, in its turn.
+    fn dial_stated(&mut self, node: NodeId, at: SocketAddr, until: Time, renews: bool) {
+        if !self.settings.is_own(at) && !self.leaving {
+            let (cause, dials_for) = (self.dial_cause_of(node), until.since(self.now));
+            let hint = WaitingHint { at, cause, node: Some(node), until, dials_for, renews, attempts: 0 };
+            self.dial_hinted(hint, Duration::ZERO);
+        }
+    }
+
+    /// What dials of locations count for that a peer states or names. A node that was never met counts for the peer that has named
+    /// it.
+    pub(super) fn dial_cause_of(&self, node: NodeId) -> DialCause {
+        let peer = self.peers.get(&node);
+        if let Some(naming) = peer.and_then(|peer| peer.naming) {
+            return naming.cause;
+        }
+        let remote = peer.and_then(|peer| peer.remote);
+        DialCause::peer(node, remote.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
     }
 
     /// Dials the location of a node until it answers, and retries at most until `until`.
@@ -316,21 +318,19 @@ impl NodeCore {
         }
     }
 
-    /// Dials a location that a node states, to see whether it is there: for one second, if [`HINTS_PER_SECOND`] is not reached. A
-    /// dial that is under way shows that as well, and goes on.
+    /// Dials a second connection to a node at a location that it states, to see whether it is there: for one second, in its turn.
     pub(super) fn look_at(&mut self, node: NodeId, at: SocketAddr) {
-        let is_possible = self.settings.may_dial(at) && !self.settings.is_own(at) && !self.leaving;
-        if !is_possible || !self.dialer.hints.take(self.now) {
-            return;
+        if self.settings.may_dial(at) {
+            self.dial_stated(node, at, self.now + LOOKS_FOR, true);
         }
-        let until = self.now + Duration::from_secs(1);
-        let state = || DialState { hinted: true, node: Some(node), ..DialState::new(until) };
-        let dial = self.dialer.by_location.entry(at).or_insert_with(state);
-        if dial.conn.is_some_and(|conn| self.connections.is_unproven(conn)) {
-            return;
+    }
+
+    /// Dials a second connection to a silent peer, in its turn: the present one may be half open.
+    pub(super) fn look_for_silent(&mut self, node: NodeId, at: SocketAddr) {
+        if self.is_configured(at) {
+            return self.renew_dial(node, at);
         }
-        (dial.conn, dial.checks_until) = (None, until);
-        self.dialer.schedule(at);
+        self.dial_stated(node, at, self.now + self.settings.limits().lost_after, true);
     }
 
     /// Dials a location in this tick. `false` for an own location, or when the node is leaving.
@@ -340,74 +340,127 @@ impl NodeCore {
         }
         let dial = self.dialer.by_location.entry(at).or_insert_with(|| DialState::new(until));
         dial.until = dial.until.max(until);
-        dial.hinted = false;
+        dial.hinted = None;
         self.dialer.schedule(at);
         true
     }
 
-    /// Dials the location of a node from a datagram, and retries for one second, if the settings allow it. Beyond
-    /// [`HINTS_PER_SECOND`] it waits.
-    pub(super) fn dial_hint(&mut self, node: NodeId, at: SocketAddr, after: Duration) -> bool {
+    /// Dials the location of a node from a datagram, in its turn, and retries for one second, if the settings allow it.
+    pub(super) fn dial_hint(
+        &mut self,
+        node: NodeId,
+        at: SocketAddr,
+        from: SocketAddr,
+        after: Duration,
+    ) -> bool {
         let is_dialled = self.dialer.by_location.get(&at).is_some_and(|dial| dial.conn.is_some());
         if is_dialled || !self.settings.may_dial(at) || self.settings.is_own(at) {
             return false;
         }
-        let until = self.now + HINT_WAITS_FOR;
-        let dials_for = Duration::from_secs(1);
-        self.dial_hinted(WaitingHint { at, node: Some(node), until, dials_for }, after)
+        let hint = WaitingHint {
+            at,
+            cause: DialCause::datagram(from.ip()),
+            node: Some(node),
+            until: self.now + HINT_WAITS_FOR,
+            dials_for: Duration::from_secs(1),
+            renews: false,
+            attempts: 0,
+        };
+        self.dial_hinted(hint, after)
     }
 
-    /// Dials the location of a node that was never met, which other nodes have named, at most until `until`. Returns false if the
-    /// settings do not allow it, or too many locations wait for their turn.
-    pub(super) fn dial_named(&mut self, node: NodeId, at: SocketAddr, until: Time) -> bool {
-        let dials_for = until.since(self.now);
-        let is_new = !self.dialer.has(at);
-        if is_new && !self.settings.is_own(at) && !self.leaving {
-            return self.settings.may_dial(at)
-                && self.dial_hinted(WaitingHint { at, node: Some(node), until, dials_for }, Duration::ZERO);
+    /// Dials a node without a session, at most until `until`: at once if it was reached there before, else in its turn. Returns
+    /// false if the settings do not allow it, or too many locations wait for their turn.
+    pub(super) fn dial_node(&mut self, node: NodeId, at: SocketAddr, until: Time) -> bool {
+        if self.is_reached(node, at) || self.settings.is_own(at) || self.leaving {
+            self.dial_node_until(node, at, until);
+            return true;
         }
-        self.dial_node_until(node, at, until);
-        true
+        if let Some(dial) = self.dialer.by_location.get_mut(&at) {
+            (dial.node, dial.until) = (Some(node), dial.until.max(until));
+            self.dialer.schedule(at);
+            return true;
+        }
+        let (cause, dials_for) = (self.dial_cause_of(node), until.since(self.now));
+        let hint = WaitingHint { at, cause, node: Some(node), until, dials_for, renews: false, attempts: 0 };
+        self.settings.may_dial(at) && self.dial_hinted(hint, Duration::ZERO)
     }
 
     fn dial_hinted(&mut self, hint: WaitingHint, after: Duration) -> bool {
-        if self.dialer.hints.take(self.now) {
+        if !self.dialer.hints.is_waiting() && self.dialer.hints.take(self.now) {
             self.begin_hinted_dial(hint, after);
             return true;
         }
-        let waiting = &mut self.dialer.waiting_hints;
-        if waiting.iter().any(|waiting| waiting.at == hint.at) {
-            return true;
+        self.wait_for_turn(hint)
+    }
+
+    fn wait_for_turn(&mut self, hint: WaitingHint) -> bool {
+        let waits = self.dialer.hints.push(hint);
+        if waits {
+            self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
+        } else {
+            self.counts.refusals.dials += 1;
+            if self.may_log("dials", hint.cause) {
+                tracing::warn!(
+                    cause = %hint.cause,
+                    "a peer or host causes too many dials; some are not made (logged at most once an hour)"
+                );
+            }
         }
-        if waiting.len() >= HINTS_WAITING_MAX {
-            return false;
-        }
-        self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
-        waiting.push_back(hint);
-        true
+        waits
     }
 
     fn begin_hinted_dial(&mut self, hint: WaitingHint, after: Duration) {
-        let WaitingHint { at, node, dials_for, .. } = hint;
+        let WaitingHint { at, cause, node, dials_for, renews, attempts, .. } = hint;
+        if let Some(node) = node.filter(|_| renews) {
+            self.renew_dial(node, at);
+        }
         let until = self.now + after + dials_for;
-        let state = || DialState { hinted: true, node, ..DialState::new(until) };
-        self.dialer.by_location.entry(at).or_insert_with(state);
-        self.timers.add(self.now + after, NodeTimer::Dial(at));
+        let state = || DialState { node, attempts, ..DialState::new(until) };
+        let is_new = !self.dialer.has(at);
+        let dial = self.dialer.by_location.entry(at).or_insert_with(state);
+        if is_new || (renews && !dial.is_configured) {
+            (dial.until, dial.hinted) = (until, Some(cause));
+        }
+        if renews {
+            dial.checks_until = until.min(self.now + after + LOOKS_FOR);
+        }
+        if after.is_zero() {
+            self.dialer.schedule(at);
+        } else {
+            self.timers.add(self.now + after, NodeTimer::Dial(at));
+        }
     }
 
     /// Dials locations that waited for their turn.
     pub(super) fn begin_waiting_hints(&mut self) {
-        while let Some(hint) = self.dialer.waiting_hints.front().copied() {
-            let is_connected = hint.node.is_some_and(|node| self.is_node_connected(node));
-            if hint.until < self.now || self.dialer.has(hint.at) || is_connected {
-                self.dialer.waiting_hints.pop_front();
-            } else if self.dialer.hints.take(self.now) {
-                self.dialer.waiting_hints.pop_front();
-                self.begin_hinted_dial(hint, Duration::ZERO);
-            } else {
+        while self.dialer.hints.is_waiting() {
+            if !self.dialer.hints.take(self.now) {
                 self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
                 return;
             }
+            match self.dialer.hints.pop() {
+                Some(hint) if hint.until >= self.now && self.is_needed(&hint) => {
+                    self.begin_hinted_dial(hint, Duration::ZERO);
+                }
+                Some(_) | None => self.dialer.hints.give_back(),
+            }
+        }
+    }
+
+    /// Whether a location that has waited is still to be dialled.
+    fn is_needed(&self, hint: &WaitingHint) -> bool {
+        let Some(node) = hint.node else {
+            return !self.dialer.has(hint.at) && !self.is_connected(hint.at);
+        };
+        if hint.cause.is_datagram() {
+            return !self.dialer.has(hint.at) && !self.is_node_connected(node);
+        }
+        let Some(peer) = self.peers.get(&node) else { return false };
+        match peer.peer_session.as_deref() {
+            Some(_) if hint.renews => true,
+            Some(session) => session.needs_connection() && !self.dialer.has(hint.at),
+            None => !peer.waiting.is_empty() && !self.dialer.has(hint.at),
         }
     }
 
@@ -423,12 +476,12 @@ impl NodeCore {
 
     /// Whether there is a session with a node that was reached at a location.
     pub(super) fn has_reached(&self, at: SocketAddr) -> bool {
-        self.peers.values().any(|peer| peer.was_reached_at(at))
+        self.peers_at(at).any(|(_, peer)| peer.was_reached_at(at))
     }
 
     /// Whether there is a session with a node at a location, which the node may only state.
     pub(super) fn has_session_at(&self, at: SocketAddr) -> bool {
-        self.peers.values().any(|peer| peer.has_session_at(at))
+        self.peers_at(at).any(|(_, peer)| peer.has_session_at(at))
     }
 
     pub(super) fn start_dials(&mut self, driver: &mut impl Driver) {
@@ -454,7 +507,12 @@ impl NodeCore {
                 self.timers.add(self.now + PAUSE_LAST, NodeTimer::Dial(at));
                 continue;
             } else {
-                if self.dialer.by_location.remove(&at).is_some_and(|dial| dial.hinted && dial.attempts == 0) {
+                if self
+                    .dialer
+                    .by_location
+                    .remove(&at)
+                    .is_some_and(|dial| dial.hinted.is_some() && dial.attempts == 0)
+                {
                     self.dialer.hints.give_back();
                 }
                 continue;
@@ -463,6 +521,7 @@ impl NodeCore {
             if let Some(dial) = self.dialer.by_location.get_mut(&at) {
                 dial.conn = Some(conn);
                 dial.attempts += 1;
+                dial.begun = self.now;
             }
             self.set_deadline(conn, self.settings.limits().handshake_timeout);
             driver.output(Output::Dial(conn, at));
@@ -492,6 +551,26 @@ impl NodeCore {
             return;
         };
         dial.conn = None;
+        let (is_hinted, begun, node) = (dial.hinted.is_some(), dial.begun, dial.node);
+        let checks = self.now < dial.checks_until;
+        let found = match node {
+            Some(node) => self.peers.get(&node).filter(|peer| needs_no_dial(peer)),
+            None => self.connected_peer_at(at),
+        };
+        if is_hinted
+            && !checks
+            && let Some(peer) = found
+        {
+            // If the node there has dialled this one meanwhile, the dial does not count. One that states the location of another
+            // host was not there.
+            let has_dialled = peer.peer_session.as_ref().is_some_and(|session| session.connected_at >= begun);
+            if has_dialled && peer.remote == Some(at.ip()) {
+                self.dialer.hints.give_back();
+            }
+            self.dialer.by_location.remove(&at);
+            return;
+        }
+        let Some(dial) = self.dialer.by_location.get_mut(&at) else { return };
         let waits = dial.node.is_some_and(|node| {
             self.peers
                 .get(&node)
@@ -499,9 +578,19 @@ impl NodeCore {
                 .is_some_and(|peer_session| peer_session.conn.is_none())
         });
         let is_over = !dial.is_configured && self.now >= dial.until && !waits;
-        let (is_hinted, attempts) = (dial.hinted, dial.attempts);
-        if is_over || (is_hinted && !self.dialer.hints.take(self.now)) {
+        let DialState { hinted, attempts, until, node, .. } = *dial;
+        if is_over {
             self.dialer.by_location.remove(&at);
+            return;
+        }
+        if let Some(cause) = hinted
+            && (self.dialer.hints.is_waiting() || !self.dialer.hints.take(self.now))
+        {
+            self.dialer.by_location.remove(&at);
+            let dials_for = until.since(self.now);
+            let until = until.max(self.now + HINT_WAITS_FOR);
+            let hint = WaitingHint { at, cause, node, until, dials_for, renews: checks, attempts };
+            self.wait_for_turn(hint);
             return;
         }
         let doubled = PAUSE_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(PAUSE_LAST);
@@ -558,6 +647,18 @@ impl NodeCore {
         self.recheck_connect_requests(at);
         if let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| !dial.is_configured) {
             dial.until = self.now;
+        }
+    }
+
+    /// A dial was not made, because the process keeps its last descriptors for accepting.
+    pub(crate) fn note_few_descriptors(&mut self, to: SocketAddr) {
+        self.counts.dials_without_descriptors += 1;
+        if self.may_log("few descriptors", "") {
+            tracing::warn!(
+                %to,
+                "a dial is not made yet, because the process keeps its last descriptors for connections that it accepts; close some \
+                 connections, or raise the limit of open files (logged at most once an hour)"
+            );
         }
     }
 

@@ -102,7 +102,7 @@ impl NodeCore {
         }
         let spread = self.spread(node.to_bits());
         for at in seen_from(presence.locations.iter(), from) {
-            if self.dial_hint(node, at, spread) {
+            if self.dial_hint(node, at, from, spread) {
                 return;
             }
         }

@@ -201,7 +201,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let request_id = RequestId::from_bits(answer.to.0);
-        self.learn_route(answer.route);
+        self.learn_route(node, answer.route);
         let result = match check_inbound(peer_session.session.tag_name(answer.tag), answer.body) {
             Ok(tag) => match self.acquire_for_reply(node, answer.body.len()) {
                 Ok(permit) => {

@@ -113,8 +113,8 @@ impl NodeCore {
         let is_closed = |peer: &Peer| {
             peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.is_closed())
         };
-        let closed = self.peers.iter().filter(|(_, peer)| is_closed(peer) && peer.has_session_at(at));
-        let closed: Vec<NodeId> = closed.map(|(node, _)| *node).collect();
+        let closed = self.peers_at(at).filter(|(_, peer)| is_closed(peer) && peer.has_session_at(at));
+        let closed: Vec<NodeId> = closed.map(|(node, _)| node).collect();
         closed.iter().for_each(|node| self.reopen(*node));
         !closed.is_empty()
     }

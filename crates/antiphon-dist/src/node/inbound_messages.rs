@@ -43,7 +43,7 @@ impl NodeCore {
         let (to, from, receipt) = (sched_key(message.to), sched_key(message.from), message.receipt);
         let is_open = self.check_reach(node, to);
         if is_open {
-            self.learn_route(message.route);
+            self.learn_route(node, message.route);
         }
         let tag = peer_session.session.tag_name(message.tag);
         tracing::trace!(

@@ -34,8 +34,9 @@ pub struct PeerCursor(#[serde(serialize_with = "as_text")] NodeId);
 
 /// Another node, as this one knows it at the moment of the call.
 ///
-/// A node that is offline stays listed until this node ends, or until its entry makes room for a new one: a node knows at most
-/// 16,384 others.
+/// Of the nodes that are offline, those are listed whose sessions ended last: 256 that have left or were replaced by a restart, 256
+/// that were lost, and those to which something refers. Nodes that others have named are listed while they are remembered. A node knows
+/// at most 16,384 others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PeerInfo {

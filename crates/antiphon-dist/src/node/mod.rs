@@ -17,6 +17,7 @@ mod backlog;
 mod channel_relay_table;
 mod connect_requests;
 mod connections;
+mod dial_hints;
 mod dialer;
 mod disconnect;
 mod discovery;
@@ -27,6 +28,8 @@ mod host_discovery;
 mod idle_close;
 mod inbound_messages;
 mod inspection;
+mod known_nodes;
+mod location_index;
 mod log_throttle;
 mod mailbox_budget;
 mod names;
@@ -79,6 +82,8 @@ use dialer::Dialer;
 use discovery::Discovery;
 use ended_sessions::EndedSessions;
 use host_discovery::HostProbes;
+use known_nodes::{EndedNodes, NamedNodes};
+use location_index::LocationIndex;
 use log_throttle::LogThrottle;
 use names::NameRegistry;
 use peer_watch::PeerWatches;
@@ -97,6 +102,9 @@ pub struct NodeCore {
     timers: TimerQueue,
     connections: Connections,
     peers: BTreeMap<NodeId, Peer>,
+    locations: LocationIndex,
+    named_nodes: NamedNodes,
+    ended_nodes: EndedNodes,
     /// Peers with a session that may have frames to transmit, each once.
     dirty: Vec<NodeId>,
     ended_sessions: EndedSessions,
@@ -199,6 +207,8 @@ pub struct Counts {
     pub broken_connections: u64,
     /// Connections that were lost while the session had unacknowledged frames.
     pub cut_with_unacked: u64,
+    /// Dials that were not made, because the process keeps its last descriptors for accepting.
+    pub dials_without_descriptors: u64,
     /// Refusals to peers because of access policies and limits.
     pub refusals: Refusals,
 }
@@ -215,6 +225,9 @@ impl NodeCore {
             timers: TimerQueue::default(),
             connections: Connections::default(),
             peers: BTreeMap::new(),
+            locations: LocationIndex::default(),
+            named_nodes: NamedNodes::default(),
+            ended_nodes: EndedNodes::default(),
             dirty: Vec::new(),
             ended_sessions: EndedSessions::default(),
             backlogged: BTreeSet::new(),
@@ -403,6 +416,7 @@ impl NodeCore {
             NodeTimer::Credentials => self.on_credentials_due(driver),
             NodeTimer::Announce => self.announce(driver),
             NodeTimer::Hints => self.begin_waiting_hints(),
+            NodeTimer::Named => self.on_named_due(),
         }
     }
 
@@ -476,6 +490,8 @@ impl NodeCore {
         self.check_budgets();
         self.replies.check();
         self.dialer.check(&self.timers);
+        self.check_known_nodes();
+        self.locations.check(&self.peers);
         self.connections.check(&self.timers);
     }
 }

@@ -329,15 +329,9 @@ impl NodeCore {
         let until = self.now + UNREACHED_AFTER;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
-        let (first, was_met) = (peer.waiting.is_empty(), peer.status.is_some());
+        let first = peer.waiting.is_empty();
         if first {
-            // Other nodes have named a node that was never met: they could name any location.
-            let is_dialled = if was_met {
-                self.dial_node_until(node, at, until);
-                true
-            } else {
-                self.dial_named(node, at, until)
-            };
+            let is_dialled = self.dial_node(node, at, until);
             if !is_dialled {
                 return Err(Undelivered::NoNode);
             }
@@ -349,6 +343,7 @@ impl NodeCore {
         }
         peer.waiting.push(queued);
         peer.count_queue(&mut self.queued_total);
+        self.note_use(node);
         Ok(())
     }
 
@@ -359,7 +354,8 @@ impl NodeCore {
         let Some(at) = peer.locations.first().copied() else { return };
         peer.waiting.until = until;
         self.timers.add(until, NodeTimer::Unreached(node));
-        self.dial_node_until(node, at, until);
+        // If too many locations wait, the messages fail when their time is over.
+        self.dial_node(node, at, until);
     }
 
     /// Sends all waiting messages and signals, in order, after a session has started.
@@ -426,6 +422,7 @@ impl NodeCore {
         }
         let waiting = peer.waiting.take();
         peer.count_queue(&mut self.queued_total);
+        self.note_use(node);
         let replies = self.replies.take(node);
         self.release_room_waiters(node);
         for queued in waiting {

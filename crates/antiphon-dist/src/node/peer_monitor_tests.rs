@@ -9,7 +9,6 @@ use std::rc::Rc;
 use antiphon_sched::{ActorId, Cx, Event, ExitReason, Key, MonitorId, NodeId, Signal, Transport, receive};
 
 use super::frames::InboundSignal;
-use super::peers::PEERS_MAX;
 use super::testing::TestCore;
 use crate::error::Status;
 use crate::peer_limits::PeerLimits;
@@ -116,24 +115,6 @@ fn local_and_peer_monitors_have_separate_limits() {
     assert_eq!(test.core.counts().refusals.monitors, 1);
 }
 
-/// Nodes that a peer names fill the free places of the table, but replace no entry. A node that connects replaces one.
-#[test]
-fn peer_table_full_ignores_named_nodes() {
-    let mut test = TestCore::new();
-    let at = [([127, 0, 0, 1], 9).into()];
-    test.core.settings.dial_allow = vec![([127, 0, 0, 0].into(), 8)];
-    let known = test.add_peer(1);
-    for number in 2..PEERS_MAX as u64 + 10 {
-        test.core.learn(NodeId::from_bits(number), "", at.into_iter());
-    }
-    assert_eq!(test.core.peers.len(), PEERS_MAX);
-    assert!(test.core.peers.contains_key(&known));
-    assert!(test.core.peers.contains_key(&NodeId::from_bits(2)), "a named node does not replace another one");
-    // A node that connects has proven its id, and gets a place.
-    assert!(test.core.make_room_for(NodeId::from_bits(1 << 40)));
-    assert_eq!(test.core.peers.len(), PEERS_MAX - 1);
-}
-
 #[test]
 fn failed_monitor_signal_removes_monitor() {
     let mut test = TestCore::new();
@@ -158,6 +139,10 @@ fn waiting_signals_fail_when_lost_node_refuses_dials() {
         let (watcher, _) = spawn_watcher(&mut test);
         let peer = test.core.peers.get_mut(&node).expect("the peer is known");
         (peer.status, peer.locations) = (status, vec![at]);
+        test.core.locations.add(node, peer);
+        if status.is_some() {
+            test.core.remember_ended(node);
+        }
         let id = MonitorId { origin: test.core.me(), number: 1 };
         let target = remote_actor(node, 1);
         test.core.signal(test.core.now, Signal::Monitor { target, id, watcher });

@@ -47,6 +47,8 @@ pub(super) struct PeerSession {
     pub(super) session: Session,
     pub(super) conn: Option<ConnId>,
     pub(super) started: Time,
+    /// When its last connection was proven.
+    pub(super) connected_at: Time,
     /// The peer was asked whether it is still there, since another one may have taken its place.
     inquiry: Option<Inquiry>,
     /// It has not answered this ping in time.
@@ -89,7 +91,7 @@ pub(super) struct Successor {
 
 impl PeerSession {
     /// Whether the session needs a connection and has none.
-    fn needs_connection(&self) -> bool {
+    pub(super) fn needs_connection(&self) -> bool {
         self.conn.is_none() && !self.idle.is_closed()
     }
 
@@ -133,10 +135,14 @@ impl NodeCore {
             return false;
         }
         let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
+        self.locations.remove(node, peer);
         (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
             (name, shown_location, locations, false);
         peer.has_left = false;
+        self.note_met(node);
+        let Some(peer) = self.peers.get_mut(&node) else { return false };
         peer.reached_at = dialled.or(peer.reached_at);
+        self.locations.add(node, peer);
         let was_refused = peer.refusal.take().is_some();
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
@@ -148,6 +154,7 @@ impl NodeCore {
                 session: Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection),
                 conn: None,
                 started: self.now,
+                connected_at: self.now,
                 inquiry: None,
                 silent_since: None,
                 dialled: None,
@@ -170,6 +177,7 @@ impl NodeCore {
             return false;
         }
         (peer_session.refused_dials, peer_session.old_epochs) = (0, 0);
+        peer_session.connected_at = self.now;
         peer_session.idle.set_active(self.now);
         peer_session.dialled = dialled.or(peer_session.dialled);
         let old = peer_session.conn.replace(id).filter(|old| *old != id);
@@ -218,8 +226,8 @@ impl NodeCore {
     /// return: their sessions end. A node that is connected is asked first: it may state a wrong location.
     fn supersede_predecessors(&mut self, node: NodeId, at: SocketAddr, driver: &mut impl Driver) {
         let was_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
-        let old = self.peers.iter().filter(|(id, peer)| **id != node && was_there(peer));
-        let old: Vec<NodeId> = old.map(|(id, _)| *id).collect();
+        let old = self.peers_at(at).filter(|(id, peer)| *id != node && was_there(peer));
+        let old: Vec<NodeId> = old.map(|(id, _)| id).collect();
         for old in old {
             let peer_session = self.peers.get(&old).and_then(|peer| peer.peer_session.as_ref());
             let may_answer = |peer_session: &PeerSession| {
@@ -242,6 +250,7 @@ impl NodeCore {
             peer.replaced_by_restart = true;
         }
         self.drop_waiting(old, Undelivered::NoActor);
+        self.remember_ended(old);
     }
 
     /// A session has started whose peer states the location of another node. If that is an earlier incarnation, it does not
@@ -252,12 +261,13 @@ impl NodeCore {
         let stated: Vec<SocketAddr> =
             peer.locations.iter().copied().filter(|at| Some(*at) != dialled).collect();
         let (mut connected, mut unconnected) = (Vec::new(), BTreeSet::new());
-        for (other, peer) in self.peers.iter().filter(|(other, _)| **other != node) {
+        for other in self.locations.at_any(stated.iter().copied()) {
+            let Some(peer) = self.peers.get(&other).filter(|_| other != node) else { continue };
             let is_there =
                 |at: &SocketAddr| peer.has_session_at(*at) || (!peer.replaced_by_restart && peer.is_at(*at));
             let Some(at) = stated.iter().copied().find(is_there) else { continue };
             if peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some()) {
-                connected.push((*other, at));
+                connected.push((other, at));
             } else {
                 unconnected.insert(at);
             }
@@ -494,8 +504,7 @@ impl NodeCore {
         self.poll_events(node, driver);
     }
 
-    /// Dials a peer that has not dialled again after its connection ended. A location at which it was never reached is dialled within the
-    /// limit of those that members state.
+    /// Dials a peer that has not dialled again after its connection ended.
     pub(super) fn on_redial_due(&mut self, node: NodeId) {
         let now = self.now;
         let Some(peer) = self.peers.get(&node) else { return };
@@ -506,11 +515,7 @@ impl NodeCore {
         if peer.peer_session.as_deref().is_some_and(needs_redial)
             && let Some(at) = peer.locations.first().copied()
         {
-            if peer.was_reached_at(at) {
-                self.redial_now(node, at);
-            } else if !self.dialer.has(at) {
-                self.dial_named(node, at, now + self.settings.limits().lost_after);
-            }
+            self.redial_now(node, at);
         }
     }
 
@@ -633,7 +638,9 @@ impl NodeCore {
                 SessionEvent::Liveness(wire::Liveness::Suspect) => {
                     self.set_status(node, Status::Suspect, driver);
                     // The connection may be half open. A new one shows whether it is, and replaces it.
-                    self.renew(node);
+                    if let Some(at) = self.renewal_location(node) {
+                        self.look_for_silent(node, at);
+                    }
                 }
                 SessionEvent::Liveness(wire::Liveness::Lost) => {
                     self.end_session(node, "the peer was silent for too long", driver)
@@ -655,11 +662,16 @@ impl NodeCore {
     /// Dials a new connection because the present one is exhausted or may be broken. The new connection replaces the
     /// present one when it is proven.
     pub(super) fn renew(&mut self, node: NodeId) {
-        let Some(peer) = self.peers.get(&node) else { return };
-        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
-        if let Some(at) = dialled.or(peer.locations.first().copied()) {
+        if let Some(at) = self.renewal_location(node) {
             self.renew_dial(node, at);
         }
+    }
+
+    /// Where this node dials another connection of a session.
+    fn renewal_location(&self, node: NodeId) -> Option<SocketAddr> {
+        let peer = self.peers.get(&node)?;
+        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
+        dialled.or(peer.locations.first().copied())
     }
 
     /// Excludes a pause of this process from the silence of its peers.
@@ -709,6 +721,8 @@ impl NodeCore {
         }
         self.set_status(node, Status::Offline, driver);
         self.decide_contests_soon(node);
+        self.release_named_by(node);
+        self.remember_ended(node);
         if let Some(disconnect) = disconnect {
             self.complete_close_requests(node, disconnect, driver);
         }

@@ -74,10 +74,9 @@ impl NodeCore {
         let is_unconnected =
             |peer: &Peer| peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.conn.is_none());
         let refused = self
-            .peers
-            .iter()
+            .peers_at(at)
             .filter(|(_, peer)| peer.is_dialled_at(at) && !peer.replaced_by_restart && is_unconnected(peer));
-        let refused: Vec<NodeId> = refused.map(|(node, _)| *node).collect();
+        let refused: Vec<NodeId> = refused.map(|(node, _)| node).collect();
         for node in refused {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
             let is_new = peer.refusal.replace(refusal) != Some(refusal);
@@ -92,15 +91,14 @@ impl NodeCore {
 
     /// No program listens at a location any more: what refused the peers there has gone.
     pub(super) fn clear_refusals(&mut self, at: SocketAddr, driver: &mut impl Driver) {
-        let there =
-            self.peers.iter_mut().filter(|(_, peer)| peer.is_dialled_at(at) && peer.refusal.is_some());
-        let cleared: Vec<NodeId> = there
-            .map(|(node, peer)| {
+        let there = self.peers_at(at).filter(|(_, peer)| peer.is_dialled_at(at) && peer.refusal.is_some());
+        let refused: Vec<NodeId> = there.map(|(node, _)| node).collect();
+        for node in refused {
+            if let Some(peer) = self.peers.get_mut(&node) {
                 peer.refusal = None;
-                *node
-            })
-            .collect();
-        cleared.into_iter().for_each(|node| self.send_status(node, driver));
+            }
+            self.send_status(node, driver);
+        }
     }
 
     /// Sends the status of a peer to the subscribed actors.

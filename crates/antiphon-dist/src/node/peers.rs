@@ -1,20 +1,21 @@
 //! The table of known nodes, and their locations.
 //!
-//! Invariant: the table holds at most [`PEERS_MAX`] nodes. An entry without open operations makes room for a new one.
+//! Invariant: the table holds at most [`PEERS_MAX`] nodes. Those without a session are bounded further (`known_nodes`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use antiphon_sched::{Budget, NodeId, Origin, Undelivered};
-use antiphon_wire::{Limits, Route, Session};
+use antiphon_wire::{Limits, Session};
 
+use super::NodeCore;
 use super::backlog::Backlog;
+use super::known_nodes::{Ended, Naming};
 use super::mailbox_budget::PeerBudget;
 use super::peer_monitors::PeerMonitors;
 use super::peer_session::PeerSession;
 use super::room_waiters::RoomWaiters;
 use super::waiting_outbound::WaitingOutbound;
-use super::{NodeCore, sched_node};
 use crate::certificates::Fingerprint;
 use crate::error::{DialError, Status};
 use crate::location::Location;
@@ -66,6 +67,10 @@ pub(super) struct Peer {
     /// One of the two nodes has ended their session, and neither has connected again since.
     pub(super) no_auto_dial: bool,
     pub(super) monitors: PeerMonitors,
+    /// How it has become known, if it was never met.
+    pub(super) naming: Option<Naming>,
+    /// Its place among the incarnations whose sessions have ended.
+    pub(super) ended: Option<Ended>,
 }
 
 impl Peer {
@@ -108,12 +113,20 @@ impl Peer {
             keep_open: None,
             no_auto_dial: false,
             monitors: PeerMonitors::new(node),
+            naming: None,
+            ended: None,
         }
     }
 
     /// Its budget, which is made when it is first used.
     pub(super) fn budget_in(&mut self, all_peers: &Budget, all_replies: &Budget) -> &mut PeerBudget {
         self.budget.get_or_insert_with(|| Box::new(PeerBudget::new(all_peers, all_replies)))
+    }
+
+    /// After the end of its session: frees what nothing refers to.
+    pub(super) fn release_unused(&mut self) {
+        self.budget.take_if(|budget| budget.bytes() == 0);
+        self.origin.take_if(|origin| origin.requests() == 0);
     }
 
     pub(super) fn location(&self) -> Option<Location> {
@@ -128,6 +141,11 @@ impl Peer {
 
     pub(super) fn is_online(&self) -> bool {
         matches!(self.status, Some(Status::Online | Status::Suspect))
+    }
+
+    /// The locations at which it is shown, may be dialled, or was reached.
+    pub(super) fn all_locations(&self) -> impl Iterator<Item = SocketAddr> {
+        self.locations.iter().chain(&self.shown_location).chain(&self.reached_at).copied()
     }
 
     /// Whether the peer is shown at this location, or may be dialled there.
@@ -228,43 +246,6 @@ impl NodeCore {
             return self.settings.profile.locations.clone();
         }
         self.peers.get(&node).map(|peer| peer.stated_locations.clone()).unwrap_or_default()
-    }
-
-    /// Learns the locations of the nodes that the addresses in a message name.
-    pub(super) fn learn_route(&mut self, route: Route<'_>) {
-        for (node, locations) in route.iter() {
-            self.learn(sched_node(node), "", locations.iter());
-        }
-    }
-
-    /// Adds a node that a peer has named, so that messages to it can be sent. Known nodes are not changed.
-    pub(super) fn learn(&mut self, node: NodeId, name: &str, locations: impl Iterator<Item = SocketAddr>) {
-        if node == self.me || self.peers.contains_key(&node) {
-            return;
-        }
-        // Such a node takes a free place only: it has proven nothing, so no other node is forgotten for it.
-        if self.peers.len() >= PEERS_MAX {
-            return;
-        }
-        let locations: Vec<SocketAddr> = locations.filter(|at| self.settings.may_dial(*at)).collect();
-        if !locations.is_empty() {
-            self.peers.insert(node, Peer::new(node, name, locations));
-        }
-    }
-
-    /// Makes room for a node in the table, if necessary by forgetting an entry without open operations. False if there is
-    /// none.
-    pub(super) fn make_room_for(&mut self, node: NodeId) -> bool {
-        if self.peers.contains_key(&node) || self.peers.len() < PEERS_MAX {
-            return true;
-        }
-        // The caller may hold the session of an online peer, so `peer_session` alone does not show that there is none.
-        let is_idle = |peer: &Peer| peer.peer_session.is_none() && peer.is_forgettable() && !peer.is_online();
-        let replaced_by_restart =
-            self.peers.iter().find(|(_, peer)| peer.replaced_by_restart && is_idle(peer));
-        let removable = replaced_by_restart.or_else(|| self.peers.iter().find(|(_, peer)| is_idle(peer)));
-        let removable = removable.map(|(node, _)| *node);
-        removable.is_some_and(|node| self.peers.remove(&node).is_some())
     }
 
     /// Logs a warning if another node has the name of this peer. Names of nodes are for people only, so both stay.

@@ -160,6 +160,7 @@ impl NodeCore {
         if peer.waiting.withdraw(receipt_number) {
             peer.count_queue(&mut self.queued_total);
             self.release_room_waiters(node);
+            self.note_use(node);
             return Some(Withdrawal::NotSent);
         }
         let session = &mut peer.peer_session.as_mut()?.session;

@@ -48,6 +48,8 @@ pub(super) enum NodeTimer {
     Announce,
     /// Locations that others have named may be dialled again.
     Hints,
+    /// The oldest node that a peer has named may be forgotten.
+    Named,
 }
 
 #[derive(Debug, Default)]

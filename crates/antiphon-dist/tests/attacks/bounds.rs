@@ -65,3 +65,13 @@ pub(crate) fn monitors(limits: &PeerLimits) -> u64 {
 pub(crate) fn rci_actors(quota: u64) -> u64 {
     quota * 4096
 }
+
+/// For the nodes that all peers have named: a full table of peers, each entry with its places in the order of namings.
+pub(crate) fn routes() -> u64 {
+    16_384 * 2048 + SLACK
+}
+
+/// For sessions in which little is sent, and for what is remembered of them.
+pub(crate) fn sessions(count: u64) -> u64 {
+    count * 64 * 1024 + SLACK
+}

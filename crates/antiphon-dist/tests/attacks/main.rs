@@ -19,9 +19,10 @@ mod member;
 mod members;
 mod middle;
 mod payloads;
-mod queues;
 mod protocol;
+mod queues;
 mod records;
+mod routes;
 mod tls;
 mod victim;
 
@@ -81,6 +82,13 @@ fn main() -> ExitCode {
             protocol::monitor_of_unknown_actor_names_target,
             protocol::peer_that_rejects_node_ends_session,
             records::record_tampered_with_costs_only_its_connection,
+            routes::routes_of_one_member_leave_others_theirs,
+            routes::dials_of_one_member_leave_others_theirs,
+            routes::hanging_dials_leave_descriptors_for_newcomers,
+            routes::victim_without_descriptors_rests_and_recovers,
+            routes::silent_members_cause_ten_dials_a_second,
+            routes::closing_members_cause_ten_dials_a_second,
+            routes::short_clients_leave_no_traces,
             tls::tls_middle_with_other_certificate_is_refused,
             tls::tls_unfinished_handshakes_stay_within_their_buffers,
         ],

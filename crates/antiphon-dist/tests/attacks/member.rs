@@ -31,6 +31,12 @@ impl Member {
             .expect("the victim accepts a member")
     }
 
+    /// As [`Self::join`], and claims locations.
+    pub(crate) fn join_from(net: &Net, victim: &Victim, locations: Vec<SocketAddr>) -> Self {
+        let profile = Profile { locations, ..profile(net, &Suite::aead()) };
+        Self::join_as(victim.location.addr(), &profile, 1).expect("the victim accepts a member")
+    }
+
     /// Joins with any node id, locations and epoch.
     pub(crate) fn join_as(victim: SocketAddr, profile: &Profile, epoch: u64) -> Result<Self, Failed> {
         let proven = handshake_on(connect(victim), profile, epoch, |_, _| ())?;

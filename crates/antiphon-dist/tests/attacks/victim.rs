@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use antiphon_dist::node::NodeCore;
 use antiphon_dist::{Config, Location, NetCx, Node, Suite};
@@ -27,12 +28,12 @@ antiphon_sched::wire!(Tally, "attack.tally/1");
 
 /// An order to ask the actor at the address for a [`Tree`]. The reply tells how that request ended.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct AskThere(Addr<Question>, ReplyTo<String>);
+pub(crate) struct AskThere(pub(crate) Addr<Question>, pub(crate) ReplyTo<String>);
 antiphon_sched::wire!(AskThere, "attack.ask-there/1", compact);
 
 /// A request of the victim, after an [`AskThere`].
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Question(ReplyTo<Tree>);
+pub(crate) struct Question(pub(crate) ReplyTo<Tree>);
 antiphon_sched::wire!(Question, "attack.question/1", compact);
 
 /// An order to monitor the actor at the address. The reply tells how its exit value reads.
@@ -67,6 +68,8 @@ pub(crate) struct VictimOptions<'a> {
     pub(crate) peer: Option<Location>,
     /// The size of its mailboxes; the default, if 0.
     pub(crate) mailbox_max: usize,
+    /// The limit on its open descriptors; that of this process, if 0.
+    pub(crate) descriptors_max: usize,
 }
 
 const WEAK_SUITE: &str = "ANTIPHON_VICTIM_WEAK_SUITE";
@@ -86,7 +89,10 @@ impl Victim {
             (DIAL_ALLOW, options.dial_allow),
             (MAILBOX_MAX, &mailbox_max),
         ];
-        let (process, log) = Process::start_logged(net, "victim", options.peer, &variables);
+        let limited = format!("ulimit -n {}; exec \"$0\"", options.descriptors_max);
+        let wrapper = ["sh", "-c", limited.as_str()];
+        let wrapper: &[&str] = if options.descriptors_max > 0 { &wrapper } else { &[] };
+        let (process, log) = Process::start_logged(wrapper, net, "victim", options.peer, &variables);
         let location = process.location();
         Self { process, location, log }
     }
@@ -140,6 +146,14 @@ impl Victim {
 
     pub(crate) fn peak_bytes(&self) -> u64 {
         self.status("VmHWM:")
+    }
+
+    /// The time for which its threads have run.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let path = format!("/proc/{}/schedstat", self.process.id());
+        let all = fs::read_to_string(path).expect("the victim runs");
+        let nanos = all.split(' ').next().and_then(|nanos| nanos.parse().ok());
+        Duration::from_nanos(nanos.expect("the first field is a number"))
     }
 
     fn status(&self, field: &str) -> u64 {

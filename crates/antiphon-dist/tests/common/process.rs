@@ -59,27 +59,30 @@ impl Process {
         tcp_port: u16,
         peer: Option<Location>,
     ) -> Self {
+        Self::launch(Self::command_under(wrapper), net, role, tcp_port, peer).0
+    }
+
+    fn command_under(wrapper: &[&str]) -> Command {
         let program = std::env::current_exe().expect("the system knows the program of this process");
-        let command = match wrapper {
+        match wrapper {
             [] => Command::new(program),
             [first, rest @ ..] => {
                 let mut command = Command::new(first);
                 command.args(rest).arg(program);
                 command
             }
-        };
-        Self::launch(command, net, role, tcp_port, peer).0
+        }
     }
 
-    /// Like [`Process::start`], with environment variables and with the child's log.
+    /// Like [`Process::start`], with a command before the program, with environment variables and with the child's log.
     pub(crate) fn start_logged(
+        wrapper: &[&str],
         net: &Net,
         role: &str,
         peer: Option<Location>,
         variables: &[(&str, &str)],
     ) -> (Self, Log) {
-        let mut command =
-            Command::new(std::env::current_exe().expect("the system knows the program of this process"));
+        let mut command = Self::command_under(wrapper);
         command.envs(variables.iter().copied()).stderr(Stdio::piped());
         let (process, stderr) = Self::launch(command, net, role, 0, peer);
         let mut stderr = stderr.expect("the errors are piped");

@@ -5,7 +5,7 @@
 //! than the end of a session with its peer begins no session, and the end of a session with another peer does not affect
 //! it. The epoch for a peer never falls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::ids::NodeId;
 #[cfg(test)]
@@ -27,12 +27,21 @@ pub struct Epochs {
     next: u64,
     /// The lowest epoch that can still be settled; older ones were sent before the table was cleared.
     floor: u64,
-    settled: BTreeMap<NodeId, u64>,
+    settled: BTreeMap<NodeId, SettledEpoch>,
+    /// The nodes that were forgotten last, with their epochs: those stay settled until handshakes from before are over.
+    forgotten: VecDeque<(NodeId, u64)>,
+}
+
+#[derive(Copy, Clone, Debug)]
+struct SettledEpoch {
+    epoch: u64,
+    /// The node was forgotten, and this side has not proven itself to it since.
+    is_forgotten: bool,
 }
 
 impl Default for Epochs {
     fn default() -> Epochs {
-        Epochs { next: 1, floor: 1, settled: BTreeMap::new() }
+        Epochs { next: 1, floor: 1, settled: BTreeMap::new(), forgotten: VecDeque::new() }
     }
 }
 
@@ -44,7 +53,7 @@ impl Epochs {
 
     /// The epoch for a hello to this node.
     pub fn of(&self, node: NodeId) -> u64 {
-        self.settled.get(&node).copied().unwrap_or(self.next)
+        self.settled.get(&node).map_or(self.next, |settled| settled.epoch)
     }
 
     /// Records that the session with this node has ended, or will be replaced by another.
@@ -64,11 +73,29 @@ impl Epochs {
         is_raised
     }
 
+    /// Nothing refers to this node any more, which has no session. Its epoch is removed when [`FORGOTTEN_MAX`] more nodes are
+    /// forgotten. Then handshakes with an older epoch are refused once: one of them could be older than the end of a session
+    /// with this node.
+    pub fn forget(&mut self, node: NodeId) {
+        let Some(settled) = self.settled.get_mut(&node) else { return };
+        settled.is_forgotten = true;
+        self.forgotten.push_back((node, settled.epoch));
+        if self.forgotten.len() > FORGOTTEN_MAX
+            && let Some((node, epoch)) = self.forgotten.pop_front()
+            && self.settled.get(&node).is_some_and(|settled| settled.is_forgotten && settled.epoch == epoch)
+        {
+            self.settled.remove(&node);
+            self.floor = self.floor.max(epoch);
+        }
+    }
+
     /// Settles the epoch for a node to which this side is about to prove itself, after it sent `epoch` in its hello.
     /// Returns the settled epoch: `epoch`, unless another one was settled before.
     pub(crate) fn settle_for(&mut self, node: NodeId, epoch: u64) -> u64 {
-        if epoch >= self.floor && !self.settled.contains_key(&node) {
-            self.settle(node, epoch);
+        match self.settled.get_mut(&node) {
+            Some(settled) => settled.is_forgotten = false,
+            None if epoch >= self.floor => self.settle(node, epoch),
+            None => {}
         }
         self.of(node)
     }
@@ -77,17 +104,20 @@ impl Epochs {
     /// once.
     fn settle(&mut self, node: NodeId, epoch: u64) {
         if self.settled.len() >= SETTLED_MAX {
-            let highest = self.settled.values().copied().max().unwrap_or(0);
+            let highest = self.settled.values().map(|settled| settled.epoch).max().unwrap_or(0);
             self.settled.clear();
+            self.forgotten.clear();
             self.next = self.next.max(highest) + 1;
             self.floor = self.next;
         }
-        self.settled.insert(node, epoch.max(self.floor));
+        self.settled.insert(node, SettledEpoch { epoch: epoch.max(self.floor), is_forgotten: false });
     }
 }
 
 /// The maximum number of peers with a settled epoch.
 const SETTLED_MAX: usize = 65_536;
+/// The number of forgotten nodes whose epochs stay settled.
+const FORGOTTEN_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -142,6 +172,41 @@ mod tests {
         (10..10 + SETTLED_MAX as u64).for_each(|node| epochs.ended(NodeId(node)));
         assert!(epochs.settled.len() < SETTLED_MAX);
         assert!(epochs.of(PEER) > 1 << 40, "{}", epochs.of(PEER));
+    }
+
+    /// The table does not grow by nodes that are forgotten, and no handshake from before the end of a session begins another.
+    #[test]
+    fn epochs_of_forgotten_nodes_are_removed() {
+        let mut epochs = Epochs::default();
+        let old = epochs.of(PEER);
+        epochs.settle_for(PEER, old);
+        epochs.settle_for(OTHER, old);
+        epochs.ended(PEER);
+        let ended = epochs.of(PEER);
+        epochs.forget(PEER);
+        assert_eq!(epochs.of(PEER), ended, "its handshakes may be under way");
+        for node in 10..10 + 2 * FORGOTTEN_MAX as u64 {
+            epochs.ended(NodeId(node));
+            epochs.forget(NodeId(node));
+        }
+        assert_eq!(epochs.settled.len(), FORGOTTEN_MAX + 1);
+        assert!(epochs.settle_for(PEER, old) > old, "a session with the peer ended after this epoch");
+        assert_eq!(epochs.of(OTHER), old, "a node that is not forgotten keeps its epoch");
+    }
+
+    /// A node that has proven itself after it was forgotten keeps its epoch.
+    #[test]
+    fn epoch_proven_after_forgetting_stays_settled() {
+        let mut epochs = Epochs::default();
+        epochs.ended(PEER);
+        epochs.forget(PEER);
+        let epoch = epochs.of(PEER);
+        epochs.settle_for(PEER, epoch);
+        for node in 10..10 + 2 * FORGOTTEN_MAX as u64 {
+            epochs.ended(NodeId(node));
+            epochs.forget(NodeId(node));
+        }
+        assert_eq!(epochs.of(PEER), epoch);
     }
 
     #[test]

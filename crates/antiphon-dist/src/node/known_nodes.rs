@@ -1,0 +1,603 @@
+//! The nodes without a session that this node remembers: those that peers have named, and incarnations whose sessions have ended.
+//!
+//! A peer names a node by the route of a message, or by its location. Nobody has proven that such a node exists, so each peer has
+//! a quota of them. Beyond it, its oldest that is not in use gives way; in a full table, the oldest of the peer that has named most.
+//! After [`NAMED_FOR`] each gives way. A named node is in use while something waits for a session with it.
+//!
+//! An incarnation whose session has ended stays known for a while, so that addresses of its actors are still refused for the right
+//! reason, and so that its location is dialled when something is sent to it.
+//!
+//! Invariants: an entry of the peer table without a session is in one of these tables, or in use. No message walks a table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use antiphon_sched::{NodeId, Time};
+use antiphon_wire::Route;
+
+use super::dial_hints::DialCause;
+use super::peers::{PEERS_MAX, Peer};
+use super::timers::NodeTimer;
+use super::{NodeCore, sched_node, wire_node};
+
+/// The nodes that one peer may have named. Those of all peers that have gone count together.
+pub(super) const NAMED_MAX: usize = 1024;
+/// How long a named node stays known that nobody uses or names again.
+const NAMED_FOR: Duration = Duration::from_secs(3600);
+/// The ended incarnations that are remembered: those that never return, and as many that are only lost.
+pub(super) const ENDED_MAX: usize = 256;
+/// Entries that one step examines or removes.
+const STEP_MAX: usize = 8;
+
+/// How a node has become known that was never met.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Naming {
+    /// The peer that has named it; `None` if that one has gone.
+    by: Option<NodeId>,
+    /// What dials of the node count for.
+    pub(super) cause: DialCause,
+    /// The place in the order of namings.
+    number: u64,
+    expires: Time,
+    in_use: bool,
+}
+
+/// The nodes that peers have named and that were never met.
+#[derive(Debug, Default)]
+pub(super) struct NamedNodes {
+    /// Those that are not in use, the oldest naming first.
+    unused: BTreeMap<u64, NodeId>,
+    /// All, by the peer that has named them. Peers that have gone are `None` together.
+    by_peer: BTreeMap<Option<NodeId>, NamedByPeer>,
+    /// The same peers by the number of nodes that are not in use.
+    by_count: BTreeSet<(usize, Option<NodeId>)>,
+    last_number: u64,
+    /// When the timer fires, if it is set.
+    timer: Option<Time>,
+}
+
+#[derive(Debug, Default)]
+struct NamedByPeer {
+    unused: BTreeMap<u64, NodeId>,
+    in_use: BTreeMap<u64, NodeId>,
+}
+
+impl NamedByPeer {
+    fn len(&self) -> usize {
+        self.unused.len() + self.in_use.len()
+    }
+}
+
+impl NamedNodes {
+    /// The number of nodes that a peer has named.
+    fn named_by(&self, by: Option<NodeId>) -> usize {
+        self.by_peer.get(&by).map_or(0, NamedByPeer::len)
+    }
+
+    /// The oldest node that a peer has named and that is not in use.
+    fn oldest_of(&self, by: Option<NodeId>) -> Option<NodeId> {
+        self.by_peer.get(&by)?.unused.first_key_value().map(|(_, node)| *node)
+    }
+
+    /// The oldest named node that is not in use.
+    fn oldest(&self) -> Option<NodeId> {
+        self.unused.first_key_value().map(|(_, node)| *node)
+    }
+
+    /// The oldest node that is not in use, of the peer that has named most of them.
+    fn oldest_of_most(&self) -> Option<NodeId> {
+        self.by_count.last().and_then(|(_, by)| self.oldest_of(*by))
+    }
+
+    fn add(&mut self, node: NodeId, naming: Naming) {
+        let of_peer = self.by_peer.entry(naming.by).or_default();
+        if naming.in_use {
+            of_peer.in_use.insert(naming.number, node);
+            return;
+        }
+        let before = of_peer.unused.len();
+        of_peer.unused.insert(naming.number, node);
+        self.unused.insert(naming.number, node);
+        self.count(naming.by, before, before + 1);
+    }
+
+    fn remove(&mut self, naming: Naming) {
+        let Some(of_peer) = self.by_peer.get_mut(&naming.by) else { return };
+        let before = of_peer.unused.len();
+        if naming.in_use {
+            of_peer.in_use.remove(&naming.number);
+        } else {
+            of_peer.unused.remove(&naming.number);
+            self.unused.remove(&naming.number);
+        }
+        let after = of_peer.unused.len();
+        if of_peer.len() == 0 {
+            self.by_peer.remove(&naming.by);
+        }
+        self.count(naming.by, before, after);
+    }
+
+    fn remove_peer(&mut self, by: NodeId) -> Option<NamedByPeer> {
+        let of_peer = self.by_peer.remove(&Some(by))?;
+        self.count(Some(by), of_peer.unused.len(), 0);
+        Some(of_peer)
+    }
+
+    fn count(&mut self, by: Option<NodeId>, before: usize, after: usize) {
+        self.by_count.remove(&(before, by));
+        if after > 0 {
+            self.by_count.insert((after, by));
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    fn check<'a>(&self, peers: impl Iterator<Item = (&'a NodeId, &'a Peer)>) {
+        let mut in_use = 0;
+        let mut unused = 0;
+        for (node, naming) in peers.filter_map(|(node, peer)| Some((node, peer.naming?))) {
+            in_use += usize::from(naming.in_use);
+            if !naming.in_use {
+                unused += 1;
+                assert_eq!(self.unused.get(&naming.number), Some(node), "the order has each unused node");
+            }
+        }
+        assert_eq!(unused, self.unused.len(), "the order has the unused nodes of the table only");
+        assert_eq!(unused, self.by_peer.values().map(|of_peer| of_peer.unused.len()).sum::<usize>());
+        assert_eq!(in_use, self.by_peer.values().map(|of_peer| of_peer.in_use.len()).sum::<usize>());
+        assert!(self.by_count.iter().all(|(count, by)| self.by_peer[by].unused.len() == *count));
+        assert_eq!(unused, self.by_count.iter().map(|(count, _)| count).sum::<usize>());
+        for (by, of_peer) in &self.by_peer {
+            // Those in use outlast the peer that has named them, for the time of a dial.
+            let counted = if by.is_some() { of_peer.len() } else { of_peer.unused.len() };
+            assert!(of_peer.len() > 0 && counted <= NAMED_MAX, "{by:?} has named {counted} nodes");
+        }
+        assert!(self.unused.is_empty() || self.timer.is_some(), "unused nodes expire");
+    }
+}
+
+/// The place of an ended incarnation in its table.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Ended {
+    returns_never: bool,
+    number: u64,
+}
+
+/// The incarnations whose sessions have ended, the first to end first.
+#[derive(Debug, Default)]
+pub(super) struct EndedNodes {
+    /// They have left, or another incarnation has taken their place.
+    never_return: BTreeMap<u64, NodeId>,
+    /// They were lost, and may return.
+    lost: BTreeMap<u64, NodeId>,
+    last_number: u64,
+}
+
+impl EndedNodes {
+    fn table(&mut self, returns_never: bool) -> &mut BTreeMap<u64, NodeId> {
+        if returns_never { &mut self.never_return } else { &mut self.lost }
+    }
+
+    fn add(&mut self, node: NodeId, returns_never: bool) -> Ended {
+        self.last_number += 1;
+        let number = self.last_number;
+        self.table(returns_never).insert(number, node);
+        Ended { returns_never, number }
+    }
+
+    fn remove(&mut self, ended: Ended) {
+        self.table(ended.returns_never).remove(&ended.number);
+    }
+
+    /// Takes the first to end out of a table. The caller forgets it, or adds it again as the last.
+    fn pop(&mut self, returns_never: bool) -> Option<NodeId> {
+        self.table(returns_never).pop_first().map(|(_, node)| node)
+    }
+
+    fn check<'a>(&self, peers: impl Iterator<Item = (&'a NodeId, &'a Peer)>) {
+        let mut count = 0;
+        for (node, ended) in peers.filter_map(|(node, peer)| Some((node, peer.ended?))) {
+            let table = if ended.returns_never { &self.never_return } else { &self.lost };
+            assert_eq!(table.get(&ended.number), Some(node), "the table has each ended incarnation");
+            count += 1;
+        }
+        assert_eq!(count, self.never_return.len() + self.lost.len(), "the tables have ended ones only");
+    }
+}
+
+impl NodeCore {
+    /// Learns the locations of the nodes that the addresses in a message of a peer name.
+    pub(super) fn learn_route(&mut self, by: NodeId, route: Route<'_>) {
+        for (node, locations) in route.iter() {
+            self.learn(by, sched_node(node), "", locations.iter());
+        }
+    }
+
+    /// Adds a node that a peer has named, so that messages to it can be sent. Nodes that were met are not changed.
+    pub(super) fn learn(
+        &mut self,
+        by: NodeId,
+        node: NodeId,
+        name: &str,
+        locations: impl Iterator<Item = SocketAddr>,
+    ) {
+        if node == self.me {
+            return;
+        }
+        if self.peers.contains_key(&node) {
+            return self.renew_naming(by, node);
+        }
+        let locations: Vec<SocketAddr> = locations.filter(|at| self.settings.may_dial(*at)).collect();
+        if locations.is_empty() || !self.make_room_for_named(by) {
+            return;
+        }
+        let naming = Naming {
+            by: Some(by),
+            cause: self.dial_cause_of(by),
+            number: self.named_nodes.next_number(),
+            expires: self.now + NAMED_FOR,
+            in_use: false,
+        };
+        self.named_nodes.add(node, naming);
+        let mut peer = Peer::new(node, name, locations);
+        peer.naming = Some(naming);
+        self.locations.add(node, &peer);
+        self.peers.insert(node, peer);
+        self.arm_named_timer();
+    }
+
+    /// A peer has named a node again: it counts as named now.
+    fn renew_naming(&mut self, by: NodeId, node: NodeId) {
+        let Some(naming) = self.peers.get_mut(&node).and_then(|peer| peer.naming.as_mut()) else { return };
+        if naming.by == Some(by) {
+            self.named_nodes.remove(*naming);
+            naming.number = self.named_nodes.next_number();
+            naming.expires = self.now + NAMED_FOR;
+            self.named_nodes.add(node, *naming);
+        }
+    }
+
+    /// Makes room for one more node that a peer names. False if all that it could replace are in use.
+    fn make_room_for_named(&mut self, by: NodeId) -> bool {
+        let is_over_quota = self.named_nodes.named_by(Some(by)) >= NAMED_MAX;
+        let is_full = self.peers.len() >= PEERS_MAX;
+        if !is_over_quota && !is_full {
+            return true;
+        }
+        let mut oldest = self.named_nodes.oldest_of(Some(by));
+        if !is_over_quota {
+            oldest = self.named_nodes.oldest_of_most();
+        }
+        self.counts.refusals.routes += 1;
+        self.log_refused(by, "routes", "names more nodes than it may");
+        let Some(oldest) = oldest else { return false };
+        self.forget_peer(oldest);
+        true
+    }
+
+    /// What waits for a session with a node has changed: a node that was never met gives way to no other while something waits.
+    pub(super) fn note_use(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let in_use = !peer.waiting.is_empty();
+        if let Some(naming) = peer.naming.as_mut().filter(|naming| naming.in_use != in_use) {
+            self.named_nodes.remove(*naming);
+            naming.in_use = in_use;
+            self.named_nodes.add(node, *naming);
+            self.arm_named_timer();
+        }
+    }
+
+    /// A peer has no session any more: the nodes that it has named count together with those of others that have gone.
+    pub(super) fn release_named_by(&mut self, by: NodeId) {
+        let Some(of_peer) = self.named_nodes.remove_peer(by) else { return };
+        for node in of_peer.unused.values().chain(of_peer.in_use.values()) {
+            if let Some(naming) = self.peers.get_mut(node).and_then(|peer| peer.naming.as_mut()) {
+                naming.by = None;
+                self.named_nodes.add(*node, *naming);
+            }
+        }
+        while self.named_nodes.named_by(None) > NAMED_MAX
+            && let Some(oldest) = self.named_nodes.oldest_of(None)
+        {
+            self.forget_peer(oldest);
+        }
+    }
+
+    fn arm_named_timer(&mut self) {
+        if self.named_nodes.timer.is_some() {
+            return;
+        }
+        let oldest = self.named_nodes.oldest().and_then(|node| self.peers.get(&node));
+        let Some(naming) = oldest.and_then(|peer| peer.naming) else { return };
+        let at = naming.expires.max(self.now);
+        self.named_nodes.timer = Some(at);
+        self.timers.add(at, NodeTimer::Named);
+    }
+
+    /// Forgets named nodes whose time is over.
+    pub(super) fn on_named_due(&mut self) {
+        self.named_nodes.timer = None;
+        for _ in 0..STEP_MAX {
+            let Some(oldest) = self.named_nodes.oldest() else { break };
+            let naming = self.peers.get(&oldest).and_then(|peer| peer.naming);
+            if naming.is_some_and(|naming| naming.expires > self.now) {
+                break;
+            }
+            self.forget_peer(oldest);
+        }
+        self.arm_named_timer();
+    }
+
+    /// Makes room for a node in the table, if necessary by forgetting an entry without open operations. False if there is
+    /// none.
+    pub(super) fn make_room_for(&mut self, node: NodeId) -> bool {
+        if self.peers.contains_key(&node) || self.peers.len() < PEERS_MAX {
+            return true;
+        }
+        if let Some(oldest) = self.named_nodes.oldest_of_most() {
+            self.forget_peer(oldest);
+            return true;
+        }
+        self.forget_ended(true, 0) || self.forget_ended(false, 0)
+    }
+
+    /// Enters an incarnation whose session has ended, or which has become known not to return, into its table. Forgets the first
+    /// ones to end beyond [`ENDED_MAX`].
+    pub(super) fn remember_ended(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.peer_session.is_none()) else { return };
+        let returns_never = peer.has_left || peer.replaced_by_restart;
+        if let Some(before) = peer.ended.take() {
+            self.ended_nodes.remove(before);
+        }
+        peer.ended = Some(self.ended_nodes.add(node, returns_never));
+        peer.release_unused();
+        self.forget_ended(returns_never, ENDED_MAX);
+    }
+
+    /// Forgets the first ended incarnations of a table beyond `kept`, unless something refers to them. Whether it has forgotten
+    /// one.
+    fn forget_ended(&mut self, returns_never: bool, kept: usize) -> bool {
+        let mut has_forgotten = false;
+        for _ in 0..STEP_MAX {
+            if self.ended_nodes.table(returns_never).len() <= kept || (kept == 0 && has_forgotten) {
+                break;
+            }
+            let Some(node) = self.ended_nodes.pop(returns_never) else { break };
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            if peer.has_nothing_open() {
+                peer.ended = None;
+                self.forget_peer(node);
+                has_forgotten = true;
+            } else {
+                peer.ended = Some(self.ended_nodes.add(node, returns_never));
+            }
+        }
+        has_forgotten
+    }
+
+    /// A node has a session: it is neither only named nor ended.
+    pub(super) fn note_met(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if let Some(naming) = peer.naming.take() {
+            self.named_nodes.remove(naming);
+        }
+        if let Some(ended) = peer.ended.take() {
+            self.ended_nodes.remove(ended);
+        }
+    }
+
+    /// Removes a node without a session and without open operations from all tables.
+    fn forget_peer(&mut self, node: NodeId) {
+        self.note_met(node);
+        if let Some(peer) = self.peers.remove(&node) {
+            self.locations.remove(node, &peer);
+        }
+        self.backlogged.remove(&node);
+        self.holding_credit.remove(&node);
+        self.with_room_waiters.remove(&node);
+        self.epochs.forget(wire_node(node));
+    }
+
+    pub(super) fn check_known_nodes(&self) {
+        self.named_nodes.check(self.peers.iter());
+        self.ended_nodes.check(self.peers.iter());
+        for (node, peer) in &self.peers {
+            let has_place = peer.peer_session.is_some() || peer.naming.is_some() || peer.ended.is_some();
+            assert!(has_place || peer.status.is_none(), "{node} is in no table");
+            assert!(peer.peer_session.is_none() || (peer.naming.is_none() && peer.ended.is_none()));
+            let is_used = peer.naming.is_some_and(|naming| naming.in_use);
+            assert!(
+                peer.naming.is_none() || is_used != peer.waiting.is_empty(),
+                "a named node is in use while something waits for it"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use antiphon_sched::{ActorId, Key, MonitorId, Signal, Transport, Undelivered};
+
+    use super::super::testing::TestCore;
+    use super::*;
+    use crate::error::Status;
+
+    fn node(number: u64) -> NodeId {
+        NodeId::from_bits(number)
+    }
+
+    impl TestCore {
+        fn dialling_loopback() -> Self {
+            let mut test = Self::new();
+            test.core.settings.dial_allow = vec![([127, 0, 0, 0].into(), 8)];
+            test
+        }
+
+        fn learn(&mut self, by: u64, named: u64) {
+            let at = ([127, 0, 0, 1], 9).into();
+            self.core.learn(node(by), node(named), "", std::iter::once(at));
+        }
+
+        fn knows(&self, number: u64) -> bool {
+            self.core.peers.contains_key(&node(number))
+        }
+
+        /// Sends a signal that waits for a session with the node.
+        fn send_signal(&mut self, to: u64) {
+            let id = MonitorId { origin: self.core.me(), number: to };
+            let target = ActorId::new(node(to), Key::from_bits(1));
+            self.core.signal(self.core.now, Signal::Monitor { target, id, watcher: Key::from_bits(1) });
+        }
+
+        /// A peer that has been connected and is not any more.
+        fn add_ended(&mut self, number: u64, has_left: bool) {
+            let node = self.add_peer(number);
+            let peer = self.core.peers.get_mut(&node).expect("it is added");
+            (peer.status, peer.has_left) = (Some(Status::Offline), has_left);
+            self.core.remember_ended(node);
+        }
+    }
+
+    /// A peer that names very many nodes replaces its own only: those of another one stay.
+    #[test]
+    fn named_nodes_over_quota_replace_own_oldest() {
+        let mut test = TestCore::dialling_loopback();
+        test.learn(1, 100);
+        (1000..18_000).for_each(|number| test.learn(2, number));
+        assert_eq!(test.core.peers.len(), NAMED_MAX + 1);
+        assert!(test.knows(100) && test.knows(17_999) && !test.knows(1000));
+        assert_eq!(test.core.counts.refusals.routes, 17_000 - NAMED_MAX as u64);
+        test.learn(1, 101);
+        assert!(test.knows(101));
+        // The peer names its oldest again: then another one is the oldest.
+        let oldest = 18_000 - NAMED_MAX as u64;
+        test.learn(2, oldest);
+        test.learn(2, 18_000);
+        assert!(test.knows(oldest) && !test.knows(oldest + 1));
+        test.core.check_known_nodes();
+    }
+
+    #[test]
+    fn named_node_in_use_gives_way_to_none() {
+        let mut test = TestCore::dialling_loopback();
+        test.learn(2, 100);
+        test.send_signal(100);
+        (1000..5000).for_each(|number| test.learn(2, number));
+        assert!(test.knows(100));
+        test.core.check_known_nodes();
+        test.core.drop_waiting(node(100), Undelivered::NoNode);
+        test.learn(2, 5000);
+        assert!(!test.knows(100), "nothing waits for it any more");
+        test.core.check_known_nodes();
+    }
+
+    /// When all nodes that a peer has named are in use, further ones are not remembered.
+    #[test]
+    fn named_nodes_all_in_use_refuse_another() {
+        let mut test = TestCore::dialling_loopback();
+        for number in 1000..1000 + NAMED_MAX as u64 {
+            test.learn(2, number);
+            let peer = test.core.peers.get_mut(&node(number)).expect("it is known");
+            // Reached before: so dials of it are not limited, and each signal can wait.
+            peer.reached_at = peer.locations.first().copied();
+            test.send_signal(number);
+        }
+        test.learn(2, 5000);
+        test.learn(3, 5001);
+        assert!(!test.knows(5000) && test.knows(5001));
+        test.core.check_known_nodes();
+    }
+
+    /// The nodes that peers have named that are gone share one quota.
+    #[test]
+    fn nodes_named_by_gone_peers_share_quota() {
+        let mut test = TestCore::dialling_loopback();
+        for by in 1..=20 {
+            (0..NAMED_MAX as u64).for_each(|number| test.learn(by, by * 10_000 + number));
+            test.core.release_named_by(node(by));
+            test.core.check_known_nodes();
+        }
+        assert_eq!(test.core.peers.len(), NAMED_MAX);
+        assert!(test.knows(200_000) && !test.knows(190_000));
+    }
+
+    #[test]
+    fn named_node_unused_expires_after_an_hour() {
+        let mut test = TestCore::dialling_loopback();
+        (1000..1100).for_each(|number| test.learn(2, number));
+        test.core.now = test.core.now + NAMED_FOR / 2;
+        test.learn(2, 1000);
+        test.learn(2, 1100);
+        test.core.now = test.core.now + NAMED_FOR / 2;
+        let mut due = 0;
+        while test.core.timers.next().is_some_and(|at| at <= test.core.now) {
+            assert_eq!(test.core.timers.take_due(test.core.now), Some(NodeTimer::Named));
+            test.core.on_named_due();
+            test.core.check_known_nodes();
+            due += 1;
+        }
+        assert!((100 / STEP_MAX..20).contains(&due), "each step is short: {due}");
+        assert_eq!(test.core.peers.keys().copied().collect::<Vec<_>>(), [node(1000), node(1100)]);
+    }
+
+    /// A node that connects replaces a named one in a full table, and then an ended one.
+    #[test]
+    fn full_table_makes_room_for_proven_node() {
+        let mut test = TestCore::dialling_loopback();
+        test.add_ended(1, false);
+        (2..10).for_each(|number| _ = test.add_peer(number));
+        (100..103).for_each(|number| test.learn(10, number));
+        for by in 20.. {
+            (0..NAMED_MAX as u64).for_each(|number| test.learn(by, by * 10_000 + number));
+            if test.core.peers.len() == PEERS_MAX {
+                break;
+            }
+        }
+        assert_eq!(test.core.peers.len(), PEERS_MAX);
+        assert!(test.core.make_room_for(node(1 << 40)));
+        assert!(test.knows(1) && test.knows(100), "a node of the peer that has named most gives way");
+        test.learn(12, 200);
+        test.learn(12, 201);
+        assert!(test.knows(200) && test.knows(201) && test.knows(100));
+        assert_eq!(test.core.peers.len(), PEERS_MAX);
+        test.core.check_known_nodes();
+        while let Some(oldest) = test.core.named_nodes.oldest() {
+            test.core.forget_peer(oldest);
+        }
+        (0..PEERS_MAX as u64).for_each(|number| _ = test.add_peer(1000 + number));
+        assert!(test.core.peers.len() > PEERS_MAX);
+        assert!(test.core.make_room_for(node(1 << 40)) && !test.knows(1));
+        assert!(!test.core.make_room_for(node(1 << 40)), "all others have sessions");
+    }
+
+    #[test]
+    fn ended_incarnations_over_limit_are_forgotten() {
+        let mut test = TestCore::dialling_loopback();
+        test.add_ended(1, false);
+        test.add_ended(2, true);
+        // Something refers to it: a local actor monitors one of its actors.
+        let id = MonitorId { origin: test.core.me(), number: 1 };
+        let peer = test.core.peers.get_mut(&node(2)).expect("it is added");
+        peer.monitors.add_local_watcher(Key::from_bits(1), id, ActorId::new(node(2), Key::from_bits(1)));
+        for number in 1000..3000 {
+            test.add_ended(number, true);
+            test.core.check_known_nodes();
+        }
+        assert_eq!(test.core.peers.len(), ENDED_MAX + 1);
+        assert!(test.knows(1), "those that never return do not replace those that may");
+        assert!(test.knows(2) && test.knows(2999) && !test.knows(1000));
+        for number in 3000..4000 {
+            test.add_ended(number, false);
+        }
+        assert_eq!(test.core.peers.len(), 2 * ENDED_MAX);
+        assert!(!test.knows(1) && test.knows(2));
+        // One of them returns.
+        test.core.note_met(node(3999));
+        (4000..4300).for_each(|number| test.add_ended(number, false));
+        assert!(test.knows(3999) && !test.knows(3998));
+    }
+}

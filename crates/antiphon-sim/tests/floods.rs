@@ -83,8 +83,8 @@ fn nodes_flooding_each_other_both_finish() {
         let results: [Rc<RefCell<Results>>; 2] = Default::default();
         for (host, results) in (1..).zip(&results) {
             let (results, reply_bytes) = (results.clone(), if seed % 3 == 0 { 50_000 } else { 3_000 });
-            world.add_node(at(host), &config, |sched| {
-                spawn_flood(sched, at(3 - host), reply_bytes, results);
+            world.add_node(at(host), &config, move |sched| {
+                spawn_flood(sched, at(3 - host), reply_bytes, results.clone());
             });
         }
         world.run_for(secs(120));

@@ -8,9 +8,9 @@ mod test_peer;
 
 use super::*;
 use crate::bytes::Field;
-use crate::frame::{Close, CloseReason, Fragment, FragmentPart, Monitor, Tag};
+use crate::frame::{Close, CloseReason, Fragment, FragmentPart, Monitor, NodeAt, Tag};
 use crate::handshake::Refusal;
-use crate::{Keyring, Secret};
+use crate::{Keyring, Locations, Secret};
 use proptest::strategy::{Just, Strategy};
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::Cell;

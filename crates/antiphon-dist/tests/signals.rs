@@ -53,7 +53,9 @@ fn play(role: &Role) {
                 }
                 receive()
             });
-            let joined = node.run_with(move |handle| handle.join::<()>(actor, secs(30)));
+            // Made before the run, so that the signal cannot come before it.
+            let actor = node.join_handle::<()>(actor);
+            let joined = node.run_with(move |_| actor.join(secs(30)));
             process::send_line(format_args!("joined {:?}", joined.expect("the node runs")));
         }
         "after" => {

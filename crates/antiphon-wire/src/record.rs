@@ -246,6 +246,17 @@ mod tests {
     }
 
     #[test]
+    fn record_over_limit_is_refused() {
+        let opener = Opener::new(Suite::Plain, &[], 40_000, AMPLE);
+        let header = |length: u16| {
+            let [low, high] = length.to_le_bytes();
+            opener.record_bytes([low, high, RECORD_VERSION, 0])
+        };
+        assert_eq!(header(39_996), Ok(40_000));
+        assert_eq!(header(39_997), Err(RecordError::Length { length: 40_001, least: 4, most: 40_000 }));
+    }
+
+    #[test]
     fn record_with_flipped_bit_is_unauthentic() {
         for suite in ALL.into_iter().filter(|suite| suite.tag_bytes() > 0) {
             let (mut sealer, _) = pair(suite, AMPLE);

@@ -649,6 +649,9 @@ impl NodeCore {
                 SessionEvent::Renew => self.renew(node),
                 SessionEvent::Unresponsive => {
                     self.counts.unresponsive += 1;
+                    if self.may_log("takes no answers", node) {
+                        tracing::warn!(%node, "a peer takes none of the answers that it causes; its session ends (logged at most once an hour)");
+                    }
                     self.end_session(
                         node,
                         "the peer takes no answers, and acknowledged nothing for `peer_timeout`",

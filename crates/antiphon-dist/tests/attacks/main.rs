@@ -77,6 +77,7 @@ fn main() -> ExitCode {
             queues::frames_unacknowledged_are_kept_within_bound,
             queues::pauses_beside_long_queue_leave_others_their_share,
             queues::small_messages_for_sleepers_wait_at_sender,
+            protocol::announce_relays_are_served_once_a_second,
             protocol::lookup_with_used_number_replaces_earlier,
             protocol::member_that_broke_protocol_receives_close,
             protocol::monitor_of_unknown_actor_names_target,

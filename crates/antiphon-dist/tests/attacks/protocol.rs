@@ -1,14 +1,18 @@
 //! Members that keep to the protocol at its edges, or do not: what the node answers is what PROTOCOL.md says.
 
+use std::num::NonZeroU64;
+
 use antiphon_wire::frame::{
-    Ack, Close, CloseReason, DownReason, Found, FragmentPart, Lookup, LookupResult, Monitor, NameSpace,
+    Ack, AnnounceRelay, Close, CloseReason, DownReason, Found, FragmentPart, Lookup, LookupResult, Monitor,
+    NameSpace,
 };
 use antiphon_wire::{Frame, Key};
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
-use crate::common::wait_for;
+use crate::common::{Net, wait_for};
 use crate::member::{Member, RawMember};
+use crate::victim::VictimOptions;
 
 /// A key that no actor of the victim has.
 const UNKNOWN: Key = Key(1 << 40);
@@ -48,6 +52,18 @@ pub(crate) fn lookup_with_used_number_replaces_earlier() {
     });
     assert_eq!(attack.victim.count("lookups"), 0);
     attack.end("lookups with one number", bounds::member(&antiphon_dist::Limits::default()));
+}
+
+/// A member asks to be announced many times at once: it is announced once in a second.
+pub(crate) fn announce_relays_are_served_once_a_second() {
+    let mut attack = AttackTest::on(Net::new(), VictimOptions::default());
+    let mut member = Member::join(&attack.net, &attack.victim);
+    let asked = (1..=100).filter_map(NonZeroU64::new);
+    asked.for_each(|request| member.send(&AnnounceRelay { request }.into(), |_| ()));
+    member.run_until_acknowledged(|_| ());
+    // Two are served if a second ends between them.
+    attack.victim.wait_for_count("refused_messages", 98);
+    attack.end("announce relays", bounds::member(&antiphon_dist::Limits::default()));
 }
 
 /// A node says by its last frame that the member broke the protocol.

@@ -132,6 +132,7 @@ pub(crate) fn answers_untaken_end_session() {
     let sent = member.flood_until_closed(&frames);
     println!("{sent} frames, {} answers arrived in {:?}", member.answers, begun.elapsed());
     attack.victim.wait_for_count("unresponsive", 1);
+    attack.victim.has_logged_once("takes none of the answers");
     attack.end("untaken answers", bounds::unread_session(&Limits::default()));
 }
 

@@ -93,9 +93,9 @@ const ASK_WITHIN: Duration = secs(2);
 const SLICE: Duration = millis(100);
 /// The bytes that may wait in the queue to one peer.
 const BUDGET: u64 = 256 * 1024;
-/// The bytes of one peer that wait for full mailboxes, at most: what each receiver gets before the pause reaches its senders.
-/// (The limit of the node is much higher: 128 MiB.)
-const BACKLOG_BYTES_MAX: u64 = 2 * BUDGET;
+/// The bytes of one peer that wait for full mailboxes, at most: what each receiver gets before the pause reaches its senders,
+/// which is less than one window. (The limit of the node is much higher: 128 MiB.)
+const BACKLOG_BYTES_MAX: u64 = 4 * BUDGET;
 /// The most addresses in one page.
 const PAGE: usize = 250;
 

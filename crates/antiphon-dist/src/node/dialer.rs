@@ -244,7 +244,7 @@ impl NodeCore {
         let is_found = is_open && peer.is_at(at) && peer.peer_session.as_deref().is_some_and(is_continued);
         if is_found {
             self.locations.remove(node, peer);
-            peer.reached_at = Some(at);
+            peer.found_at = Some(at);
             self.locations.add(node, peer);
         }
         is_found
@@ -268,7 +268,7 @@ impl NodeCore {
 
     /// Whether this node may dial a peer there without limit: it was reached there before, or the location is configured.
     fn is_reached(&self, node: NodeId, at: SocketAddr) -> bool {
-        self.peers.get(&node).is_some_and(|peer| peer.reached_at == Some(at)) || self.is_configured(at)
+        self.peers.get(&node).is_some_and(|peer| peer.was_found_at(at)) || self.is_configured(at)
     }
 
     fn is_configured(&self, at: SocketAddr) -> bool {
@@ -412,18 +412,21 @@ impl NodeCore {
 
     fn begin_hinted_dial(&mut self, hint: WaitingHint, after: Duration) {
         let WaitingHint { at, cause, node, dials_for, renews, attempts, .. } = hint;
-        if let Some(node) = node.filter(|_| renews) {
-            self.renew_dial(node, at);
-        }
         let until = self.now + after + dials_for;
-        let state = || DialState { node, attempts, ..DialState::new(until) };
+        let state = || DialState { node, attempts, hinted: Some(cause), ..DialState::new(until) };
         let is_new = !self.dialer.has(at);
         let dial = self.dialer.by_location.entry(at).or_insert_with(state);
-        if is_new || (renews && !dial.is_configured) {
-            (dial.until, dial.hinted) = (until, Some(cause));
-        }
         if renews {
+            // A dial that is under way shows as well which node is there, and goes on. One for other reasons keeps its node and its time.
+            let is_under_way = dial.conn.is_some_and(|conn| self.connections.is_unproven(conn));
+            if !is_under_way {
+                (dial.conn, dial.renews) = (None, true);
+            }
+            dial.until = dial.until.max(until);
             dial.checks_until = until.min(self.now + after + LOOKS_FOR);
+        }
+        if !is_new && !renews {
+            return self.dialer.hints.give_back();
         }
         if after.is_zero() {
             self.dialer.schedule(at);

@@ -132,7 +132,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         peer.no_auto_dial = true;
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
-        let reached = dialled.into_iter().chain(peer.reached_at);
+        let reached = dialled.into_iter().chain(peer.reached_at).chain(peer.found_at);
         let stated = peer.locations.iter().chain(&peer.shown_location).copied();
         let dialled_for_it = stated.filter(|at| self.dialer.node_at(*at) == Some(node));
         let all: Vec<SocketAddr> = reached.chain(dialled_for_it).collect();

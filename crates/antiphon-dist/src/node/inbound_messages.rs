@@ -72,7 +72,7 @@ impl NodeCore {
             self.pause(node, peer_session, to.actor(), driver);
         }
         if is_check_due {
-            self.hold_credit(node, peer_session, to.actor());
+            self.hold_credit(node, peer_session, to.actor(), driver);
         }
     }
 
@@ -113,9 +113,13 @@ impl NodeCore {
         item: BacklogItem,
         driver: &mut impl Driver,
     ) {
+        // The credit of a `Down` is returned at once, as that of all answers: PROTOCOL.md requires it.
+        let is_answer = matches!(item, BacklogItem::Signal(InboundSignal::Down { .. }));
         self.add_entry(node, actor, item, None, driver);
         self.pause(node, peer_session, actor, driver);
-        self.hold_credit(node, peer_session, actor);
+        if !is_answer {
+            self.hold_credit(node, peer_session, actor, driver);
+        }
     }
 
     /// Adds an entry to the backlog of a peer, and registers the actor for room in its mailbox.
@@ -163,8 +167,17 @@ impl NodeCore {
     }
 
     /// Holds the credit of the present frame if the peer uses too many bytes.
-    fn hold_credit(&mut self, node: NodeId, peer_session: &mut PeerSession, actor: Key) {
-        if self.must_hold_credit(node, Some(actor)) {
+    fn hold_credit(
+        &mut self,
+        node: NodeId,
+        peer_session: &mut PeerSession,
+        actor: Key,
+        driver: &mut impl Driver,
+    ) {
+        // What is counted for actors that have taken all is removed first.
+        if self.must_hold_credit(node, Some(actor))
+            && (!self.sweep_budgets(driver) || self.must_hold_credit(node, Some(actor)))
+        {
             let credit = peer_session.session.hold();
             peer_session.held_credit.push(credit);
             self.holding_credit.insert(node);
@@ -172,7 +185,8 @@ impl NodeCore {
     }
 
     /// Returns the credit that was held, to the peers that use fewer bytes again.
-    fn release_credit(&mut self) {
+    fn release_credit(&mut self, driver: &mut impl Driver) {
+        self.sweep_budgets(driver);
         for node in std::mem::take(&mut self.holding_credit) {
             if self.must_hold_credit(node, None) {
                 self.holding_credit.insert(node);
@@ -196,7 +210,7 @@ impl NodeCore {
             self.take_turn(turn, driver);
         }
         if !self.holding_credit.is_empty() {
-            self.release_credit();
+            self.release_credit(driver);
         }
     }
 

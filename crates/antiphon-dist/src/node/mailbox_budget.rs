@@ -16,6 +16,7 @@
 //! and against no other.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use antiphon_sched::{Budget, Delivery, Key, LoopRef, MailboxLoad, NodeId, Permit};
 
@@ -48,6 +49,8 @@ const HOLD_ALL_FACTOR: u64 = 4;
 const ACTOR_BYTES_FREE: u64 = 256 * 1024;
 /// The number of bytes for all peers together, including peers that are not connected any more.
 const ALL_PEERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// The time between two sweeps of all budgets, while peers use too much.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// The number of actors up to which their unused budgets are kept.
 const ACTORS_KEPT_MIN: usize = 16;
 
@@ -93,12 +96,17 @@ impl PeerBudget {
     /// The budget of an actor. Before a new one is added, those that are not in use are removed, if there are many.
     fn actor(&mut self, actor: Key, loop_ref: &mut LoopRef<'_>) -> &mut ActorBudget {
         if self.actors.len() >= self.sweep_at && !self.actors.contains_key(&actor) {
-            self.actors.retain(|key, actor| actor.is_used(*key, loop_ref));
-            self.sweep_at = (2 * self.actors.len()).max(ACTORS_KEPT_MIN);
+            self.sweep(loop_ref);
         }
         self.actors
             .entry(actor)
             .or_insert_with(|| ActorBudget { budget: Budget::child_of(&self.all), group: None })
+    }
+
+    /// Removes the budgets that are not in use, and the groups of actors with an empty mailbox.
+    fn sweep(&mut self, loop_ref: &mut LoopRef<'_>) {
+        self.actors.retain(|key, actor| actor.is_used(*key, loop_ref));
+        self.sweep_at = (2 * self.actors.len()).max(ACTORS_KEPT_MIN);
     }
 
     /// Counts a small message for an actor, before it is delivered.
@@ -267,6 +275,20 @@ impl NodeCore {
         let is_over = |times| budget.is_over(&self.all_peers_budget, times);
         let is_large_user = actor.is_none_or(|actor| budget.bytes_of(actor) > ACTOR_BYTES_FREE);
         is_over(HOLD_ALL_FACTOR) || (is_large_user && is_over(HOLD_FACTOR))
+    }
+
+    /// Removes what is counted for actors that have taken all, if that was not done in the last moments. Returns whether it was done
+    /// now.
+    pub(super) fn sweep_budgets(&mut self, driver: &mut impl Driver) -> bool {
+        if self.budgets_swept_at.is_some_and(|at| self.now.since(at) < SWEEP_INTERVAL) {
+            return false;
+        }
+        self.budgets_swept_at = Some(self.now);
+        let mut loop_ref = driver.loop_ref();
+        for budget in self.peers.values_mut().filter_map(|peer| peer.budget.as_mut()) {
+            budget.sweep(&mut loop_ref);
+        }
+        true
     }
 
     fn budget_of(&mut self, node: NodeId) -> Option<&mut PeerBudget> {
@@ -439,6 +461,23 @@ mod tests {
             test.advance();
         }
         assert!(test.core.all_peers_budget.bytes() <= 2 * 50 * GROUP_STEP);
+    }
+
+    /// The groups of very many actors that have taken all are not counted in the end.
+    #[test]
+    fn groups_of_idle_actors_hold_no_credit() {
+        let mut test = TestCore::new();
+        let node = test.add_peer(5);
+        let body = body_of(1000);
+        let actors: Vec<Key> =
+            (0..70_000).map(|_| test.spawn(|_cx: &mut Cx<Bytes>, _| receive()).1).collect();
+        for _ in 0..3 {
+            actors.iter().for_each(|to| assert_eq!(test.deliver(node, *to, &body), Delivery::Delivered));
+        }
+        test.advance();
+        assert!(test.core.must_hold_credit(node, None), "their groups are still counted");
+        assert!(test.core.sweep_budgets(&mut test.driver));
+        assert_eq!(test.core.all_peers_budget.bytes(), 0);
     }
 
     /// An actor that takes its small messages is not charged for them.

@@ -120,6 +120,8 @@ pub struct NodeCore {
     all_peers_budget: Budget,
     /// The bytes of replies and values of all peers that wait in mailboxes.
     all_replies_budget: Budget,
+    /// When the budgets of all peers were swept last.
+    budgets_swept_at: Option<Time>,
     /// Peers whose credit is held because they use too many bytes.
     holding_credit: BTreeSet<NodeId>,
     /// Peers at which senders wait for room; perhaps some more.
@@ -239,6 +241,7 @@ impl NodeCore {
             receipts: PendingReceipts::default(),
             all_peers_budget: Budget::default(),
             all_replies_budget: Budget::default(),
+            budgets_swept_at: None,
             holding_credit: BTreeSet::new(),
             with_room_waiters: BTreeSet::new(),
             queued_total: 0,

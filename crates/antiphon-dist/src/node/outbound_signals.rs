@@ -1,8 +1,8 @@
 //! Outbound signals. They keep their order with the messages between the same actors.
 //!
 //! Invariant: a signal that cannot be sent is answered by a `Down`, reported as a dead letter, or has no meaning any more.
-//! Signals that complete an operation of the peer (`Down`, `Demonitor`, `ReplyDropped`) are never refused. Their number is
-//! bounded by the number of those operations. `Lagged` is never refused either: a channel checks by `check_room` that
+//! Signals that complete an operation (`Down`, `Demonitor`, `ReplyDropped`) are never refused. The session bounds those that
+//! the peer causes; a `Demonitor` follows a `Monitor`, which may be refused. `Lagged` is never refused either: a channel checks by `check_room` that
 //! there is room for it.
 
 use antiphon_sched::{
@@ -13,7 +13,7 @@ use antiphon_wire::frame::{
     Demonitor, Down, DownReason, Lagged, Monitor, NodeAt, Notify, PayloadFault, ReplyDropped,
     ReplyDroppedReason, Resume, Terminate, Throw,
 };
-use antiphon_wire::{Frame, Locations, SendRefused, Session, TagId};
+use antiphon_wire::{Frame, Locations, Pair, SendRefused, Session, TagId};
 
 use super::frames::BY_TARGET;
 use super::payload_faults::{TOO_MANY_TYPES, encode_error, fault_of};
@@ -78,7 +78,7 @@ impl NodeCore {
 
     /// Sends the peer the locations of the nodes that the addresses in a signal's value name. A message has a route instead.
     fn send_node_hints(&self, peer: NodeId, peer_session: &mut PeerSession, signal: &Signal) {
-        let Some((_, nodes)) = value_of(signal) else { return };
+        let (Some((_, nodes)), Some(pair)) = (value_of(signal), pair_of(signal)) else { return };
         for node in nodes.iter().filter(|node| **node != peer && **node != self.me) {
             let locations = self.locations_of(*node);
             if locations.is_empty() {
@@ -87,7 +87,7 @@ impl NodeCore {
             let name = self.peers.get(node).map_or("", |peer| peer.name.as_str());
             let hint =
                 NodeAt { request: 0, node: wire_node(*node), name, locations: Locations::Plain(&locations) };
-            if let Err(reason) = peer_session.session.send(&hint.into()) {
+            if let Err(reason) = peer_session.session.send_in_order(pair, &hint.into()) {
                 tracing::debug!(%peer, %node, %reason, "the location of a node was not sent to a peer");
             }
         }
@@ -303,6 +303,25 @@ fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
         | Signal::Exited { .. } => return None,
     };
     value.as_encoded().map(|(_, body, nodes)| (body, nodes))
+}
+
+/// The pair of actors of a signal with a value.
+fn pair_of(signal: &Signal) -> Option<Pair> {
+    let (from, to) = match signal {
+        Signal::Throw { from, target, .. } | Signal::Resume { from, target, .. } => {
+            (from.unwrap_or(NO_ACTOR), target.key())
+        }
+        Signal::Down { watcher, actor, .. } => (actor.key(), watcher.key()),
+        Signal::Monitor { .. }
+        | Signal::Demonitor { .. }
+        | Signal::Notify { .. }
+        | Signal::Terminate { .. }
+        | Signal::Lagged { .. }
+        | Signal::ReplyDropped { .. }
+        | Signal::RequestClosed { .. }
+        | Signal::Exited { .. } => return None,
+    };
+    Some(Pair::new(wire_key(from), wire_key(to)))
 }
 
 /// The nil value. It replaces a value that has no encoding.

@@ -31,6 +31,8 @@ pub(super) struct Peer {
     pub(super) shown_location: Option<SocketAddr>,
     /// The location at which this node reached it last by a dial, which the peer need not state.
     pub(super) reached_at: Option<SocketAddr>,
+    /// A location that it states, at which a dial has found it while it was connected.
+    pub(super) found_at: Option<SocketAddr>,
     /// All locations that the peer states, best first. This node passes them on to other nodes.
     pub(super) stated_locations: Vec<SocketAddr>,
     /// The peer takes no part in discovery: this node does not name it there.
@@ -94,6 +96,7 @@ impl Peer {
             shown_location: locations.first().copied(),
             stated_locations: locations.clone(),
             reached_at: None,
+            found_at: None,
             undiscovered: false,
             locations,
             certificate: None,
@@ -145,7 +148,8 @@ impl Peer {
 
     /// The locations at which it is shown, may be dialled, or was reached.
     pub(super) fn all_locations(&self) -> impl Iterator<Item = SocketAddr> {
-        self.locations.iter().chain(&self.shown_location).chain(&self.reached_at).copied()
+        let found = self.reached_at.iter().chain(&self.found_at);
+        self.locations.iter().chain(&self.shown_location).chain(found).copied()
     }
 
     /// Whether the peer is shown at this location, or may be dialled there.
@@ -155,15 +159,19 @@ impl Peer {
 
     /// Whether dials of this location concern the peer.
     pub(super) fn is_dialled_at(&self, at: SocketAddr) -> bool {
-        self.is_at(at) || self.reached_at == Some(at)
+        self.is_at(at) || self.was_found_at(at)
     }
 
     /// Whether there is a session with the peer, and this node has found it at this location. What the peer states is not enough: a
     /// member may state the location of another node.
     pub(super) fn was_reached_at(&self, at: SocketAddr) -> bool {
         let peer_session = self.peer_session.as_ref();
-        peer_session
-            .is_some_and(|peer_session| peer_session.dialled == Some(at) || self.reached_at == Some(at))
+        peer_session.is_some_and(|peer_session| peer_session.dialled == Some(at) || self.was_found_at(at))
+    }
+
+    /// Whether a dial of this node has found the peer at this location.
+    pub(super) fn was_found_at(&self, at: SocketAddr) -> bool {
+        self.reached_at == Some(at) || self.found_at == Some(at)
     }
 
     /// Whether there is a session with the peer, and it is at this location, or states it.

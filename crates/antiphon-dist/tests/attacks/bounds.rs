@@ -45,6 +45,11 @@ pub(crate) fn unread_session(limits: &Limits) -> u64 {
     UNACKNOWLEDGED.max(window) + limits.queue_bytes_cap + COMPLETIONS + 2 * window + SLACK
 }
 
+/// For members whose connections have closed: their sessions stay for `peer_timeout`.
+pub(crate) fn lost_sessions(members: u64) -> u64 {
+    members * 8 * 1024
+}
+
 /// For messages in all mailboxes, from all peers.
 pub(crate) fn mailboxes() -> u64 {
     4 * (256 << 20)

@@ -261,6 +261,11 @@ pub(crate) fn stated_location_is_dialled_all_the_same() {
     wait_for("the end of a session", || leaving.run_once(|_| ()).is_err().then_some(()));
     let claim = Profile { node: NodeId(claim.node.0.wrapping_add(1)), ..claim };
     let mut member = Member::join_as(to, &claim, 1).expect("it is a member like others");
+    // The node there starts only when the victim has looked which node is there.
+    let joined = Instant::now();
+    while joined.elapsed() < secs(3) {
+        member.run_once(|_| ()).expect("the member stays connected");
+    }
     let config = attack.net.static_config("configured", &[]);
     let configured = TestNode::start(antiphon_dist::Config { tcp_port: at.port(), ..config });
     let handle = configured.handle.clone();

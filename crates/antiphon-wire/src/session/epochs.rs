@@ -30,6 +30,8 @@ pub struct Epochs {
     settled: BTreeMap<NodeId, SettledEpoch>,
     /// The nodes that were forgotten last, with their epochs: those stay settled until handshakes from before are over.
     forgotten: VecDeque<(NodeId, u64)>,
+    /// The nodes whose epochs refusals have raised last. Only such an epoch can be above `next`.
+    raised: VecDeque<NodeId>,
 }
 
 #[derive(Copy, Clone, Debug)]
@@ -41,7 +43,13 @@ struct SettledEpoch {
 
 impl Default for Epochs {
     fn default() -> Epochs {
-        Epochs { next: 1, floor: 1, settled: BTreeMap::new(), forgotten: VecDeque::new() }
+        Epochs {
+            next: 1,
+            floor: 1,
+            settled: BTreeMap::new(),
+            forgotten: VecDeque::new(),
+            raised: VecDeque::new(),
+        }
     }
 }
 
@@ -69,6 +77,16 @@ impl Epochs {
         let is_raised = known >= self.of(node) && known <= REFUSAL_EPOCH_MAX;
         if is_raised {
             self.settle(node, known + 1);
+            self.raised.retain(|raised| *raised != node);
+            self.raised.push_back(node);
+        }
+        if self.raised.len() > RAISED_MAX
+            && let Some(oldest) = self.raised.pop_front()
+        {
+            // Otherwise a session with it has ended since.
+            if self.of(oldest) > self.next {
+                self.settled.remove(&oldest);
+            }
         }
         is_raised
     }
@@ -77,7 +95,10 @@ impl Epochs {
     /// forgotten. Then handshakes with an older epoch are refused once: one of them could be older than the end of a session
     /// with this node.
     pub fn forget(&mut self, node: NodeId) {
-        let Some(settled) = self.settled.get_mut(&node) else { return };
+        let next = self.next;
+        let settled = self.settled.get_mut(&node);
+        // One that a refusal has raised is removed after others that are raised.
+        let Some(settled) = settled.filter(|settled| settled.epoch <= next) else { return };
         settled.is_forgotten = true;
         self.forgotten.push_back((node, settled.epoch));
         if self.forgotten.len() > FORGOTTEN_MAX
@@ -100,14 +121,14 @@ impl Epochs {
         self.of(node)
     }
 
-    /// The table of settled epochs is bounded. When it is full it is cleared, and every unfinished handshake is refused
-    /// once.
+    /// The table of settled epochs is bounded. When it is full it is cleared but for raised epochs, and every unfinished
+    /// handshake is refused once.
     fn settle(&mut self, node: NodeId, epoch: u64) {
         if self.settled.len() >= SETTLED_MAX {
-            let highest = self.settled.values().map(|settled| settled.epoch).max().unwrap_or(0);
-            self.settled.clear();
+            let next = self.next;
+            self.settled.retain(|_, settled| settled.epoch > next);
             self.forgotten.clear();
-            self.next = self.next.max(highest) + 1;
+            self.next += 1;
             self.floor = self.next;
         }
         self.settled.insert(node, SettledEpoch { epoch: epoch.max(self.floor), is_forgotten: false });
@@ -116,6 +137,8 @@ impl Epochs {
 
 /// The maximum number of peers with a settled epoch.
 const SETTLED_MAX: usize = 65_536;
+/// The number of nodes whose epochs stay raised.
+const RAISED_MAX: usize = 256;
 /// The number of forgotten nodes whose epochs stay settled.
 const FORGOTTEN_MAX: usize = 1024;
 
@@ -163,6 +186,19 @@ mod tests {
         (0..1_000).for_each(|_| epochs.ended(PEER));
         assert!(!epochs.raise(PEER, epochs.of(PEER)));
         assert!(epochs.of(PEER) < EPOCH_MAX / 2 + 2_000);
+    }
+
+    /// Forged refusals, each of which names another node, raise no epoch but that of the node. They fill no table.
+    #[test]
+    fn forged_refusals_change_no_other_epoch() {
+        let mut epochs = Epochs::default();
+        epochs.ended(OTHER);
+        for node in 10..200_000 {
+            epochs.raise(NodeId(node), REFUSAL_EPOCH_MAX);
+            epochs.forget(NodeId(node));
+        }
+        assert!(epochs.settled.len() <= RAISED_MAX + 1);
+        assert_eq!((epochs.of(OTHER), epochs.of_unknown_node(), epochs.floor), (2, 2, 1));
     }
 
     #[test]

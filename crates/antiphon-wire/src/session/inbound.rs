@@ -15,6 +15,7 @@ use crate::limits::{
     FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX, Limits, NAME_BYTES_MAX, TAG_BYTES_MAX,
 };
 use crate::session::PeerFault;
+use crate::session::send_queue::{ANSWER_CREDIT_BYTES, PART_BYTES_MAX};
 
 /// The receive state of one session.
 #[derive(Debug)]
@@ -152,6 +153,11 @@ impl Inbound {
         self.withheld += std::mem::take(&mut self.handed_out);
     }
 
+    /// Withholds bytes that were held.
+    pub(crate) fn withhold(&mut self, bytes: u64) {
+        self.withheld += bytes;
+    }
+
     #[cfg(test)]
     pub(crate) fn withheld(&self) -> u64 {
         self.withheld
@@ -201,11 +207,11 @@ impl Inbound {
 
     /// Whether enough can be granted for a `Credit` frame. A quarter of the window is enough. Less is enough while the
     /// peer has little credit left, because this side holds much: at most [`GRANT_BYTES_LEAST`], so that an answer always
-    /// finds room in the credit that is kept for answers.
+    /// finds room in the credit that is kept for answers, and another part in the credit before it.
     #[inline]
     pub(crate) fn credit_due(&self) -> bool {
         let grantable = self.grantable();
-        let is_short = self.granted - self.position < self.window / 4;
+        let is_short = self.granted - self.position < SHORT_BYTES_LEAST.max(self.window / 4);
         let least = (self.window / 64).min(GRANT_BYTES_LEAST);
         grantable >= self.window / 4 || (is_short && grantable >= least)
     }
@@ -328,7 +334,8 @@ impl Inbound {
     }
 }
 
-/// PROTOCOL.md states it.
+/// PROTOCOL.md states these two.
+const SHORT_BYTES_LEAST: u64 = ANSWER_CREDIT_BYTES + PART_BYTES_MAX as u64;
 const GRANT_BYTES_LEAST: u64 = 8 * 1024;
 const TAG: u8 = 0x20;
 const FRAGMENT: u8 = 0x21;

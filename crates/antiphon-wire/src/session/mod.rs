@@ -60,7 +60,7 @@ pub struct Session {
     /// The positions up to which frames may be handed over: within the credit, and the bytes that this side keeps for a peer
     /// that has not acknowledged them.
     send_until: SendUntil,
-    /// Since when so many completions have waited, without an acknowledgement, that no credit is returned for their causes.
+    /// Since when so many answers have waited, without an acknowledgement, that no credit is returned for their causes.
     unresponsive_since: Option<Time>,
     /// When the last ping was sent, until its reply arrives.
     pinged_at: Option<Time>,
@@ -356,12 +356,14 @@ impl Session {
         self.send_until = SendUntil::new(self.credit.min(kept_until));
     }
 
-    /// Handles a change of the completions that wait.
-    fn note_completions(&mut self, now: Time) {
-        if self.send_queue.is_full_of_completions() {
+    /// Handles a change of the answers that wait: returns credit that was withheld.
+    fn update_withheld(&mut self, now: Time) {
+        if self.send_queue.is_full_of_answers() {
             self.unresponsive_since.get_or_insert(now);
         } else {
             self.unresponsive_since = None;
+        }
+        if !self.send_queue.withholds_credit() {
             self.inbound.release_withheld();
         }
     }
@@ -437,7 +439,7 @@ impl Session {
         // A single large frame may exceed the limit for several.
         let single = limits.message_bytes_max.saturating_add(LARGE_FRAME_FIELDS_BYTES_MAX);
         let incomplete = u64::from(limits.reassembly_bytes_max.max(single));
-        kept + SendQueue::held_bytes_max(limits) + incomplete + tags
+        kept + SendQueue::held_bytes_max(limits, kept) + incomplete + tags
     }
 
     /// Checks every invariant. A simulator calls this after each event.

@@ -4,8 +4,8 @@
 //! - A frame lies in one segment. Segments are contiguous in frame numbers and in byte positions.
 //! - Every acknowledged frame was transmitted, and every transmitted frame was appended.
 //! - A segment is removed once all its frames are acknowledged.
-//! - A frame is appended only when the peer's credit admits it, except a type tag and a goodbye. So nothing that has to wait
-//!   for credit lies before frames that have it.
+//! - A frame is appended only when the peer's credit admits it, except type tags, and a goodbye with the small
+//!   answers before it. So nothing that has to wait for credit lies before frames that have it.
 
 use std::collections::VecDeque;
 

@@ -4,7 +4,7 @@ use crate::deframer::Deframer;
 use crate::frame::{Answer, Begin, Frame, RawFrame};
 use crate::ids::TagId;
 use crate::session::inbound::Assembled;
-use crate::session::send_queue::is_answer;
+use crate::session::send_queue::returns_credit_at_once;
 use crate::session::{PeerFault, Session, SessionError};
 use crate::time::Time;
 
@@ -105,7 +105,7 @@ impl Session {
     /// Returns the credit of the frame before, unless it may have caused a completion and too many of these wait.
     #[inline]
     fn settle_handed_out(&mut self) {
-        if self.send_queue.is_full_of_completions() && !is_answer(self.last_kind) {
+        if self.send_queue.withholds_credit() && !returns_credit_at_once(self.last_kind) {
             self.inbound.withhold_handed_out();
         } else {
             self.inbound.release_handed_out();
@@ -220,7 +220,11 @@ impl Session {
 
     /// Releases the credit of a frame that the node no longer keeps.
     pub fn release(&mut self, held: HeldCredit) {
-        self.inbound.release(held.0);
+        if self.send_queue.withholds_credit() {
+            self.inbound.withhold(held.0);
+        } else {
+            self.inbound.release(held.0);
+        }
     }
 
     /// The name of a type tag that the peer has numbered.

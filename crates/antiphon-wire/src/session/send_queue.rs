@@ -9,7 +9,7 @@
 //!
 //! Answers have a part of the credit of their own: the last [`ANSWER_CREDIT_BYTES`]. Each side returns the credit of
 //! answers at once, so answers always find credit. All other frames may have to wait for credit that the peer withholds until
-//! its own answers have left ([`SendQueue::is_full_of_completions`]).
+//! its own answers have left ([`SendQueue::withholds_credit`]).
 //!
 //! Invariants:
 //! - A pair of actors has a list only while a frame of the pair waits. While it has one, every frame of the pair goes through
@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use crate::bytes::Field;
-use crate::frame::{self, Fragment, FragmentPart, Frame, HEADER_BYTES, Message};
+use crate::frame::{self, DownReason, Fragment, FragmentPart, Frame, HEADER_BYTES, Message};
 use crate::ids::{FrameTarget, Key, Pair};
 use crate::limits::{FRAGMENT_BYTES_MAX, Limits};
 use crate::session::outbound::Outbound;
@@ -45,7 +45,7 @@ pub(crate) struct SendQueue {
     budget: QueueBudget,
     /// The receivers for which frames wait, and the paused actors.
     targets: BTreeMap<FrameTarget, TargetQueues>,
-    /// Small answers. Each completes something of its own, so they keep no order with other frames.
+    /// Small answers. Each completes something of its own, so they keep no order with later frames.
     answers: FrameList,
     /// Other frames that name no pair. They keep their order.
     unpaired: FrameList,
@@ -62,6 +62,8 @@ pub(crate) struct SendQueue {
     /// Whether a goodbye was sent. No frame may follow it, so what waits stays here.
     is_closed: bool,
     waiting: WaitingBytes,
+    /// The part of `waiting` that is in `answers`.
+    waiting_answers: WaitingBytes,
     /// The place of each waiting message that asks for a receipt: its pair, and the serial number of its item.
     receipts: BTreeMap<u64, (Pair, i64)>,
     room: AwaitedRoom,
@@ -167,6 +169,7 @@ impl SendQueue {
             paused: 0,
             is_closed: false,
             waiting: WaitingBytes::default(),
+            waiting_answers: WaitingBytes::default(),
             receipts: BTreeMap::new(),
             room: AwaitedRoom::default(),
             spare: Vec::new(),
@@ -184,22 +187,34 @@ impl SendQueue {
 
     /// Whether a small frame has to wait behind others, or for the end of a pause.
     pub(crate) fn must_wait(&self, pair: Option<Pair>, frame: &Frame<'_>) -> bool {
-        let Some((pair, queues)) = pair.and_then(|pair| Some((pair, self.targets.get(&pair.to())?))) else {
-            return match is_answer(frame.kind()) {
-                true => !self.answers.is_empty(),
-                false => pair.is_none() && !self.unpaired.is_empty(),
-            };
-        };
-        if queues.is_paused && is_urgent(frame) {
-            return !queues.urgent.is_empty();
+        match pair {
+            Some(pair) if is_urgent(frame) && self.is_held(pair.to()) => {
+                self.targets.get(&pair.to()).is_some_and(|queues| !queues.urgent.is_empty())
+            }
+            Some(pair) if self.keeps_order(pair) => true,
+            Some(_) | None if is_answer(frame) => !self.answers.is_empty(),
+            Some(_) => false,
+            None => !self.unpaired.is_empty(),
         }
-        queues.is_paused || !queues.urgent.is_empty() || queues.lists.contains_key(&pair.from())
     }
 
-    /// Whether so many completions wait that the peer gets no more credit for frames that may cause further ones.
+    /// Whether a frame of this pair has to wait in the list of the pair.
+    fn keeps_order(&self, pair: Pair) -> bool {
+        self.targets.get(&pair.to()).is_some_and(|queues| {
+            queues.is_paused || !queues.urgent.is_empty() || queues.lists.contains_key(&pair.from())
+        })
+    }
+
+    /// Whether so many answers wait that the peer gets no more credit for what may cause further ones.
     #[inline]
-    pub(crate) fn is_full_of_completions(&self) -> bool {
-        self.waiting.completions > COMPLETIONS_BYTES_MAX
+    pub(crate) fn is_full_of_answers(&self) -> bool {
+        self.waiting_answers.completions + self.waiting_answers.downs > ANSWERS_BYTES_MAX
+    }
+
+    /// As [`is_full_of_answers`](SendQueue::is_full_of_answers), also with the `Down`s that wait behind the messages of their actors.
+    #[inline]
+    pub(crate) fn withholds_credit(&self) -> bool {
+        self.is_full_of_answers() || self.waiting.downs - self.waiting_answers.downs > DOWNS_BYTES_MAX
     }
 
     /// Whether a frame of this class may wait for `to`.
@@ -217,7 +232,7 @@ impl SendQueue {
                 let queued = self.waiting.reserved;
                 (queued + bytes <= self.budget.cap).then_some(()).ok_or(queued)
             }
-            FrameClass::Completion => Ok(()),
+            FrameClass::Completion | FrameClass::Down => Ok(()),
         }
     }
 
@@ -303,14 +318,10 @@ impl SendQueue {
     pub(crate) fn push(&mut self, pair: Option<Pair>, frame: &Frame<'_>, size: usize) {
         let class = FrameClass::of(frame.kind(), size);
         let is_large = size > FRAGMENT_BYTES_MAX;
-        let keeps_order = |pair: &Pair| {
-            let Some(queues) = self.targets.get(&pair.to()) else { return false };
-            queues.is_paused || !queues.urgent.is_empty() || queues.lists.contains_key(&pair.from())
-        };
-        let is_in_pair = is_large || !is_answer(frame.kind()) || pair.as_ref().is_some_and(keeps_order);
-        let pair = pair.filter(|_| is_in_pair);
+        let is_answer = is_answer(frame);
+        let pair = pair.filter(|pair| is_large || !is_answer || self.keeps_order(*pair));
         let (list, is_urgent) = match pair {
-            None if is_answer(frame.kind()) => (&mut self.answers, false),
+            None if is_answer && !is_large => (&mut self.answers, false),
             None => (&mut self.unpaired, false),
             Some(pair) => {
                 let queues = self.targets.entry(pair.to()).or_default();
@@ -332,7 +343,12 @@ impl SendQueue {
         };
         let bytes = WaitingBytes::of(class, (HEADER_BYTES + size) as u64);
         self.waiting += bytes;
-        let Some(pair) = pair else { return };
+        let Some(pair) = pair else {
+            if is_answer && !is_large {
+                self.waiting_answers += bytes;
+            }
+            return;
+        };
         if let (Frame::Message(message), false) = (frame, is_urgent)
             && let Some(receipt) = message.receipt
         {
@@ -544,7 +560,11 @@ impl SendQueue {
         self.last_lane = source.lane();
         self.waiting -= moved;
         let to = match source {
-            PartSource::Answers | PartSource::Unpaired => return,
+            PartSource::Answers => {
+                self.waiting_answers -= moved;
+                return;
+            }
+            PartSource::Unpaired => return,
             PartSource::Urgent(to) => to,
             PartSource::Pair(pair) => {
                 self.on_taken(pair, moved);
@@ -626,23 +646,23 @@ impl SendQueue {
         self.update_room(pair.to());
     }
 
-    /// The bytes that it holds: waiting frames, the heads of large frames, and the entries of paused actors.
+    /// The bytes that it holds because of the peer: waiting frames but those that complete requests of this side, the heads of large
+    /// frames, and the entries of paused actors.
     pub(crate) fn held_bytes(&self) -> u64 {
+        let WaitingBytes { counted, reserved, downs, .. } = self.waiting;
+        let waiting = counted + reserved + downs + self.waiting_answers.completions;
         let heads = (self.unacknowledged.len() * HEAD_BYTES) as u64;
-        self.waiting.total() + heads + u64::from(self.paused) * PAUSED_ACTOR_BYTES
+        waiting + heads + u64::from(self.paused) * PAUSED_ACTOR_BYTES
     }
 
-    /// The most bytes that it holds. Each large frame of which the head is kept has more than 16 KiB among the frames that are
-    /// kept until they are acknowledged.
-    pub(crate) fn held_bytes_max(limits: &Limits) -> u64 {
-        let window = u64::from(limits.window_bytes);
-        // Each frame of a window causes a completion at most, which may be twice as large.
-        let completions = COMPLETIONS_BYTES_MAX + 2 * window;
-        let heads = limits.queue_bytes_cap / 16;
-        3 * limits.queue_bytes_cap
-            + completions
-            + heads
-            + u64::from(limits.paused_actors_max) * PAUSED_ACTOR_BYTES
+    /// The most bytes that it holds because of the peer, if at most `kept` bytes are kept until they are acknowledged.
+    pub(crate) fn held_bytes_max(limits: &Limits, kept: u64) -> u64 {
+        // What arrived with the last credit, or waited for a mailbox, causes more completions. They are smaller than their causes.
+        let completions =
+            ANSWERS_BYTES_MAX + DOWNS_BYTES_MAX + 2 * u64::from(limits.window_bytes) + LATE_BYTES_MAX;
+        let heads = kept / FRAGMENT_BYTES_MAX as u64 * HEAD_BYTES as u64;
+        let paused = u64::from(limits.paused_actors_max) * PAUSED_ACTOR_BYTES;
+        3 * limits.queue_bytes_cap + completions + heads + paused
     }
 
     fn lists(&self) -> impl Iterator<Item = &FrameList> {
@@ -761,13 +781,49 @@ impl SentLargeFrame {
     }
 }
 
-/// Whether a frame of this kind is an answer: a frame that the peer caused, and that completes something. A node returns the
-/// credit of answers at once.
+/// Whether a frame may use the credit that is kept for answers. The `Down` of an actor that has lived keeps its order with the
+/// messages of the actor, so it is none.
 #[inline]
-pub(crate) fn is_answer(kind: u8) -> bool {
+pub(crate) fn is_answer(frame: &Frame<'_>) -> bool {
+    match frame {
+        Frame::Answer(_) | Frame::ReplyDropped(_) | Frame::Receipt(_) | Frame::Found(_) => true,
+        Frame::NodeAt(at) => at.request != 0,
+        Frame::Down(down) => matches!(down.reason, DownReason::NoActor | DownReason::Refused),
+        Frame::Ack(_)
+        | Frame::Credit(_)
+        | Frame::Ping(_)
+        | Frame::Pong(_)
+        | Frame::Pause(_)
+        | Frame::Unpause(_)
+        | Frame::Close(_)
+        | Frame::IdleProposed(_)
+        | Frame::IdleAgreed(_)
+        | Frame::Begin(_)
+        | Frame::Tag(_)
+        | Frame::Fragment(_)
+        | Frame::Message(_)
+        | Frame::Monitor(_)
+        | Frame::Demonitor(_)
+        | Frame::Notify(_)
+        | Frame::Terminate(_)
+        | Frame::Throw(_)
+        | Frame::Resume(_)
+        | Frame::Lagged(_)
+        | Frame::PayloadRefused(_)
+        | Frame::Lookup(_)
+        | Frame::CancelLookup(_)
+        | Frame::Goodbye(_)
+        | Frame::AnnounceRelay(_) => false,
+    }
+}
+
+/// Whether a node returns the credit of frames of this kind at once: they cause no completions.
+#[inline]
+pub(crate) fn returns_credit_at_once(kind: u8) -> bool {
     matches!(
         kind,
-        frame::Answer::KIND
+        frame::Tag::KIND
+            | frame::Answer::KIND
             | frame::ReplyDropped::KIND
             | frame::Receipt::KIND
             | frame::Down::KIND
@@ -811,12 +867,15 @@ const SPARE_BUFFERS_MAX: usize = 8;
 /// The bytes at the end of the peer's credit that only answers may use. PROTOCOL.md states them.
 pub(crate) const ANSWER_CREDIT_BYTES: u64 = 32 * 1024;
 /// The most bytes of a part: of a fragment, with all its fields.
-const PART_BYTES_MAX: usize = HEADER_BYTES + FRAGMENT_BYTES_MAX + 16;
+pub(crate) const PART_BYTES_MAX: usize = HEADER_BYTES + FRAGMENT_BYTES_MAX + 16;
 const _: () =
     assert!(PART_BYTES_MAX >= SMALL_BYTES_MAX, "a buffer of small frames is no larger than a fragment");
-/// The bytes of waiting completions above which the peer gets no credit for what may cause further ones. The `Down`s of all
-/// monitors that a peer may set by default are less.
-const COMPLETIONS_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The bytes of waiting answers without a body above which the peer gets no credit for what may cause further ones.
+const ANSWERS_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The same for `Down`s behind messages of their actors. Those of all monitors that a peer may have by default are a third of it.
+const DOWNS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Bytes of receipts for messages that wait for mailboxes, and that asked for them.
+const LATE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// What the entry of a paused actor occupies.
 const PAUSED_ACTOR_BYTES: u64 = 192;
 /// The first of the actors, and of the requests, among all receivers.

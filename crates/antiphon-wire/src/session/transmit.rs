@@ -175,8 +175,8 @@ impl Session {
     /// - Answers, each `Down` with a value or a text, frames that pass a pause, and frames that name no pair count in a reserve
     ///   of their own: at most `queue_bytes_cap`.
     /// - Frames that complete something at the peer (other `Down`s, `Demonitor`, `Receipt`, `ReplyDropped`, `Found`,
-    ///   `CancelLookup`, `Lagged` and `Goodbye`) are never refused. While 4 MiB of them wait, the session returns no credit for
-    ///   what may cause further ones. A peer that acknowledges nothing for `lost_after` meanwhile is reported as
+    ///   `CancelLookup`, `Lagged` and `Goodbye`) are never refused. While 4 MiB of those wait that the peer causes, or 16 MiB of
+    ///   `Down`s behind messages, the session returns no credit for what may cause further ones. A peer that acknowledges nothing for `lost_after` meanwhile is reported as
     ///   [`Unresponsive`](crate::SessionEvent::Unresponsive).
     ///
     /// # Errors
@@ -193,6 +193,14 @@ impl Session {
             return Ok(());
         }
         self.send_behind_others(Some(pair), frame, size)
+    }
+
+    /// As [`send`](Session::send), for a frame that names no pair: it arrives before all frames of `pair` that are sent later.
+    ///
+    /// # Errors
+    /// As [`send`](Session::send).
+    pub fn send_in_order(&mut self, pair: Pair, frame: &Frame<'_>) -> Result<(), SendRefused> {
+        self.send_behind_others(Some(pair), frame, frame.payload_size())
     }
 
     /// Sends a frame while others wait, or one that names no pair.
@@ -218,8 +226,7 @@ impl Session {
             if let Some(pushed) = pushed {
                 return pushed.map_err(|queued| SendRefused::Busy { queued, bytes });
             }
-            let until =
-                if is_answer(frame.kind()) { self.send_until.answers } else { self.send_until.others };
+            let until = if is_answer(frame) { self.send_until.answers } else { self.send_until.others };
             let has_credit = self.outbound.end() + bytes <= until;
             let is_near = self.outbound.unsent_bytes() <= self.limits.queue_bytes_low;
             if is_near && has_credit && !self.send_queue.must_wait(pair, frame) {
@@ -384,7 +391,7 @@ impl Session {
             let reassembly_bytes_max = u64::from(self.agreed.reassembly_bytes_max);
             self.send_queue.pump(&mut self.outbound, self.send_until, reassembly_bytes_max);
         }
-        self.note_completions(now);
+        self.update_withheld(now);
         if !self.wants_transmit() {
             return false;
         }

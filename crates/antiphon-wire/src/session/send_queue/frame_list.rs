@@ -20,8 +20,10 @@ pub(crate) enum FrameClass {
     /// An answer, or a frame that names no actor. It counts in the reserve.
     Reserved,
     /// It completes something that is open at the peer, which would stay open for ever without the frame. So it is never
-    /// refused. While many of them wait, the session returns no credit for the frames that cause them.
+    /// refused.
     Completion,
+    /// A `Down` without a value or a text: a completion.
+    Down,
 }
 
 impl FrameClass {
@@ -29,11 +31,14 @@ impl FrameClass {
     pub(crate) fn of(kind: u8, size: usize) -> FrameClass {
         match kind {
             frame::Message::KIND | frame::Monitor::KIND | frame::Notify::KIND => FrameClass::Counted,
-            frame::Terminate::KIND | frame::Throw::KIND | frame::Resume::KIND => FrameClass::Urgent,
+            // A hint of a node passes a pause with the value that names the node.
+            frame::Terminate::KIND | frame::Throw::KIND | frame::Resume::KIND | frame::NodeAt::KIND => {
+                FrameClass::Urgent
+            }
             // With a value or a text it can be refused, and is then sent without.
             frame::Down::KIND if size > DOWN_BYTES_LEAST => FrameClass::Reserved,
-            frame::Down::KIND
-            | frame::Demonitor::KIND
+            frame::Down::KIND => FrameClass::Down,
+            frame::Demonitor::KIND
             | frame::ReplyDropped::KIND
             | frame::Receipt::KIND
             | frame::Found::KIND
@@ -57,8 +62,10 @@ pub(crate) struct WaitingBytes {
     pub(crate) counted: u64,
     /// Bytes in the reserve.
     pub(crate) reserved: u64,
-    /// Bytes of completions.
+    /// Bytes of completions but `Down`s.
     pub(crate) completions: u64,
+    /// Bytes of `Down`s without a value or a text.
+    pub(crate) downs: u64,
 }
 
 impl WaitingBytes {
@@ -68,12 +75,13 @@ impl WaitingBytes {
             FrameClass::Counted => waiting.counted = bytes,
             FrameClass::Urgent | FrameClass::Reserved => waiting.reserved = bytes,
             FrameClass::Completion => waiting.completions = bytes,
+            FrameClass::Down => waiting.downs = bytes,
         }
         waiting
     }
 
     pub(crate) fn total(self) -> u64 {
-        self.counted + self.reserved + self.completions
+        self.counted + self.reserved + self.completions + self.downs
     }
 }
 
@@ -83,6 +91,7 @@ impl std::ops::AddAssign for WaitingBytes {
         self.counted += other.counted;
         self.reserved += other.reserved;
         self.completions += other.completions;
+        self.downs += other.downs;
     }
 }
 
@@ -92,6 +101,7 @@ impl std::ops::SubAssign for WaitingBytes {
         self.counted -= other.counted;
         self.reserved -= other.reserved;
         self.completions -= other.completions;
+        self.downs -= other.downs;
     }
 }
 

@@ -116,7 +116,7 @@ fn floods_in_both_directions_finish() {
             peer.session().send(&message(1, 2, b"")).expect("the queue has room");
             peer.session().send(&receipt(number)).expect("a completion");
         }
-        assert!(peer.session().send_queue.is_full_of_completions());
+        assert!(peer.session().send_queue.is_full_of_answers());
     }
     let (mut messages, mut receipts, mut withheld) = ([0_u64; 2], [0_u64; 2], [false; 2]);
     let mut is_over = false;

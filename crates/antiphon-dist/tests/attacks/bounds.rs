@@ -40,7 +40,7 @@ pub(crate) fn member(limits: &Limits) -> u64 {
 /// completions, of which each frame of a window may cause one more.
 pub(crate) fn unread_session(limits: &Limits) -> u64 {
     const UNACKNOWLEDGED: u64 = 16 << 20;
-    const COMPLETIONS: u64 = 4 << 20;
+    const COMPLETIONS: u64 = (4 + 16) << 20;
     let window = u64::from(limits.window_bytes);
     UNACKNOWLEDGED.max(window) + limits.queue_bytes_cap + COMPLETIONS + 2 * window + SLACK
 }

@@ -17,6 +17,7 @@ use antiphon_sched::{NodeId, Time};
 use antiphon_wire::Route;
 
 use super::dial_hints::DialCause;
+use super::driver::Driver;
 use super::peers::{PEERS_MAX, Peer};
 use super::timers::NodeTimer;
 use super::{NodeCore, sched_node, wire_node};
@@ -27,6 +28,8 @@ pub(super) const NAMED_MAX: usize = 1024;
 const NAMED_FOR: Duration = Duration::from_secs(3600);
 /// The ended incarnations that are remembered: those that never return, and as many that are only lost.
 pub(super) const ENDED_MAX: usize = 256;
+/// The sessions that give way at a time in a full table.
+const UNCONNECTED_ENDED_AT_ONCE: usize = 64;
 /// Entries that one step examines or removes.
 const STEP_MAX: usize = 8;
 
@@ -343,6 +346,30 @@ impl NodeCore {
             return true;
         }
         self.forget_ended(true, 0) || self.forget_ended(false, 0)
+    }
+
+    /// In a full table, sessions without a connection give way, if nothing is open on them: those that lost it first. False if there
+    /// is none.
+    pub(super) fn end_unconnected(&mut self, driver: &mut impl Driver) -> bool {
+        let since = |peer: &Peer| {
+            let peer_session = peer.peer_session.as_ref()?;
+            let is_unused =
+                peer_session.needs_connection() && peer_session.is_idle() && peer.has_nothing_open();
+            is_unused.then_some(peer_session.unconnected_since)
+        };
+        let unused = self.peers.iter().filter_map(|(node, peer)| Some((since(peer)?, *node)));
+        let mut unused: Vec<(Time, NodeId)> = unused.collect();
+        unused.sort_unstable();
+        // Several at a time, since this has walked the table.
+        unused.truncate(UNCONNECTED_ENDED_AT_ONCE);
+        for (_, node) in &unused {
+            self.end_session(
+                *node,
+                "the table of known nodes is full, and the peer is not connected",
+                driver,
+            );
+        }
+        !unused.is_empty()
     }
 
     /// Enters an incarnation whose session has ended, or which has become known not to return, into its table. Forgets the first

@@ -127,7 +127,8 @@ impl NodeCore {
         // dialled there.
         let locations: Vec<SocketAddr> =
             locations.into_iter().filter(|at| Some(*at) == dialled || self.settings.may_dial(*at)).collect();
-        if !self.make_room_for(node) {
+        let has_room = self.make_room_for(node) || (self.end_unconnected(driver) && self.make_room_for(node));
+        if !has_room {
             if self.may_log("peer table full", remote.ip()) {
                 tracing::warn!(%node, %remote, peers_max = PEERS_MAX, "the peer table is full; a connection is refused (logged at most once an hour)");
             }

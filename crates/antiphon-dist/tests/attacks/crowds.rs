@@ -12,8 +12,8 @@ use antiphon_wire::HELLO_BYTES_MAX;
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
-use crate::caller::{self, connect, exchange, read_to_close};
-use crate::common::{Net, wait_for};
+use crate::caller::{self, connect, exchange, handshake, profile, read_to_close};
+use crate::common::{Net, PATIENCE, wait_for};
 
 /// The victim reads no more than 4 KiB of 64 MiB.
 pub(crate) fn hello_oversized_is_refused_after_4_kib() {
@@ -85,7 +85,7 @@ fn members_that_get_in(net: &Net, at: SocketAddr, block: u8) -> usize {
     let join = |number: u8| {
         let socket = caller::socket_of([127, block, 0, number]);
         let stream = caller::connect_by(socket, at).expect("the victim listens");
-        caller::handshake_on(stream, &caller::profile(net, &Suite::aead()), 1, |_, _| ()).is_ok()
+        caller::handshake_on(stream, &profile(net, &Suite::aead()), 1, |_, _| ()).is_ok()
     };
     (1..=20).filter(|number| join(*number)).count()
 }
@@ -159,4 +159,16 @@ pub(crate) fn half_open_connections_do_not_block_new_peers() {
     drop(open);
     println!("{new_peers} new peers have connected meanwhile");
     attack.end("10,000 half-open connections", bounds::pending_connections(&Limits::default(), false));
+}
+
+/// Members that connect, prove themselves, and close the connection without a goodbye: more than the table of known nodes holds.
+pub(crate) fn members_that_vanish_leave_room_for_newcomers() {
+    const MEMBERS: u64 = 17_000;
+    let attack = AttackTest::without_discovery();
+    let at = attack.victim.location.addr();
+    for _ in 0..MEMBERS {
+        handshake(at, &profile(&attack.net, &Suite::aead()), PATIENCE, |_, _| ())
+            .expect("the victim accepts a member");
+    }
+    attack.end("members that vanish", bounds::lost_sessions(MEMBERS) + bounds::SLACK);
 }

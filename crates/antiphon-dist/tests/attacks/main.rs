@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             crowds::slow_handshakes_are_closed_after_five_seconds,
             crowds::half_open_connections_do_not_block_new_peers,
             crowds::half_open_flood_from_many_addresses_spares_members,
+            crowds::members_that_vanish_leave_room_for_newcomers,
             datagrams::announcement_forged_is_counted_and_not_dialled,
             datagrams::announcement_replayed_causes_ten_dials_a_second,
             datagrams::announcements_of_member_cause_ten_dials_a_second,

@@ -474,7 +474,9 @@ mod tests {
         for _ in 0..3 {
             actors.iter().for_each(|to| assert_eq!(test.deliver(node, *to, &body), Delivery::Delivered));
         }
-        test.advance();
+        while test.driver.sched.is_runnable() {
+            test.driver.sched.work();
+        }
         assert!(test.core.must_hold_credit(node, None), "their groups are still counted");
         assert!(test.core.sweep_budgets(&mut test.driver));
         assert_eq!(test.core.all_peers_budget.bytes(), 0);

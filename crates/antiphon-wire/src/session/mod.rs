@@ -416,8 +416,8 @@ impl Session {
         self.inbound.next()
     }
 
-    /// The number of frames without numbers that have arrived since the session began. They need no credit, so a node limits
-    /// their share of its time.
+    /// The number of frames without numbers, and of records without frames, that have arrived since the session began. They need no
+    /// credit, so a node limits their share of its time.
     pub fn control_frames_received(&self) -> u64 {
         self.control_frames
     }

@@ -68,6 +68,8 @@ impl Session {
         let Some(connection) = &mut self.connection else { return Err(SessionError::NotConnected) };
         let Some(rest) = input.next_record(&mut connection.opener)? else { return Ok(None) };
         self.identity.is_firm = true;
+        // A record without frames needs no credit either.
+        self.control_frames += u64::from(rest.is_empty());
         self.on_received(now);
         Ok(Some(Frames { rest }))
     }

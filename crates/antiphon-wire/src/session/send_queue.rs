@@ -53,8 +53,8 @@ pub(crate) struct SendQueue {
     ready: BTreeSet<FrameTarget>,
     /// The receiver of the last part. The next part is for the next receiver that is ready.
     last_served: Option<FrameTarget>,
-    /// The lane of the last part. The lanes take turns.
-    last_lane: Lane,
+    /// The group of the last part. The groups take turns.
+    last_group: TurnGroup,
     /// The pairs with a large frame at the front of which some, but not all, fragments were moved.
     begun: BTreeSet<Pair>,
     /// The number of actors that the peer has paused.
@@ -110,31 +110,31 @@ enum PartSource {
     Pair(Pair),
 }
 
-/// Frames that take turns with those of other lanes.
+/// Frames that take turns with those of other groups.
 #[derive(Debug, Clone, Copy)]
-enum Lane {
+enum TurnGroup {
     Answers,
     Unpaired,
     Pairs,
 }
 
-impl Lane {
-    /// All lanes, in the order in which they are next after this one.
-    fn in_turn(self) -> [Lane; 3] {
+impl TurnGroup {
+    /// All groups, in the order in which they are next after this one.
+    fn in_turn(self) -> [TurnGroup; 3] {
         match self {
-            Lane::Answers => [Lane::Unpaired, Lane::Pairs, Lane::Answers],
-            Lane::Unpaired => [Lane::Pairs, Lane::Answers, Lane::Unpaired],
-            Lane::Pairs => [Lane::Answers, Lane::Unpaired, Lane::Pairs],
+            TurnGroup::Answers => [TurnGroup::Unpaired, TurnGroup::Pairs, TurnGroup::Answers],
+            TurnGroup::Unpaired => [TurnGroup::Pairs, TurnGroup::Answers, TurnGroup::Unpaired],
+            TurnGroup::Pairs => [TurnGroup::Answers, TurnGroup::Unpaired, TurnGroup::Pairs],
         }
     }
 }
 
 impl PartSource {
-    fn lane(self) -> Lane {
+    fn group(self) -> TurnGroup {
         match self {
-            PartSource::Answers => Lane::Answers,
-            PartSource::Unpaired => Lane::Unpaired,
-            PartSource::Urgent(_) | PartSource::Pair(_) => Lane::Pairs,
+            PartSource::Answers => TurnGroup::Answers,
+            PartSource::Unpaired => TurnGroup::Unpaired,
+            PartSource::Urgent(_) | PartSource::Pair(_) => TurnGroup::Pairs,
         }
     }
 }
@@ -164,7 +164,7 @@ impl SendQueue {
             unpaired: FrameList::default(),
             ready: BTreeSet::new(),
             last_served: None,
-            last_lane: Lane::Pairs,
+            last_group: TurnGroup::Pairs,
             begun: BTreeSet::new(),
             paused: 0,
             is_closed: false,
@@ -478,12 +478,12 @@ impl SendQueue {
         let can_move = |frames: Option<&QueuedFrames>| {
             frames.is_some_and(|frames| !frames.has_to_wait(self.in_progress, reassembly_bytes_max))
         };
-        self.last_lane.in_turn().into_iter().find_map(|lane| match lane {
-            Lane::Answers => can_move(self.answers.front()).then_some(PartSource::Answers),
-            Lane::Unpaired => {
+        self.last_group.in_turn().into_iter().find_map(|group| match group {
+            TurnGroup::Answers => can_move(self.answers.front()).then_some(PartSource::Answers),
+            TurnGroup::Unpaired => {
                 (others_have_credit && can_move(self.unpaired.front())).then_some(PartSource::Unpaired)
             }
-            Lane::Pairs => self.next_in_pairs(others_have_credit, can_move),
+            TurnGroup::Pairs => self.next_in_pairs(others_have_credit, can_move),
         })
     }
 
@@ -557,7 +557,7 @@ impl SendQueue {
         }
         debug_assert!(outbound.end() > before, "a part has bytes");
         outbound.end_part();
-        self.last_lane = source.lane();
+        self.last_group = source.group();
         self.waiting -= moved;
         let to = match source {
             PartSource::Answers => {

@@ -91,7 +91,7 @@ impl Epochs {
         is_raised
     }
 
-    /// Nothing refers to this node any more, which has no session. Its epoch is removed when [`FORGOTTEN_MAX`] more nodes are
+    /// Nothing refers to this node any more, which has no session. Its epoch is removed when 1,024 more nodes are
     /// forgotten. Then handshakes with an older epoch are refused once: one of them could be older than the end of a session
     /// with this node.
     pub fn forget(&mut self, node: NodeId) {

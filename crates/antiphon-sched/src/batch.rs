@@ -3,6 +3,7 @@
 use std::cell::Cell as Flag;
 use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::actor::Actor;
 use crate::actor_event::{Event, ExitReason, SwapOffer, SystemEvent, Thrown};
@@ -255,6 +256,10 @@ fn apply_next<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<Aft
     match then {
         Then::Receive => {}
         Then::Within(span) => core.await_until::<M>(me, Wait::Within, span),
+        Then::Sleep(Duration::ZERO) => {
+            core.await_turn::<M>(me);
+            return Some(AfterBatch::Outcome(BatchOutcome::More));
+        }
         Then::Sleep(span) => core.await_until::<M>(me, Wait::Sleep, span),
         Then::If(admit) => core.mailbox::<M>(me)?.await_admitted(admit),
         Then::IfWithin(span, admit) => {

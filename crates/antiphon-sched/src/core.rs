@@ -409,6 +409,14 @@ impl Core {
         }
     }
 
+    /// Lets an actor time out in its next batch. Needs no timer.
+    pub(crate) fn await_turn<M: 'static>(&mut self, me: Key) {
+        let until = self.now;
+        if let Some(mailbox) = self.mailbox::<M>(me) {
+            mailbox.await_turn(until);
+        }
+    }
+
     /// Goes on with a scan of the actor's mailbox. Its timer may have fired while the actor did not wait.
     pub(crate) fn await_again<M: 'static>(&mut self, me: Key) {
         let Some(mailbox) = self.mailbox::<M>(me) else { return };

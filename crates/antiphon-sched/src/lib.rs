@@ -120,6 +120,7 @@ pub use readiness::{EXTERNAL_TOKENS, Ready, Source};
 mod remote;
 
 mod requests;
+pub use remote::EncodedMessage;
 pub use requests::{ReplyTo, RequestId};
 
 #[cfg(unix)]

@@ -16,7 +16,7 @@ use crate::inspection::{ActorCursor, ActorPage};
 use crate::lag::Lag;
 use crate::mailbox_limit::MailboxLimit;
 use crate::mailbox_waiters::{RoomMark, Ticket, Turn, Waiter};
-use crate::remote::exposed_as;
+use crate::remote::{EncodedMessage, exposed_as};
 use crate::requests::{ReplyTo, RequestId};
 use crate::termination::GRACE;
 use crate::time::Time;
@@ -422,11 +422,38 @@ impl LoopRef<'_> {
         self.core.signal(Signal::Lagged { channel, subscriber, missed, ended });
     }
 
-    /// Whether the actor whose step is running should call [`LoopRef::report_missed`] now: there is room in the queue to
-    /// `subscriber`, on another node. If not, the actor is registered for an [`Event::Writable`](crate::Event::Writable)
-    /// as after a message in this mode.
-    pub fn has_room_for_report(&mut self, subscriber: ActorId, mode: SendMode) -> bool {
-        self.core.has_room_for_signal(subscriber, mode)
+    /// Whether the queue to `to`, on another node, has room for so many bytes of the actor whose step is running: of a
+    /// message, or of a report by [`LoopRef::report_missed`]. If not, the actor is registered for an
+    /// [`Event::Writable`](crate::Event::Writable) as after a message in this mode.
+    pub fn has_queue_room(&mut self, to: ActorId, bytes: u64, mode: SendMode) -> bool {
+        self.core.has_queue_room(to, bytes, mode)
+    }
+
+    /// Encodes a message once, so that [`LoopRef::send_encoded`] can send it to many actors of other nodes.
+    ///
+    /// # Errors
+    /// The message cannot be encoded, contains a `ReplyTo`, or the loop has no transport.
+    pub fn encode<M: Wire>(&mut self, message: &M) -> Result<EncodedMessage<M>, Undelivered> {
+        self.core.encode_shared(message)
+    }
+
+    /// Sends an encoded message to an actor of another node, as [`Target::put`] does.
+    ///
+    /// # Errors
+    /// As those of [`Target::put`]. The message can be sent to others.
+    pub fn send_encoded<M>(
+        &mut self,
+        to: Addr<M>,
+        message: &EncodedMessage<M>,
+        mode: SendMode,
+    ) -> Result<(), Undelivered> {
+        self.core.send_shared(to.id, message, mode)
+    }
+
+    /// Whether the current round has used up its time. Long work goes on in a later step then, after
+    /// [`sleep`](crate::sleep)`(Duration::ZERO)`. Always false in virtual time.
+    pub fn is_round_over(&self) -> bool {
+        self.core.is_round_over()
     }
 
     /// Registers the actor whose step is running for an [`Event::Writable`](crate::Event::Writable) of `target`, of this

@@ -40,6 +40,8 @@ struct Rest<M> {
     queue: VecDeque<Item<M>>,
     /// The messages that the predicate of the present scan has refused.
     skipped: VecDeque<Item<M>>,
+    /// An event that wakes a sleeping actor may be in the queue: it was pushed since a search has found none.
+    may_wake: bool,
 }
 
 impl<M> Rest<M> {
@@ -265,7 +267,7 @@ impl<M> Mailbox<M> {
     fn rest(&mut self) -> &mut Rest<M> {
         self.rest.get_or_insert_with(|| {
             let queue = VecDeque::with_capacity(Self::REST_MIN);
-            Box::new(Rest { queue, skipped: VecDeque::new() })
+            Box::new(Rest { queue, skipped: VecDeque::new(), may_wake: false })
         })
     }
 
@@ -418,7 +420,7 @@ impl<M> Mailbox<M> {
 
     /// Puts the messages that were set aside before all others.
     fn rejoin(&mut self) {
-        let Some(Rest { queue, skipped }) = self.rest.as_deref_mut() else { return };
+        let Some(Rest { queue, skipped, .. }) = self.rest.as_deref_mut() else { return };
         if skipped.is_empty() {
             return;
         }
@@ -497,9 +499,12 @@ impl<M> Mailbox<M> {
         if matches!(&self.first, Some(Item::SystemEvent(system)) if wakes(system)) {
             return self.pop_item().and_then(Item::system);
         }
-        let queue = &mut self.rest.as_mut()?.queue;
-        let at = queue.iter().position(|item| matches!(item, Item::SystemEvent(system) if wakes(system)))?;
-        queue.remove(at).and_then(Item::system)
+        // It is searched for only if there may be one, since very many messages may wait.
+        let rest = self.rest.as_mut().filter(|rest| rest.may_wake)?;
+        let found =
+            rest.queue.iter().position(|item| matches!(item, Item::SystemEvent(system) if wakes(system)));
+        rest.may_wake = found.is_some();
+        rest.queue.remove(found?).and_then(Item::system)
     }
 
     /// The actor has received an event, and waits for anything. After an event of a scan it may go on with the scan.
@@ -565,6 +570,12 @@ impl<M> Mailbox<M> {
         let extras = self.extras();
         extras.until = until;
         extras.timer
+    }
+
+    /// Sleeps until the next batch.
+    pub(crate) fn await_turn(&mut self, now: Time) {
+        self.await_until(Wait::Sleep, now);
+        self.extras().timeout_due = true;
     }
 
     pub(crate) fn set_wait_timer(&mut self, timer: TimerKey) {
@@ -765,7 +776,11 @@ pub(crate) trait AnyMailbox {
 
 impl<M> AnyMailbox for Mailbox<M> {
     fn push_system(&mut self, system: SystemEvent) {
+        let wakes = wakes(&system);
         self.push_item(Item::SystemEvent(Box::new(system)));
+        if wakes && let Some(rest) = &mut self.rest {
+            rest.may_wake = true;
+        }
     }
 
     fn push_system_first(&mut self, system: SystemEvent) {
@@ -773,7 +788,9 @@ impl<M> AnyMailbox for Mailbox<M> {
             self.rejoin();
         }
         if let Some(first) = self.first.replace(Item::SystemEvent(Box::new(system))) {
-            self.rest().queue.push_front(first);
+            let rest = self.rest();
+            rest.queue.push_front(first);
+            rest.may_wake = true;
         }
     }
 

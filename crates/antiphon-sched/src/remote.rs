@@ -1,6 +1,8 @@
 //! Messages and replies to other nodes, and those that arrive from other nodes as bytes.
 
 use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
 
 use crate::addr::SendMode;
 use crate::codec_context::{self, Decoded, EncodeMode, EncodedRefs, ExposedType, MESSAGE_BYTES_MAX};
@@ -13,6 +15,30 @@ use crate::timers::{DueTimer, TimerKey};
 use crate::transport::{Destination, OutboundMessage, Signal};
 use crate::value::Value;
 use crate::wire::{Wire, check_type_name};
+
+/// A message in its form for the wire. It can be sent to many actors of other nodes, and is encoded and checked once.
+pub struct EncodedMessage<M> {
+    type_name: &'static str,
+    body: Vec<u8>,
+    refs: EncodedRefs,
+    of_type: PhantomData<fn(M)>,
+}
+
+impl<M> fmt::Debug for EncodedMessage<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncodedMessage")
+            .field("type_name", &self.type_name)
+            .field("bytes", &self.body.len())
+            .finish()
+    }
+}
+
+impl<M> EncodedMessage<M> {
+    /// The number of bytes.
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+}
 
 /// Sends to an address that can cross the wire: to an actor of this loop or of another node.
 pub(crate) fn reach_wire<M: Wire>(
@@ -99,6 +125,40 @@ impl Core {
         sent
     }
 
+    /// Encodes a message for several receivers. So it must not contain a `ReplyTo`.
+    pub(crate) fn encode_shared<M: Wire>(&mut self, message: &M) -> Result<EncodedMessage<M>, Undelivered> {
+        let TransportSlot::Present(transport) = &self.transport else { return Err(Undelivered::NoNode) };
+        let bytes_max = transport.message_bytes_max();
+        let type_name = self.type_name_of::<M>();
+        check_type_name(type_name)?;
+        let mut body = Vec::new();
+        let encode = || encode_with(|| message.encode(&mut body));
+        let (encoded, refs) =
+            codec_context::encode_with_context(self.node_id, bytes_max, EncodeMode::Value, encode);
+        encoded?;
+        if !M::IS_CHECKED
+            && let TransportSlot::Present(transport) = &self.transport
+        {
+            transport.check_body(type_name, &body)?;
+        }
+        Ok(EncodedMessage { type_name, body, refs, of_type: PhantomData })
+    }
+
+    /// Passes an encoded message to the transport, for one of its receivers.
+    pub(crate) fn send_shared<M>(
+        &mut self,
+        to: ActorId,
+        message: &EncodedMessage<M>,
+        mode: SendMode,
+    ) -> Result<(), Undelivered> {
+        let EncodedMessage { type_name, body, refs, .. } = message;
+        let sent = self.pass_to_transport(Destination::Actor(to), (type_name, true), body, mode, refs);
+        if sent == Err(Undelivered::Busy) {
+            self.after_refusal(to, mode);
+        }
+        sent
+    }
+
     fn pass_to_transport(
         &mut self,
         to: Destination,
@@ -129,13 +189,13 @@ impl Core {
         Ok(())
     }
 
-    /// Whether the queue to an actor of another node has room for a signal of the current actor, which is registered for
-    /// `Writable` if not. Without the node, nothing holds the signal back.
-    pub(crate) fn has_room_for_signal(&mut self, to: ActorId, mode: SendMode) -> bool {
+    /// Whether the queue to an actor of another node has room for `bytes` bytes of the current actor, which is registered for
+    /// `Writable` if not. Without the node, nothing holds them back.
+    pub(crate) fn has_queue_room(&mut self, to: ActorId, bytes: u64, mode: SendMode) -> bool {
         let (Some(from), TransportSlot::Present(transport)) = (self.current, &mut self.transport) else {
             return true;
         };
-        let is_busy = transport.check_room(self.now, from, to, mode) == Err(Undelivered::Busy);
+        let is_busy = transport.check_room(self.now, from, (to, bytes), mode) == Err(Undelivered::Busy);
         if is_busy {
             self.after_refusal(to, mode);
         }

@@ -107,6 +107,8 @@ pub fn receive_again<M>() -> Step<M> {
 
 /// Waits for `span`, until [`Event::Timeout`]; messages wait meanwhile. A resume, throw or termination ends the wait
 /// early.
+///
+/// After a span of zero, the actors that can run now run first. So an actor can do long work in parts.
 pub fn sleep<M>(span: Duration) -> Step<M> {
     Ok(Next(Then::Sleep(span)))
 }

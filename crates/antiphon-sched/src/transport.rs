@@ -26,12 +26,18 @@ pub trait Transport: Any {
     /// messages of handles wait for ever. Other modes and errors need no call.
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered>;
 
-    /// Whether the queue to an actor of another node has room for a small signal that `from` may hold back. `mode` says how a
-    /// message would be sent.
+    /// Whether the queue to an actor of another node has room for so many bytes: of a message, or of a signal that `from` may
+    /// hold back. `mode` says how a message would be sent.
     ///
     /// # Errors
     /// As [`Transport::send`], with the same contract after [`Undelivered::Busy`].
-    fn check_room(&mut self, now: Time, from: Key, to: ActorId, mode: SendMode) -> Result<(), Undelivered>;
+    fn check_room(
+        &mut self,
+        now: Time,
+        from: Key,
+        to: (ActorId, u64),
+        mode: SendMode,
+    ) -> Result<(), Undelivered>;
 
     /// The most bytes of an encoded message. Encoders stop there. 16 MiB unless the transport has another limit.
     fn message_bytes_max(&self) -> usize {

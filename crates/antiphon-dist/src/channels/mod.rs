@@ -5,6 +5,7 @@
 //! messages between ordinary actors. A subscriber without room holds nobody back: it misses messages, and is informed of
 //! their number.
 
+mod fanout;
 mod message;
 mod pending_deliveries;
 mod subscriber_lag;

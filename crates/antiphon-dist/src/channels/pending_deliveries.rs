@@ -10,8 +10,8 @@ use std::ops::{AddAssign, SubAssign};
 
 use antiphon_sched::{NodeId, ReplyTo, Time, Timer};
 
+use super::fanout::OpenAnswer;
 use super::message::{DeliveryResult, SubscribeResult, TopicAddr};
-use super::subscribers::OpenAnswer;
 use crate::error::SubscribeError;
 use crate::quota_usage::QuotaUsage;
 

@@ -4,10 +4,12 @@
 //! before the next one: to a subscriber of this node at once, to one of another node when its queue has room again. So a
 //! subscriber that is full for ever costs its count and nothing else, and a publisher never waits for it.
 //!
-//! Invariant: while messages of a subscriber are unreported, the topic sends nothing to it and waits for room there; its
-//! entry is then in one of the sets of [`LaggingSubscribers`].
+//! Invariant: while messages of a subscriber are unreported, the topic sends nothing to it and waits for room there; it is
+//! then in one of the sets of [`LaggingSubscribers`]. It misses each message that the topic forwards meanwhile, so these
+//! cost it nothing: they are the difference of two counts.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use antiphon_sched::{ActorId, Cx, ExitReason, Lag, SendMode};
 
@@ -16,13 +18,17 @@ use crate::cx::may_log;
 /// The subscribers whose room one topic awaits at once. Each is an open request of the topic; the limit leaves requests
 /// for its monitors and answers.
 const AWAITED_MAX: usize = 8192;
+/// The size of a report on the wire, at most.
+const REPORT_BYTES_MAX: u64 = 64;
 
 /// The messages that one subscriber has missed.
 #[derive(Debug, Default)]
 pub(super) struct SubscriberLag {
-    /// Missed messages that are not reported yet.
+    /// Missed messages that are not reported yet, without those that the topic has forwarded since.
     unreported: u64,
-    /// All missed messages, for the log.
+    /// The messages that the topic had forwarded when the first of these was missed.
+    since: u64,
+    /// All missed messages that were counted, for the log.
     total: u64,
     /// The event that waits in the mailbox of a subscriber of this node.
     queued: Lag,
@@ -30,12 +36,14 @@ pub(super) struct SubscriberLag {
     ends: bool,
 }
 
-/// The ids of a subscription in the events of its subscriber.
+/// A subscription as its missed messages are counted and reported.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct SubscriptionIds {
+pub(super) struct LaggingAt {
     pub(super) subscriber: ActorId,
     /// The channel, as the subscriber knows it.
     pub(super) channel: ActorId,
+    /// The messages that the topic has forwarded, with the present one.
+    pub(super) forwarded: u64,
 }
 
 /// Whether a subscription continues after missed messages.
@@ -52,6 +60,8 @@ pub(super) struct LaggingSubscribers {
     registered: BTreeSet<ActorId>,
     /// These wait until the topic may register one more.
     unregistered: BTreeSet<ActorId>,
+    /// The one of these that was tried last.
+    tried: Option<ActorId>,
 }
 
 impl LaggingSubscribers {
@@ -83,6 +93,14 @@ impl LaggingSubscribers {
             let me = cx.id().key();
             cx.loop_ref().cancel_await_room(me, subscriber);
         }
+    }
+
+    /// The next subscriber for which no event reports room, so that it is tried again: each in its turn.
+    pub(super) fn next_unregistered(&mut self) -> Option<ActorId> {
+        let after = self.tried.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.unregistered.range((after, Bound::Unbounded)).next();
+        self.tried = next.or(self.unregistered.first()).copied();
+        self.tried
     }
 
     /// Notes the `Writable` of an actor. Returns the subscribers to report to: the actor, and one that could not be
@@ -118,54 +136,65 @@ impl SubscriberLag {
     pub(super) fn add_refused<M: 'static>(
         &mut self,
         cx: &mut Cx<'_, M>,
-        ids: SubscriptionIds,
+        at: LaggingAt,
         room: &mut LaggingSubscribers,
     ) -> Subscription {
-        self.count(cx, ids, 1);
-        room.add(ids.subscriber);
-        if self.ends { self.report(cx, ids, room) } else { Subscription::Continues }
+        self.count(cx, at, 1);
+        room.add(at.subscriber);
+        if self.ends { self.report(cx, at, room) } else { Subscription::Continues }
     }
 
     /// Counts messages that the subscriber misses, and reports them at once, unless earlier ones are unreported.
     pub(super) fn add<M: 'static>(
         &mut self,
         cx: &mut Cx<'_, M>,
-        ids: SubscriptionIds,
+        at: LaggingAt,
         room: &mut LaggingSubscribers,
         missed: u64,
     ) -> Subscription {
-        // No event reports the room of one that is not registered, so it is tried again.
-        let is_waiting = self.is_waiting() && !room.unregistered.contains(&ids.subscriber);
-        self.count(cx, ids, missed);
-        if is_waiting { Subscription::Continues } else { self.report(cx, ids, room) }
+        let is_waiting = self.is_waiting();
+        self.count(cx, at, missed);
+        if is_waiting { Subscription::Continues } else { self.report(cx, at, room) }
     }
 
-    fn count<M: 'static>(&mut self, cx: &mut Cx<'_, M>, ids: SubscriptionIds, missed: u64) {
-        let SubscriptionIds { subscriber, channel } = ids;
+    fn count<M: 'static>(&mut self, cx: &mut Cx<'_, M>, at: LaggingAt, missed: u64) {
+        let LaggingAt { subscriber, channel, forwarded } = at;
+        if self.unreported == 0 {
+            self.since = forwarded;
+        }
         self.unreported = self.unreported.saturating_add(missed);
-        self.total = self.total.saturating_add(missed);
+        let before = self.total;
+        self.total = before.saturating_add(missed);
         // The throttle of the node compares texts, so a fast channel asks it seldom.
-        if (self.total.is_power_of_two() || self.total.is_multiple_of(4096))
+        if (before.checked_ilog2() != self.total.checked_ilog2() || before / 4096 != self.total / 4096)
             && may_log(cx.loop_ref(), "lagged", format_args!("{channel} {subscriber}"))
         {
             tracing::warn!(%channel, %subscriber, missed = self.total, "a subscriber has no room and misses messages of its channel; it receives `Event::Lagged` (logged at most once an hour; `missed` counts all since it subscribed)");
         }
     }
 
+    /// Takes the number of unreported messages, with those that the topic has forwarded meanwhile.
+    fn take_unreported<M: 'static>(&mut self, cx: &mut Cx<'_, M>, at: LaggingAt) -> u64 {
+        if self.is_waiting() {
+            self.count(cx, at, at.forwarded - self.since);
+        }
+        std::mem::take(&mut self.unreported)
+    }
+
     /// Reports the missed messages before the topic ends, if there are any. It cannot wait for room then.
     pub(super) fn report_at_end<M: 'static>(
         &mut self,
         cx: &mut Cx<'_, M>,
-        ids: SubscriptionIds,
+        at: LaggingAt,
         room: &mut LaggingSubscribers,
     ) {
-        let (me, subscriber) = (cx.id(), ids.subscriber);
+        let (me, subscriber) = (cx.id(), at.subscriber);
         if subscriber.node() == me.node() || !self.is_waiting() {
-            self.report(cx, ids, room);
+            self.report(cx, at, room);
             return;
         }
         room.remove(cx, subscriber);
-        let missed = std::mem::take(&mut self.unreported);
+        let missed = self.take_unreported(cx, at);
         cx.loop_ref().report_missed(me.key(), subscriber, missed, self.ends);
     }
 
@@ -173,11 +202,11 @@ impl SubscriberLag {
     pub(super) fn report<M: 'static>(
         &mut self,
         cx: &mut Cx<'_, M>,
-        ids: SubscriptionIds,
+        at: LaggingAt,
         room: &mut LaggingSubscribers,
     ) -> Subscription {
-        let SubscriptionIds { subscriber, channel } = ids;
-        let missed = std::mem::take(&mut self.unreported);
+        let LaggingAt { subscriber, channel, forwarded } = at;
+        let missed = self.take_unreported(cx, at);
         room.remove(cx, subscriber);
         if missed == 0 {
             return Subscription::Continues;
@@ -186,8 +215,8 @@ impl SubscriberLag {
         let loop_ref = cx.loop_ref();
         let after = if self.ends { Subscription::Ends } else { Subscription::Continues };
         if subscriber.node() != me.node() {
-            if !loop_ref.has_room_for_report(subscriber, room.send_mode()) {
-                self.unreported = missed;
+            if !loop_ref.has_queue_room(subscriber, REPORT_BYTES_MAX, room.send_mode()) {
+                (self.unreported, self.since) = (missed, forwarded);
                 room.add(subscriber);
                 return Subscription::Continues;
             }
@@ -201,7 +230,7 @@ impl SubscriberLag {
         };
         if !is_reported && loop_ref.is_alive(key) {
             // Events fill its mailbox up to twice its limit.
-            self.unreported = missed;
+            (self.unreported, self.since) = (missed, forwarded);
             room.add_local(cx, subscriber);
             return Subscription::Continues;
         }
@@ -233,5 +262,13 @@ mod tests {
         assert_eq!(reported, [subscriber(7), late], "one that was not registered is reported to as well");
         assert_eq!(room.on_writable(subscriber(7)).count(), 0, "nothing is awaited twice");
         assert_eq!(room.send_mode(), SendMode::Send);
+    }
+
+    #[test]
+    fn subscribers_not_registered_are_tried_in_turn() {
+        let mut room = LaggingSubscribers::default();
+        (0..AWAITED_MAX + 3).for_each(|number| room.add(subscriber(number)));
+        let tried: Vec<_> = (0..5).filter_map(|_| room.next_unregistered()).collect();
+        assert_eq!(tried, [0, 1, 2, 0, 1].map(|number| subscriber(AWAITED_MAX + number)));
     }
 }

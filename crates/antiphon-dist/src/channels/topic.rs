@@ -15,14 +15,15 @@ use std::time::Duration;
 
 use antiphon_sched::{
     Actor, ActorId, Addr, Cx, DeadLetter, Down, Event, ExitReason, Monitor, NodeId, ReplyTo, SendError,
-    SignalPolicy, Step, Undelivered, Wire, receive, secs, stop,
+    SignalPolicy, Step, Timer, Undelivered, Wire, receive, secs, sleep, stop,
 };
 
+use super::fanout::{Fanout, SentDelivery, acked};
 use super::message::{ChannelMessage, DeliveryResult, SelfMessage, SubscribeResult, TopicAddr, self_message};
 use super::pending_deliveries::{
     DeliveryEnd, DeliveryRequest, FinishedDelivery, OpenAnswers, PendingDeliveries,
 };
-use super::subscribers::{ENTRIES_MAX, Recipient, SentDelivery, Subscribers, acked};
+use super::subscribers::{ENTRIES_MAX, Recipient, Subscribers};
 use crate::cx::{may_log, node_mut};
 use crate::error::SubscribeError;
 use crate::from_node::FromNode;
@@ -57,6 +58,8 @@ pub(super) struct Topic<T> {
     subscribers: Subscribers<T>,
     upstreams: BTreeMap<ActorId, Upstream<T>>,
     deliveries: PendingDeliveries<T>,
+    /// The message that is being sent. Until all subscribers have had their turn, the topic sleeps between its parts.
+    fanout: Option<(Fanout<T>, Option<BegunDelivery>)>,
     /// A `ReportCount` is queued, or waits for room at an upstream.
     is_report_queued: bool,
     /// An `UpdateDownstream` is queued.
@@ -75,6 +78,14 @@ enum UpstreamPhase<T> {
     Open,
     /// The relay has left the relay table. It forwards late subscriptions to its successor.
     Closing,
+}
+
+/// A delivery whose message is being sent.
+struct BegunDelivery {
+    peer: Option<NodeId>,
+    reply: ReplyTo<DeliveryResult>,
+    /// The timer at which its open answers time out.
+    timer: Timer,
 }
 
 /// A topic that this one subscribes to.
@@ -102,6 +113,7 @@ impl<T: Wire + Clone> Topic<T> {
             subscribers: Subscribers::new(),
             upstreams: BTreeMap::new(),
             deliveries: PendingDeliveries::new(),
+            fanout: None,
             is_report_queued: false,
             is_update_queued: false,
             is_over: false,
@@ -232,11 +244,52 @@ impl<T: Wire + Clone> Topic<T> {
 
     fn forward(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8) {
         if let Some(message) = self.transform(cx, message, hops) {
-            let channel = self.channel_id(cx.id());
-            if self.subscribers.send(cx, channel, message, hops + 1) {
-                self.on_count_fallen(cx);
-            }
+            self.begin_fanout(cx, Fanout::new(message, hops + 1), None);
         }
+    }
+
+    fn begin_fanout(
+        &mut self,
+        cx: &mut TopicCx<'_, T>,
+        mut fanout: Fanout<T>,
+        delivery: Option<BegunDelivery>,
+    ) {
+        let channel = self.channel_id(cx.id());
+        fanout.has_ended = self.subscribers.begin_message(cx, channel);
+        self.fanout = Some((fanout, delivery));
+        self.go_on_with_fanout(cx);
+    }
+
+    /// Sends the present message to the next subscribers. After the last one, begins the next delivery that has enough
+    /// subscribers.
+    fn go_on_with_fanout(&mut self, cx: &mut TopicCx<'_, T>) {
+        let channel = self.channel_id(cx.id());
+        let Some((mut fanout, delivery)) = self.fanout.take() else { return };
+        if !self.subscribers.send(cx, channel, &mut fanout) {
+            self.fanout = Some((fanout, delivery));
+            return;
+        }
+        let has_ended = fanout.has_ended;
+        if let (Some(sent), Some(begun)) = (fanout.end(), delivery) {
+            self.await_answers(cx, sent, begun);
+        }
+        if has_ended {
+            self.on_count_fallen(cx);
+        }
+    }
+
+    /// Waits for the answers to a delivery that all subscribers have been sent.
+    fn await_answers(&mut self, cx: &mut TopicCx<'_, T>, sent: SentDelivery, begun: BegunDelivery) {
+        let SentDelivery { number, received, open: requests, .. } = sent;
+        let BegunDelivery { peer, reply, timer } = begun;
+        let count = requests.len();
+        let answers = if count > 0 {
+            Some(OpenAnswers { requests, timer })
+        } else {
+            cx.cancel(timer);
+            None
+        };
+        self.begin_delivery(cx, peer, (number, count, received), answers, DeliveryEnd::Answer(Some(reply)));
     }
 
     /// Handles messages that this topic has missed: its subscribers miss them too. A transform might have dropped some of
@@ -316,7 +369,7 @@ impl<T: Wire + Clone> Topic<T> {
     }
 
     fn deliver(&mut self, cx: &mut TopicCx<'_, T>, request: DeliveryRequest<T>) {
-        if !self.deliveries.has_room(request.peer, self.subscribers.answers(cx.id().node())) {
+        if !self.deliveries.has_room(request.peer, self.subscribers.answering()) {
             cx.reply(request.reply, DeliveryResult::TooMany);
             return log_panic(|| drop(request.message));
         }
@@ -330,21 +383,9 @@ impl<T: Wire + Clone> Topic<T> {
             cx.reply(request.reply, DeliveryResult::TooMany);
             return log_panic(|| drop(message));
         };
-        let channel = self.channel_id(cx.id());
-        let SentDelivery { received, open, has_ended } =
-            self.subscribers.deliver(cx, channel, message, (delivery, request.hops + 1, within));
-        let end = DeliveryEnd::Answer(Some(request.reply));
-        let count = open.len();
-        let answers = if count > 0 {
-            Some(OpenAnswers { requests: open, timer })
-        } else {
-            cx.cancel(timer);
-            None
-        };
-        self.begin_delivery(cx, request.peer, (delivery, count, received), answers, end);
-        if has_ended {
-            self.on_count_fallen(cx);
-        }
+        let fanout = Fanout::of_delivery(message, request.hops + 1, (delivery, within));
+        let begun = BegunDelivery { peer: request.peer, reply: request.reply, timer };
+        self.begin_fanout(cx, fanout, Some(begun));
     }
 
     fn begin_delivery(
@@ -536,11 +577,18 @@ impl<T: Wire + Clone> Topic<T> {
 
     /// Begins the deliveries that have enough subscribers now, and reports a changed number to the upstreams.
     fn on_count_changed(&mut self, cx: &mut TopicCx<'_, T>) {
-        while let Some((request, timer)) = self.deliveries.take_satisfied(self.subscribers.total()) {
+        self.begin_deliveries(cx);
+        self.on_count_fallen(cx);
+    }
+
+    /// Begins the deliveries that have enough subscribers, one after the other.
+    fn begin_deliveries(&mut self, cx: &mut TopicCx<'_, T>) {
+        while self.fanout.is_none()
+            && let Some((request, timer)) = self.deliveries.take_satisfied(self.subscribers.total())
+        {
             cx.cancel(timer);
             self.deliver(cx, request);
         }
-        self.on_count_fallen(cx);
     }
 
     /// As [`Topic::on_count_changed`], if there are fewer subscribers than before.
@@ -605,7 +653,7 @@ impl<T: Wire + Clone> Topic<T> {
             () if is_new && peer.is_some() && of_peer() >= UPSTREAMS_OF_PEER_MAX => {
                 Some(SubscribeError::TooMany)
             }
-            () if !self.deliveries.has_room(peer, self.subscribers.topics().count()) => {
+            () if !self.deliveries.has_room(peer, self.subscribers.topics_len()) => {
                 Some(SubscribeError::Busy)
             }
             () => None,
@@ -640,7 +688,7 @@ impl<T: Wire + Clone> Topic<T> {
 
     /// Sends each downstream topic the ids of its upstreams, as soon as there is room for their answers.
     fn update_downstream_when_possible(&mut self, cx: &mut TopicCx<'_, T>) {
-        if self.deliveries.has_room(None, self.subscribers.topics().count()) {
+        if self.deliveries.has_room(None, self.subscribers.topics_len()) {
             self.update_downstream(cx, None, None);
         } else if !std::mem::replace(&mut self.is_update_queued, true) {
             let again = self_message(SelfMessage::UpdateDownstream);
@@ -802,13 +850,24 @@ impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Topic<T> {
             Event::Down(down) => self.on_down(cx, &down),
             Event::Writable { target } => self.on_writable(cx, target),
             Event::Lagged { channel, missed } => self.on_lagged(cx, channel, missed),
+            Event::Timeout => {
+                self.go_on_with_fanout(cx);
+                self.begin_deliveries(cx);
+            }
             Event::Terminate => {
+                while self.fanout.is_some() {
+                    self.go_on_with_fanout(cx);
+                }
                 self.close(cx, &ExitReason::Terminated);
                 return receive();
             }
             // Takes and drops the thrown value, so that it does not fail the topic actor.
             Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),
             _ => {}
+        }
+        if self.fanout.is_some() {
+            // Messages and most events wait meanwhile.
+            return sleep(Duration::ZERO);
         }
         if !self.is_over {
             self.close_if_idle(cx);

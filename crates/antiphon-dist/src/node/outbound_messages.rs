@@ -31,9 +31,6 @@ const UNREACHED_AFTER: Duration = Duration::from_secs(15);
 /// The number of bytes in all queues together above which only queues below their high mark grow.
 const ALL_QUEUES_MAX: u64 = 256 * 1024 * 1024;
 
-/// The largest encoded size of a signal for which room is checked: `Lagged`.
-const SIGNAL_BYTES_MAX: u64 = 64;
-
 impl Transport for NodeCore {
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
         self.now = self.now.max(now);
@@ -76,14 +73,20 @@ impl Transport for NodeCore {
         })
     }
 
-    fn check_room(&mut self, now: Time, from: Key, to: ActorId, mode: SendMode) -> Result<(), Undelivered> {
+    fn check_room(
+        &mut self,
+        now: Time,
+        from: Key,
+        (to, bytes): (ActorId, u64),
+        mode: SendMode,
+    ) -> Result<(), Undelivered> {
         self.now = self.now.max(now);
         let peer = self.peers.get_mut(&to.node()).ok_or(Undelivered::NoNode)?;
         let session = open_session(&mut peer.peer_session).ok_or(Undelivered::NoNode)?;
-        if session.fits(wire_key(to.key()), SIGNAL_BYTES_MAX, mark_of(mode)) {
+        if session.fits(wire_key(to.key()), bytes, mark_of(mode)) {
             return Ok(());
         }
-        self.await_room(Some(from), to, mode, (SIGNAL_BYTES_MAX, false));
+        self.await_room(Some(from), to, mode, (bytes, false));
         Err(Undelivered::Busy)
     }
 
@@ -165,6 +168,16 @@ impl NodeCore {
             self.was_refused_by_total = true;
             let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
             return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
+        }
+        // Before the route is made, which may be long.
+        if let Destination::Actor(to) = outbound.to
+            && !outbound.nodes.is_empty()
+        {
+            let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
+            let least = outbound.body.len() as u64;
+            if !peer_session.session.fits(wire_key(to.key()), least, mark_of(outbound.mode)) {
+                return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
+            }
         }
         let route = self.route_of(node, outbound.nodes);
         let receipt_number = wants_receipt(outbound).then(|| self.next_number());

@@ -45,6 +45,11 @@ pub(crate) fn unread_session(limits: &Limits) -> u64 {
     UNACKNOWLEDGED.max(window) + limits.queue_bytes_cap + COMPLETIONS + 2 * window + SLACK
 }
 
+/// For the message that a channel sends to its subscribers at present, and its form for the wire.
+pub(crate) fn channel(limits: &Limits) -> u64 {
+    2 * u64::from(limits.message_bytes_max)
+}
+
 /// For members whose connections have closed: their sessions stay for `peer_timeout`.
 pub(crate) fn lost_sessions(members: u64) -> u64 {
     members * 8 * 1024

@@ -10,6 +10,7 @@ mod common;
 mod attack_test;
 mod bounds;
 mod caller;
+mod channels;
 mod crowds;
 mod datagrams;
 mod files;
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
     harness::run(
         victim::run,
         tests![
+            channels::large_message_for_many_subscribers_takes_turns,
+            channels::small_messages_for_many_subscribers_end_with_member,
             crowds::hello_oversized_is_refused_after_4_kib,
             crowds::slow_handshakes_are_closed_after_five_seconds,
             crowds::half_open_connections_do_not_block_new_peers,

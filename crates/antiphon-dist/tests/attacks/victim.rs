@@ -45,6 +45,8 @@ antiphon_sched::wire!(WatchThere, "attack.watch-there/1", compact);
 pub(crate) const SLEEPERS: usize = 23;
 /// The actors `heavy-0` and so on, which exit at their first message with a value of 1 MiB.
 pub(crate) const HEAVY_ACTORS: usize = 100;
+/// The name of a channel of the victim, of [`Bytes`].
+pub(crate) const CROWD: &str = "crowd";
 /// The name of an RCI of the victim; its actors do not exit.
 pub(crate) const CALLED: &str = "called";
 
@@ -262,6 +264,7 @@ pub(crate) fn run(role: &Role) {
         }
         receive()
     });
+    node.channel::<Bytes>(CROWD).expect("the name is free");
     node.rci(CALLED, |_: u64| |_: &mut Cx<u64>, _| receive()).expect("the name is free");
     process::send_line(node.location());
     let handle = node.handle();

@@ -1,0 +1,130 @@
+//! Attacks by a member on a channel: messages that the channel has to send to very many subscribers.
+
+use std::time::{Duration, Instant};
+
+use antiphon_dist::{Limits, PeerLimits};
+use antiphon_sched::{Bytes, Wire, millis, secs};
+use antiphon_wire::frame::{Message, NameSpace};
+use antiphon_wire::{Frame, Key, Route, TagId};
+
+use crate::attack_test::AttackTest;
+use crate::bounds;
+use crate::common::wait_for;
+use crate::member::Member;
+use crate::victim::{CROWD, Victim};
+
+/// A member whose actors subscribe to a channel.
+struct Crowd {
+    member: Member,
+    channel: Key,
+    tag: TagId,
+    answers: u64,
+}
+
+impl Crowd {
+    /// Joins, and subscribes so many actors.
+    fn join(attack: &AttackTest, subscribers: u64) -> Self {
+        let mut member = Member::join(&attack.net, &attack.victim);
+        let (channel, _) = member.find(NameSpace::Channel, CROWD);
+        let name = format!("antiphon.channel<{}>", Bytes::name());
+        let tag = member.session.intern(&name).expect("the session has room for a tag");
+        let mut crowd = Self { member, channel, tag, answers: 0 };
+        for actor in 0..subscribers {
+            let body = [&[0x94, 2][..], &crowd.address(actor), &[0xc2, 0x90]].concat();
+            crowd.send(&body);
+        }
+        crowd.wait_until_taken();
+        crowd
+    }
+
+    /// The node of the member and a number, as an address or a reply of it.
+    fn address(&self, number: u64) -> Vec<u8> {
+        let node = self.member.node.0.to_be_bytes();
+        [&[0x92, 0xcf][..], &node, &[0xcf], &number.to_be_bytes()].concat()
+    }
+
+    /// Sends a body to the channel.
+    fn send(&mut self, body: &[u8]) {
+        let message = Message {
+            to: self.channel,
+            from: Key(1),
+            tag: self.tag,
+            receipt: None,
+            route: Route::NONE,
+            body,
+        };
+        self.member.send(&message.into(), |_| ());
+    }
+
+    /// Publishes a message of so many bytes.
+    fn publish(&mut self, bytes: usize) {
+        let mut body = vec![0x93, 0, 0];
+        Bytes::from(vec![7; bytes]).encode(&mut body).expect("bytes have an encoding");
+        self.send(&body);
+    }
+
+    /// Waits until the channel has taken all that was sent before: until it has answered to a last subscription.
+    #[track_caller]
+    fn wait_until_taken(&mut self) {
+        self.answers += 1;
+        let number = self.answers;
+        let reply = [&[0x91][..], &self.address(number)].concat();
+        let body = [&[0x94, 2][..], &self.address(0), &[0xc2], &reply].concat();
+        self.send(&body);
+        self.member.run_until(|frame| match frame {
+            Frame::Answer(answer) if answer.to == Key(number) => Some(()),
+            _ => None,
+        });
+    }
+}
+
+/// The time until the victim uses less than a tenth of one core.
+fn rest_after(victim: &Victim) -> Duration {
+    let begun = Instant::now();
+    wait_for("rest", || {
+        let before = victim.cpu_time();
+        std::thread::sleep(millis(200));
+        (victim.cpu_time() - before < millis(20)).then_some(begun.elapsed())
+    })
+}
+
+/// A message of 15 MiB of each of two members, for as many subscribers of them as a member may have.
+pub(crate) fn large_message_for_many_subscribers_takes_turns() {
+    let attack = AttackTest::without_discovery().measure_quiet();
+    let subscribers = PeerLimits::default().channel_subscriptions_max as u64;
+    let mut crowds = [Crowd::join(&attack, subscribers), Crowd::join(&attack, subscribers)];
+    let begun = Instant::now();
+    for crowd in &mut crowds {
+        crowd.publish(15 << 20);
+    }
+    for crowd in &mut crowds {
+        crowd.wait_until_taken();
+    }
+    println!("two messages were taken after {:?}", begun.elapsed());
+    drop(crowds);
+    println!("at rest after {:?}", rest_after(&attack.victim));
+    attack.end(
+        "large messages for many subscribers",
+        2 * bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),
+    );
+}
+
+/// Small messages for as many subscribers, of a member that reads nothing and then closes its connection.
+pub(crate) fn small_messages_for_many_subscribers_end_with_member() {
+    let attack = AttackTest::without_discovery().measure_quiet();
+    let subscribers = PeerLimits::default().channel_subscriptions_max as u64;
+    let mut crowd = Crowd::join(&attack, subscribers);
+    let begun = Instant::now();
+    let mut sent = 0;
+    while begun.elapsed() < secs(4) {
+        crowd.publish(0);
+        sent += 1;
+    }
+    println!("{sent} messages");
+    drop(crowd);
+    println!("at rest after {:?}", rest_after(&attack.victim));
+    attack.end(
+        "small messages for many subscribers",
+        bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),
+    );
+}

@@ -2,9 +2,10 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use antiphon_dist::{
     Channel, Config, DeliverError, EndOnLag, LocateError, NetCx, RegisterError, SubscribeError, Subscriber,
@@ -814,4 +815,86 @@ fn clone_panic_makes_subscribers_miss_message() {
     }
     there.step(move |cx| cx.send(news, Unclonable).is_ok());
     (0..3).for_each(|_| assert_eq!(recv(&events), (news.id(), 1)));
+}
+
+/// Copies of it take a while.
+struct Heavy(u64);
+
+impl Clone for Heavy {
+    fn clone(&self) -> Self {
+        let end = Instant::now() + Duration::from_micros(20);
+        while Instant::now() < end {
+            std::hint::spin_loop();
+        }
+        Self(self.0)
+    }
+}
+
+impl Wire for Heavy {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "heavy/1".into()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        self.0.encode(out)
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        u64::decode(from).map(Self)
+    }
+}
+
+/// While a message is on its way to very many subscribers, others run. All subscribers get all messages in order, and the
+/// end of the channel behind them.
+#[test]
+fn messages_for_many_subscribers_take_turns() {
+    const MANY: u64 = 2000;
+    const MESSAGES: u64 = 3;
+    let (there, here) = Net::new().pair();
+    let news: Channel<Heavy> = there.with(|node| node.channel("news")).expect("the name is free");
+    let (sender, events) = channel();
+    let turns = Arc::new(AtomicU64::new(0));
+    let seen = turns.clone();
+    there.step(move |cx| {
+        for number in 0..MANY {
+            let (sender, seen) = (sender.clone(), seen.clone());
+            let mut next = 0;
+            let actor = cx.spawn(move |_cx, event: Event<Heavy>| match event {
+                Event::Message(Heavy(message)) => {
+                    assert_eq!(message, next);
+                    next += 1;
+                    report(&sender, (number, Some(message), seen.load(Ordering::SeqCst)));
+                    receive()
+                }
+                Event::Down(down) => {
+                    assert_eq!(Exit::of(down), Exit::Terminated);
+                    report(&sender, (number, None, seen.load(Ordering::SeqCst)));
+                    stop()
+                }
+                _ => receive(),
+            });
+            cx.subscribe(news, actor);
+        }
+    });
+    // It counts how often it can run.
+    there.spawn(move |cx: &mut Cx<()>, _| {
+        turns.fetch_add(1, Ordering::SeqCst);
+        cx.push_self(());
+        receive()
+    });
+    here.step(move |cx| {
+        for number in 0..MESSAGES {
+            cx.send(news, Heavy(number)).expect("the channel has room");
+        }
+        cx.close_channel(news);
+    });
+    let received: Vec<_> = (0..MANY * (MESSAGES + 1)).map(|_| recv(&events)).collect();
+    for message in 0..MESSAGES {
+        let turns = received.iter().filter(|event| event.1 == Some(message)).map(|event| event.2);
+        assert_eq!(turns.clone().count() as u64, MANY);
+        let (first, last) = (turns.clone().min(), turns.max());
+        assert!(last > first, "another actor runs between the first and the last copy of message {message}");
+    }
+    let ended = received.iter().filter(|event| event.1.is_none()).count();
+    assert_eq!(ended as u64, MANY);
 }

@@ -450,6 +450,19 @@ impl LoopRef<'_> {
         self.core.send_shared(to.id, message, mode)
     }
 
+    /// Puts a message into a mailbox of this loop. `permit` is kept with it until the actor takes it, or until it is dropped.
+    ///
+    /// # Errors
+    /// As those of [`Target::put`], without a later [`Event::Writable`](crate::Event::Writable).
+    pub fn put_with_permit<M: 'static>(
+        &mut self,
+        to: Addr<M>,
+        message: M,
+        permit: Permit,
+    ) -> Result<(), SendError<M>> {
+        self.with_permit(Some(permit), |loop_ref| loop_ref.core.push_metered(to.id, message))
+    }
+
     /// Whether the current round has used up its time. Long work goes on in a later step then, after
     /// [`sleep`](crate::sleep)`(Duration::ZERO)`. Always false in virtual time.
     pub fn is_round_over(&self) -> bool {

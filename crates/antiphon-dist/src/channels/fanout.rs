@@ -7,7 +7,8 @@ use std::any::type_name;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, AskError, Cx, EncodedMessage, RequestId, SendMode, Target, Undelivered, Wire,
+    ActorId, Addr, AskError, Budget, Cx, EncodedMessage, Permit, RequestId, SendMode, Target, Undelivered,
+    Wire,
 };
 
 use super::message::{ChannelMessage, DeliveryResult, SelfMessage, TopicAddr, self_message};
@@ -21,6 +22,11 @@ use crate::panic_guard::{catch_panic, log_panic};
 
 /// The most that a `Deliver` is longer than its message on the wire.
 const DELIVER_FIELDS_BYTES_MAX: u64 = 128;
+/// The size up to which the copies of a peer's message do not count: mailboxes are limited by the number of messages.
+const SMALL_BYTES_MAX: u64 = 1024;
+/// The bytes of copies of peers' messages, by their length on the wire, that may wait in mailboxes for the subscribers of one
+/// topic. See `fits`.
+const COPIES_BYTES_MAX: u64 = 64 << 20;
 
 type ChannelCx<'c, T> = Cx<'c, FromNode<ChannelMessage<T>>>;
 
@@ -28,6 +34,8 @@ type ChannelCx<'c, T> = Cx<'c, FromNode<ChannelMessage<T>>>;
 pub(super) struct Fanout<T> {
     message: T,
     hops: u8,
+    /// The bytes that a copy of it counts in a mailbox of this node; 0 for a message of this node.
+    pub(super) bytes: u64,
     /// If subscribers are to acknowledge the message.
     delivery: Option<SentDelivery>,
     /// The last subscriber that has had its turn.
@@ -86,11 +94,13 @@ impl OpenAnswer {
 }
 
 impl<T: Wire + Clone> Fanout<T> {
-    /// For a message that nobody acknowledges. `hops` counts the topics that it has come through, with this one.
-    pub(super) fn new(message: T, hops: u8) -> Self {
+    /// For a message that nobody acknowledges. `hops` counts the topics that it has come through, with this one; `bytes` is its
+    /// length on the wire if a peer has sent it, else 0.
+    pub(super) fn new(message: T, hops: u8, bytes: usize) -> Self {
         Self {
             message,
             hops,
+            bytes: bytes as u64,
             delivery: None,
             last: None,
             has_ended: false,
@@ -101,9 +111,9 @@ impl<T: Wire + Clone> Fanout<T> {
     }
 
     /// For a message that each subscriber acknowledges under the number of a pending delivery.
-    pub(super) fn of_delivery(message: T, hops: u8, (number, within): (u64, Duration)) -> Self {
+    pub(super) fn of_delivery(message: T, hops: u8, bytes: usize, (number, within): (u64, Duration)) -> Self {
         let delivery = SentDelivery { number, within, received: 0, open: Vec::new() };
-        Self { delivery: Some(delivery), ..Self::new(message, hops) }
+        Self { delivery: Some(delivery), ..Self::new(message, hops, bytes) }
     }
 
     /// Ends the fan-out, and returns the acknowledgements.
@@ -112,28 +122,58 @@ impl<T: Wire + Clone> Fanout<T> {
         self.delivery
     }
 
-    /// Sends the message to one subscriber.
+    /// Sends the message to one subscriber. `copies` counts the bytes of large messages of peers that wait in its mailbox, and
+    /// `all_copies` those of all subscribers of the topic.
     pub(super) fn send_to(
         &mut self,
         cx: &mut ChannelCx<'_, T>,
         room: &LaggingSubscribers,
         recipient: &Recipient<T>,
+        copies: &mut Option<Budget>,
+        all_copies: &Budget,
     ) -> Result<(), Missed> {
-        let is_local = recipient.id().node() == cx.id().node();
+        if recipient.id().node() != cx.id().node() {
+            return self.send_to_node(cx, room, recipient);
+        }
+        let permit = self.permit(copies, all_copies)?;
         match *recipient {
-            Recipient::Actor(to) if is_local => {
+            Recipient::Actor(to) => {
                 let copy = self.copy(cx)?;
-                put(cx, to, copy)?;
+                put(cx, to, copy, permit)?;
                 if let Some(delivery) = &mut self.delivery {
                     delivery.received += 1;
                 }
                 Ok(())
             }
-            Recipient::Actor(to) => self.send_encoded(cx, room, to),
-            Recipient::Topic(to, _) if self.delivery.is_some() => self.ask_topic(cx, room, to, is_local),
-            Recipient::Topic(to, _) if is_local => {
+            Recipient::Topic(to, _) if self.delivery.is_some() => {
+                self.ask_topic(cx, to, SendMode::Once, permit)
+            }
+            Recipient::Topic(to, _) => {
                 let message = ChannelMessage::Send { message: self.copy(cx)?, hops: self.hops };
-                Ok(put(cx, to, message.into())?)
+                // It counts the copies of the message, too.
+                let message = FromNode { message, from: None, wire_len: self.bytes as usize };
+                Ok(put(cx, to, message, permit)?)
+            }
+        }
+    }
+
+    /// Sends the message to a subscriber of another node.
+    fn send_to_node(
+        &mut self,
+        cx: &mut ChannelCx<'_, T>,
+        room: &LaggingSubscribers,
+        recipient: &Recipient<T>,
+    ) -> Result<(), Missed> {
+        match *recipient {
+            Recipient::Actor(to) => self.send_encoded(cx, room, to),
+            Recipient::Topic(to, _) if self.delivery.is_some() => {
+                // Each request is encoded anew, so the room is checked before.
+                let bytes = encoded(cx, &mut self.for_actors, &self.message)?.bytes() as u64;
+                let mode = room.send_mode();
+                if !cx.loop_ref().has_queue_room(to.id(), bytes + DELIVER_FIELDS_BYTES_MAX, mode) {
+                    return Err(Undelivered::Busy.into());
+                }
+                self.ask_topic(cx, to, mode, None)
             }
             Recipient::Topic(to, _) => {
                 if self.for_topics.is_none() {
@@ -195,27 +235,37 @@ impl<T: Wire + Clone> Fanout<T> {
     fn ask_topic(
         &mut self,
         cx: &mut ChannelCx<'_, T>,
-        room: &LaggingSubscribers,
         to: TopicAddr<T>,
-        is_local: bool,
+        mode: SendMode,
+        permit: Option<Permit>,
     ) -> Result<(), Missed> {
-        let mode = if is_local { SendMode::Once } else { room.send_mode() };
-        if !is_local {
-            // Each request is encoded anew, so the room is checked before.
-            let bytes = encoded(cx, &mut self.for_actors, &self.message)?.bytes() as u64;
-            if !cx.loop_ref().has_queue_room(to.id(), bytes + DELIVER_FIELDS_BYTES_MAX, mode) {
-                return Err(Undelivered::Busy.into());
-            }
-        }
         let message = self.copy(cx)?;
         let Some(delivery) = &mut self.delivery else { return Ok(()) };
         let (number, within, hops) = (delivery.number, delivery.within, self.hops);
-        let request = |reply| ChannelMessage::Deliver { message, n: 0, within, hops, reply }.into();
-        let answer =
-            move |answer: Result<DeliveryResult, _>| acked(number, answer.unwrap_or(DeliveryResult::To(0)));
+        let wire_len = self.bytes as usize;
+        let request = |reply| {
+            let message = ChannelMessage::Deliver { message, n: 0, within, hops, reply };
+            FromNode { message, from: None, wire_len }
+        };
+        let answer = move |answer: Result<DeliveryResult, _>| {
+            drop(permit);
+            acked(number, answer.unwrap_or(DeliveryResult::To(0)))
+        };
         let request_id = cx.ask_with_mode(to, mode, request, answer).map_err(undelivered)?;
         delivery.open.push(OpenAnswer::Reply(request_id));
         Ok(())
+    }
+
+    /// The permit for one copy in a mailbox of this node; `None` for a message that does not count.
+    fn permit(&self, copies: &mut Option<Budget>, all_copies: &Budget) -> Result<Option<Permit>, Missed> {
+        if self.bytes <= SMALL_BYTES_MAX {
+            return Ok(None);
+        }
+        let copies = copies.get_or_insert_with(|| Budget::child_of(all_copies));
+        if !fits(copies.bytes(), all_copies.bytes(), self.bytes) {
+            return Err(Undelivered::Full.into());
+        }
+        Ok(Some(copies.acquire(self.bytes)))
     }
 
     /// Copies the message by the user's `Clone`.
@@ -248,12 +298,31 @@ fn encoded<'a, T: Wire>(
 
 /// Puts a message into a mailbox of this node. A subscriber of this node needs no `Writable`: its missed messages are reported
 /// at once.
-fn put<T: Wire, M>(cx: &mut ChannelCx<'_, T>, to: Addr<M>, message: M) -> Result<(), Undelivered> {
-    to.put(cx.loop_ref(), message, SendMode::Once).map_err(|error| {
+fn put<T: Wire, M: 'static>(
+    cx: &mut ChannelCx<'_, T>,
+    to: Addr<M>,
+    message: M,
+    permit: Option<Permit>,
+) -> Result<(), Undelivered> {
+    let sent = match permit {
+        Some(permit) => cx.loop_ref().put_with_permit(to, message, permit),
+        None => to.put(cx.loop_ref(), message, SendMode::Once),
+    };
+    sent.map_err(|error| {
         let reason = error.reason();
         log_panic(|| drop(error));
         reason
     })
+}
+
+/// Whether a copy of this many bytes may wait in the mailbox of a subscriber, where `waiting` bytes of copies wait, of `all` of the
+/// topic. So many bytes may wait for one subscriber as are still free; one for which none wait may use as many again.
+fn fits(waiting: u64, all: u64, bytes: u64) -> bool {
+    if waiting == 0 {
+        all + bytes <= 2 * COPIES_BYTES_MAX
+    } else {
+        waiting + all + 2 * bytes <= COPIES_BYTES_MAX
+    }
 }
 
 /// Why a request was not sent to a downstream topic.

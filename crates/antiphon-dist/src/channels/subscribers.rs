@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use antiphon_sched::{ActorId, Addr, Cx, DeadLetter, Monitor, NodeId, PayloadError, Undelivered, Wire};
+use antiphon_sched::{
+    ActorId, Addr, Budget, Cx, DeadLetter, Monitor, NodeId, PayloadError, Undelivered, Wire,
+};
 
 use super::fanout::{Fanout, Missed};
 use super::message::{ChannelMessage, TopicAddr};
@@ -51,6 +53,8 @@ pub(super) struct Subscribers<T> {
     /// The number of entries that each peer has added.
     by_peer: QuotaUsage<NodeId>,
     awaited_room: LaggingSubscribers,
+    /// The large messages of peers that wait in the mailboxes of this node's subscribers.
+    copies: Budget,
 }
 
 struct SubscriberEntry<T> {
@@ -59,6 +63,8 @@ struct SubscriberEntry<T> {
     /// The quota that the entry uses; `None` if this node added it.
     quota: Option<SubscriberQuota>,
     lag: SubscriberLag,
+    /// Its part of the topic's `copies`, if it has had one.
+    copies: Option<Budget>,
 }
 
 /// The quota that one subscriber uses: of its peer at this topic, and of its peer at all topics of this node.
@@ -110,6 +116,7 @@ impl<T: Wire + Clone> Subscribers<T> {
             forwarded: 0,
             by_peer: QuotaUsage::default(),
             awaited_room: LaggingSubscribers::default(),
+            copies: Budget::default(),
         }
     }
 
@@ -214,7 +221,7 @@ impl<T: Wire + Clone> Subscribers<T> {
         let Some(entry) = self.entry_mut(id) else {
             let monitor = cx.monitor(id);
             let lag = SubscriberLag::new(ends_on_lag);
-            self.receiving.insert(id, SubscriberEntry { recipient, monitor, quota, lag });
+            self.receiving.insert(id, SubscriberEntry { recipient, monitor, quota, lag, copies: None });
             return;
         };
         entry.lag.set_ends(ends_on_lag);
@@ -294,7 +301,8 @@ impl<T: Wire + Clone> Subscribers<T> {
         let (mut moved, mut entries, mut next_reading) = (Vec::new(), 0, 1);
         let mut is_complete = true;
         for (id, entry) in self.receiving.range_mut((after, Bound::Unbounded)) {
-            let sent = fanout.send_to(cx, &self.awaited_room, &entry.recipient);
+            let SubscriberEntry { recipient, copies, .. } = entry;
+            let sent = fanout.send_to(cx, &self.awaited_room, recipient, copies, &self.copies);
             let after = entry.after_sending(cx, (channel, self.forwarded), &mut self.awaited_room, sent);
             if after == Subscription::Ends || entry.lag.is_waiting() {
                 moved.push((*id, after));

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use antiphon_sched::{
     Actor, ActorId, Addr, Cx, DeadLetter, Down, Event, ExitReason, Monitor, NodeId, ReplyTo, SendError,
-    SignalPolicy, Step, Timer, Undelivered, Wire, receive, secs, sleep, stop,
+    SignalPolicy, Step, Timer, Undelivered, Wire, finishing, receive, secs, sleep, stop,
 };
 
 use super::fanout::{Fanout, SentDelivery, acked};
@@ -153,7 +153,7 @@ impl<T: Wire + Clone> Topic<T> {
             return log_panic(|| drop(message));
         }
         match message {
-            Message::Send { message, hops } => self.forward(cx, message, hops),
+            Message::Send { message, hops } => self.forward(cx, message, hops, wire_len),
             Message::Deliver { message, n, within, hops, reply } => {
                 let within = if peer.is_none() { within } else { within.min(WAIT_OF_PEERS_MAX) };
                 let until = cx.now() + within;
@@ -237,14 +237,19 @@ impl<T: Wire + Clone> Topic<T> {
                 self.fail(cx, &super::reason_of(reason), reason)
             }
             SelfMessage::End => self.is_over = true,
+            SelfMessage::Close => {
+                self.close(cx, &ExitReason::Terminated);
+                // Its monitors, such as relays, learn the same reason.
+                cx.kill(cx.id());
+            }
         }
     }
 
     // Messages and deliveries.
 
-    fn forward(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8) {
+    fn forward(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8, bytes: usize) {
         if let Some(message) = self.transform(cx, message, hops) {
-            self.begin_fanout(cx, Fanout::new(message, hops + 1), None);
+            self.begin_fanout(cx, Fanout::new(message, hops + 1, bytes), None);
         }
     }
 
@@ -383,7 +388,7 @@ impl<T: Wire + Clone> Topic<T> {
             cx.reply(request.reply, DeliveryResult::TooMany);
             return log_panic(|| drop(message));
         };
-        let fanout = Fanout::of_delivery(message, request.hops + 1, (delivery, within));
+        let fanout = Fanout::of_delivery(message, request.hops + 1, request.bytes, (delivery, within));
         let begun = BegunDelivery { peer: request.peer, reply: request.reply, timer };
         self.begin_fanout(cx, fanout, Some(begun));
     }
@@ -855,8 +860,13 @@ impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Topic<T> {
                 self.begin_deliveries(cx);
             }
             Event::Terminate => {
-                while self.fanout.is_some() {
-                    self.go_on_with_fanout(cx);
+                if self.fanout.is_some() {
+                    // It has overtaken the messages in the mailbox, since the topic sleeps between the parts of one.
+                    while self.fanout.is_some() {
+                        self.go_on_with_fanout(cx);
+                    }
+                    cx.push_self(self_message(SelfMessage::Close));
+                    return finishing(Duration::MAX);
                 }
                 self.close(cx, &ExitReason::Terminated);
                 return receive();

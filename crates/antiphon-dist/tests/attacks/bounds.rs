@@ -45,9 +45,11 @@ pub(crate) fn unread_session(limits: &Limits) -> u64 {
     UNACKNOWLEDGED.max(window) + limits.queue_bytes_cap + COMPLETIONS + 2 * window + SLACK
 }
 
-/// For the message that a channel sends to its subscribers at present, and its form for the wire.
+/// For a channel: the message that it sends to its subscribers at present, its form for the wire, and the copies in the mailboxes of
+/// subscribers.
 pub(crate) fn channel(limits: &Limits) -> u64 {
-    2 * u64::from(limits.message_bytes_max)
+    const COPIES: u64 = 2 * (64 << 20);
+    2 * u64::from(limits.message_bytes_max) + COPIES
 }
 
 /// For members whose connections have closed: their sessions stay for `peer_timeout`.

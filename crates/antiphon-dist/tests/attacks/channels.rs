@@ -11,9 +11,9 @@ use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::common::wait_for;
 use crate::member::Member;
-use crate::victim::{CROWD, Victim};
+use crate::victim::{ASLEEP, CROWD, Victim};
 
-/// A member whose actors subscribe to a channel.
+/// A member that publishes to a channel, and whose actors subscribe to it.
 struct Crowd {
     member: Member,
     channel: Key,
@@ -24,9 +24,13 @@ struct Crowd {
 impl Crowd {
     /// Joins, and subscribes so many actors.
     fn join(attack: &AttackTest, subscribers: u64) -> Self {
+        Self::join_at::<Bytes>(attack, CROWD, subscribers)
+    }
+
+    fn join_at<T: Wire>(attack: &AttackTest, channel: &str, subscribers: u64) -> Self {
         let mut member = Member::join(&attack.net, &attack.victim);
-        let (channel, _) = member.find(NameSpace::Channel, CROWD);
-        let name = format!("antiphon.channel<{}>", Bytes::name());
+        let (channel, _) = member.find(NameSpace::Channel, channel);
+        let name = format!("antiphon.channel<{}>", T::name());
         let tag = member.session.intern(&name).expect("the session has room for a tag");
         let mut crowd = Self { member, channel, tag, answers: 0 };
         for actor in 0..subscribers {
@@ -58,8 +62,12 @@ impl Crowd {
 
     /// Publishes a message of so many bytes.
     fn publish(&mut self, bytes: usize) {
+        self.publish_value(&Bytes::from(vec![7; bytes]));
+    }
+
+    fn publish_value(&mut self, value: &impl Wire) {
         let mut body = vec![0x93, 0, 0];
-        Bytes::from(vec![7; bytes]).encode(&mut body).expect("bytes have an encoding");
+        value.encode(&mut body).expect("bytes have an encoding");
         self.send(&body);
     }
 
@@ -125,6 +133,21 @@ pub(crate) fn small_messages_for_many_subscribers_end_with_member() {
     println!("at rest after {:?}", rest_after(&attack.victim));
     attack.end(
         "small messages for many subscribers",
+        bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),
+    );
+}
+
+/// Messages of 1 MiB for subscribers on the victim that take none: each copy needs its own memory there.
+pub(crate) fn large_messages_for_sleeping_subscribers_are_bounded() {
+    let attack = AttackTest::without_discovery().measure_quiet();
+    let mut crowd = Crowd::join_at::<String>(&attack, ASLEEP, 0);
+    let text = "x".repeat(1 << 20);
+    for _ in 0..200 {
+        crowd.publish_value(&text);
+    }
+    crowd.wait_until_taken();
+    attack.end(
+        "large messages for sleeping subscribers",
         bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),
     );
 }

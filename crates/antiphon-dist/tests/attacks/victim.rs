@@ -47,6 +47,8 @@ pub(crate) const SLEEPERS: usize = 23;
 pub(crate) const HEAVY_ACTORS: usize = 100;
 /// The name of a channel of the victim, of [`Bytes`].
 pub(crate) const CROWD: &str = "crowd";
+/// The name of a channel of the victim, of [`String`], to which actors subscribe that take no messages.
+pub(crate) const ASLEEP: &str = "asleep";
 /// The name of an RCI of the victim; its actors do not exit.
 pub(crate) const CALLED: &str = "called";
 
@@ -265,6 +267,13 @@ pub(crate) fn run(role: &Role) {
         receive()
     });
     node.channel::<Bytes>(CROWD).expect("the name is free");
+    let asleep = node.channel::<String>(ASLEEP).expect("the name is free");
+    for _ in 0..SLEEPERS {
+        node.spawn(move |cx: &mut Cx<String>, _| {
+            cx.subscribe(asleep, cx.addr());
+            suspend()
+        });
+    }
     node.rci(CALLED, |_: u64| |_: &mut Cx<u64>, _| receive()).expect("the name is free");
     process::send_line(node.location());
     let handle = node.handle();

@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_dist::{Channel, Config, NetCx};
+use antiphon_dist::{Channel, Config, NetCx, Refusals};
 use antiphon_sched::{Addr, Bytes, Cx, Event, Loop, ReplyTo, exit, receive, suspend};
-use antiphon_sim::{Machine, MachineInput, MachineOutput, Outputs, SimConn, SimNode, SimRng, seeds};
+use antiphon_sim::{
+    Machine, MachineInput, MachineOutput, MemoryDisk, Outputs, SimConn, SimNode, SimRng, assert_covered,
+    seeds,
+};
 use antiphon_wire::frame::{
     Ack, Begin, Credit, Fragment, FragmentPart, IdleProposed, Lookup, LookupResult, Message, Monitor,
     NameSpace, Notify, Pause, Ping, Pong, RawFrame, Tag, Throw, Unpause,
@@ -31,7 +34,7 @@ enum Ask {
 antiphon_sched::wire!(Ask, "test.hostile.ask/1", compact);
 
 /// The moves of one seed.
-const MOVES: usize = 150;
+const MOVES: usize = 100;
 /// The most bytes of frames in a record.
 const RECORD_BYTES: usize = 60_000;
 /// The most steps that a record may cost: the frames in it, what waits for the member and moves, and the constant work of
@@ -41,7 +44,14 @@ const SLEEPERS: usize = 30;
 const HEAVY: usize = 100;
 
 /// The names under which the victim's actors are found, and the type tags that the member numbers.
-const TAGS: [&str; 4] = ["bytes", "test.hostile.ask/1", "()", "antiphon.channel<bytes>"];
+const TAGS: [&str; 6] = [
+    "bytes",
+    "test.hostile.ask/1",
+    "()",
+    "antiphon.channel<bytes>",
+    "antiphon.call<(),()>",
+    "antiphon.files.service/1",
+];
 
 fn spawn_actors(sched: &mut Loop) {
     for number in 0..SLEEPERS {
@@ -70,6 +80,12 @@ fn spawn_actors(sched: &mut Loop) {
             }
             Event::Message(Ask::Keep(reply)) => kept.push(reply),
             _ => {}
+        }
+        receive()
+    });
+    sched.spawn(|cx: &mut Cx<()>, event| {
+        if let Event::Start = event {
+            cx.rci("function", |()| |_: &mut Cx<()>, _| suspend())?;
         }
         receive()
     });
@@ -121,8 +137,9 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = SimRng::new(seed);
         let location = SocketAddr::from(([127, 0, 0, 1], 4000));
-        let config = Config { udp_port: Some(4000), ..Config::default() };
-        let node = SimNode::new(&config, location, rng.number(), spawn_actors);
+        let config = Config { udp_port: Some(4000), dest_path: Some("received".into()), ..Config::default() };
+        let disk = MemoryDisk::new();
+        let node = SimNode::on_disk(&config, location, rng.number(), &disk, spawn_actors);
         let habits = Habits { grants_credit: rng.once_in(2), acknowledges: rng.once_in(2) };
         let profile = Profile {
             node: NodeId(rng.number()),
@@ -182,7 +199,14 @@ impl World {
             self.lookups.insert(request, name.clone());
             self.send(&[Lookup { request, space: NameSpace::Actor, all: false, name: &name }.into()]);
         }
-        assert_eq!(self.keys.len(), SLEEPERS + HEAVY + 1, "the member has found all actors");
+        let services =
+            [(NameSpace::Channel, "channel"), (NameSpace::Rci, "function"), (NameSpace::Service, "files")];
+        for (space, name) in services {
+            let request = self.number();
+            self.lookups.insert(request, name.to_owned());
+            self.send(&[Lookup { request, space, all: false, name }.into()]);
+        }
+        assert_eq!(self.keys.len(), SLEEPERS + HEAVY + 4, "the member has found all actors");
     }
 
     fn number(&mut self) -> u64 {
@@ -322,7 +346,7 @@ impl World {
         }
         let first = self.number() * 10_000;
         self.next_number += 10_000;
-        match self.rng.below(14) {
+        match self.rng.below(20) {
             0 => {
                 let bytes = 1 + self.rng.below(900) as usize;
                 self.send_to_sleepers(bytes);
@@ -355,14 +379,21 @@ impl World {
             }),
             8 => {
                 let (to, at) = (self.key("asked"), vec![SocketAddr::from(([127, 0, 0, 9], 9))]);
-                let routes: Vec<_> = (0..8).map(|number| (NodeId(first + number), at.clone())).collect();
-                let (from, tag, route) = (Key(1), TagId(0), Route::Plain(&routes));
-                self.send_many(|_| Message { to, from, tag, receipt: None, route, body: &[0xc0] }.into());
+                let routes: Vec<Vec<_>> = (0..1000)
+                    .map(|number| vec![(NodeId(first + number), at.clone()), (NodeId(1), at.clone())])
+                    .collect();
+                let (from, tag, body) = (Key(1), TagId(0), &[0xc0]);
+                let message = |route| Message { to, from, tag, receipt: None, route, body }.into();
+                let frames: Vec<Frame<'_>> =
+                    routes.iter().map(|route| message(Route::Plain(route))).collect();
+                self.send(&frames);
             }
-            9 => self.ask(first, |reply| [&[0x81, 0xa4][..], b"Keep", reply].concat()),
+            9 => self.send_bodies(("asked", TagId(1)), first, 1000, |reply| {
+                [&[0x81, 0xa4][..], b"Keep", reply].concat()
+            }),
             10 => {
                 let bytes = self.rng.below(1 << 20) as u32;
-                self.ask(first, |reply| {
+                self.send_bodies(("asked", TagId(1)), first, 1000, |reply| {
                     [&[0x81, 0xa5][..], b"Bytes", &[0x92, 0xce], &bytes.to_be_bytes(), reply].concat()
                 });
             }
@@ -386,6 +417,31 @@ impl World {
                     body: &[0xc4, 0],
                 };
                 self.send(&[Monitor { watcher: Key(3), target: to, id: first }.into(), message.into()]);
+            }
+            13 => self.send_bodies(("channel", TagId(3)), first, 1000, |subscriber| {
+                [&[0x94, 2][..], subscriber, &[0xc2, 0x90]].concat()
+            }),
+            14 => {
+                let bytes = bytes_body(1 + self.rng.below(2000) as usize);
+                self.send_bodies(("channel", TagId(3)), first, 20, |_| [&[0x93, 0, 0][..], &bytes].concat());
+            }
+            15 => {
+                let bytes = bytes_body(1 + self.rng.below(2000) as usize);
+                let n = self.rng.below(2) as u8;
+                self.send_bodies(("channel", TagId(3)), first, 20, |reply| {
+                    [&[0x94, 1, 0x93, n, 0xcd, 1, 0, 0][..], reply, &bytes].concat()
+                });
+            }
+            16 => {
+                let first = self.rng.below(1 + first / 10_000) * 10_000;
+                self.send_bodies(("channel", TagId(3)), first, 200, |actor| [&[0x92, 4][..], actor].concat());
+            }
+            17 => self.send_bodies(("function", TagId(4)), first, 300, |reply| {
+                [&[0x94, 0, 0xc0][..], reply, &[0xc0]].concat()
+            }),
+            18 => {
+                let name = format!("{:06}", self.rng.below(100));
+                self.send_bodies(("files", TagId(5)), first, 100, |reply| offer(&name, reply));
             }
             _ => {
                 let part = FragmentPart::First { kind: 0x22, total: 1 << 20 };
@@ -418,22 +474,52 @@ impl World {
         }
     }
 
-    fn ask(&mut self, first: u64, body: impl Fn(&[u8]) -> Vec<u8>) {
-        let (to, node) = (self.key("asked"), self.profile.node.0.to_be_bytes());
-        let bodies: Vec<Vec<u8>> = (0..1_000_u64)
+    /// Sends messages to an actor, with bodies that hold a new address, or reply, of the member each.
+    fn send_bodies(
+        &mut self,
+        (name, tag): (&str, TagId),
+        first: u64,
+        count: u64,
+        body: impl Fn(&[u8]) -> Vec<u8>,
+    ) {
+        let (to, node) = (self.key(name), self.profile.node.0.to_be_bytes());
+        let bodies: Vec<Vec<u8>> = (0..count)
             .map(|number| {
-                let request = (first + number).to_be_bytes();
-                body(&[&[0x92, 0xcf][..], &node, &[0xcf], &request].concat())
+                let number = (first + number).to_be_bytes();
+                body(&[&[0x92, 0xcf][..], &node, &[0xcf], &number].concat())
             })
             .collect();
         let frames: Vec<Frame<'_>> = bodies
             .iter()
-            .map(|body| {
-                Message { to, from: Key(1), tag: TagId(1), receipt: None, route: Route::NONE, body }.into()
-            })
+            .map(|body| Message { to, from: Key(1), tag, receipt: None, route: Route::NONE, body }.into())
             .collect();
         self.send(&frames);
     }
+}
+
+/// The MessagePack of an offer of a file of five bytes.
+fn offer(name: &str, reply: &[u8]) -> Vec<u8> {
+    let text = |text: &str| [&[0xa0 | text.len() as u8][..], text.as_bytes()].concat();
+    let stat = ["size", "seconds", "nanos", "permissions"].map(|field| [&text(field)[..], &[5]].concat());
+    [
+        &[0x81][..],
+        &text("Offer"),
+        &[0x92, 0x85],
+        &text("path"),
+        &[0x91],
+        &text(name),
+        &text("stat"),
+        &[0x84],
+        &stat.concat(),
+        &text("overwrite"),
+        &[0xc2],
+        &text("sender"),
+        reply,
+        &text("within"),
+        &[0xc0],
+        reply,
+    ]
+    .concat()
 }
 
 /// The MessagePack of so many bytes.
@@ -447,7 +533,8 @@ fn bytes_body(bytes: usize) -> Vec<u8> {
 #[test]
 fn hostile_member_stays_within_bounds() {
     let (mut held_most, mut is_closed) = (0, 0);
-    for seed in seeds(6) {
+    let mut refused = [0; 5];
+    for seed in seeds(4) {
         let mut world = World::new(seed);
         for _ in 0..MOVES {
             world.advance();
@@ -463,7 +550,15 @@ fn hostile_member_stays_within_bounds() {
         let counts = world.node.counts();
         let left = (counts.replies, counts.receipts, counts.monitors, counts.lookups, counts.backlog_bytes);
         assert_eq!(left, (0, 0, 0, 0, 0), "{counts:?}, {:?}", world.habits);
+        let Refusals { lookups, routes, subscriptions, rci_actors, files, .. } = counts.refusals;
+        let of_seed = [lookups, routes, subscriptions, rci_actors, files];
+        refused.iter_mut().zip(of_seed).for_each(|(all, of_seed)| *all += of_seed);
     }
+    println!("refused: {refused:?}");
+    assert_covered(
+        refused.iter().all(|count| *count > 0),
+        "lookups, routes, subscribers, calls and files over quota",
+    );
     println!("at most {held_most} bytes are held; {is_closed} sessions were ended");
     assert!(held_most > 64 << 20, "the member reaches its limits");
 }

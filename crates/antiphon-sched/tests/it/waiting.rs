@@ -294,6 +294,49 @@ fn sleep_of_zero_times_out() {
     assert_eq!(log.take(), "start timeout");
 }
 
+/// Messages wait, others run, and no timer is needed.
+#[test]
+fn sleep_of_zero_lets_others_run_first() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let mut parts = 0;
+    let worker = waiter(&mut events, &log, move |event| match event {
+        Event::Message(1) | Event::Timeout if parts < 3 => {
+            parts += 1;
+            sleep(millis(0))
+        }
+        _ => receive(),
+    });
+    settle(&mut events);
+    log.take();
+    let other = waiter(&mut events, &log, |_| receive());
+    settle(&mut events);
+    log.take();
+    events.send(worker, 1).unwrap();
+    events.send(worker, 2).unwrap();
+    events.send(other, 7).unwrap();
+    settle(&mut events);
+    assert_eq!(log.take(), "1 7 timeout timeout timeout 2");
+    assert_eq!(events.stats().timers, 0);
+}
+
+/// An actor sleeps for zero while a timer of an earlier wait is running.
+#[test]
+fn sleep_of_zero_after_timed_wait_times_out_once() {
+    let mut events = virtual_loop();
+    let log = Log::default();
+    let actor = waiter(&mut events, &log, |event| match event {
+        Event::Start => receive_within(millis(10)),
+        Event::Message(_) => sleep(millis(0)),
+        _ => receive(),
+    });
+    send_all(&mut events, actor, [1]);
+    assert_eq!(log.take(), "start 1 timeout");
+    pass(&mut events, secs(1));
+    assert_eq!(log.take(), "");
+    assert_eq!(events.stats().timers, 0);
+}
+
 #[test]
 fn sleep_of_maximum_does_not_overflow() {
     let mut events = virtual_loop();

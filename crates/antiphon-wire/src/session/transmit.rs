@@ -11,7 +11,7 @@ use crate::limits::{FRAGMENT_BYTES_MAX, LARGE_FRAME_FIELDS_BYTES_MAX};
 use crate::record::Sealer;
 use crate::session::Session;
 use crate::session::interner::InternError;
-use crate::session::send_queue::{FrameClass, SendMark, is_answer};
+use crate::session::send_queue::{FrameClass, PART_BYTES_MAX, SendMark, is_answer};
 use crate::time::Time;
 
 /// Why a frame was not accepted. The session is unchanged.
@@ -227,7 +227,9 @@ impl Session {
                 return pushed.map_err(|queued| SendRefused::Busy { queued, bytes });
             }
             let until = if is_answer(frame) { self.send_until.answers } else { self.send_until.others };
-            let has_credit = self.outbound.end() + bytes <= until;
+            // While others wait, it leaves them the credit of a part, for which a large frame may wait.
+            let left = if self.send_queue.is_idle() { 0 } else { PART_BYTES_MAX as u64 };
+            let has_credit = self.outbound.end() + bytes + left <= until;
             let is_near = self.outbound.unsent_bytes() <= self.limits.queue_bytes_low;
             if is_near && has_credit && !self.send_queue.must_wait(pair, frame) {
                 self.outbound.append(frame, size);

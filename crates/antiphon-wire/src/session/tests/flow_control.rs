@@ -1,5 +1,7 @@
 //! Flow control per receiving actor: limits, marks, frames that pass a pause, and withdrawn messages.
 
+use std::collections::VecDeque;
+
 use super::test_peer::{TestPeer, begun_pair, connect, connected_pair, describe, message, test_peer};
 use crate::frame::{
     Answer, Down, DownReason, Frame, Goodbye, GoodbyeReason, IdleAgreed, Message, Monitor, Outcome, Receipt,
@@ -472,4 +474,31 @@ fn lower_pause_limit_of_peer_is_raised() {
     let paused = (0..65_537).filter(|actor| b.session().pause(Key(*actor))).count();
     assert_eq!(paused, 65_536);
     b.transmit(Time::START, &mut a);
+}
+
+/// Small frames of ever other pairs do not take all credit while a large frame waits.
+#[test]
+fn small_frames_of_new_pairs_spare_large_frame() {
+    let limits = Limits { window_bytes: 128 * 1024, ..Limits::default() };
+    let (mut a, mut b) = begun_pair(limits);
+    a.session().intern("t").expect("a tag number is free");
+    for _ in 0..200 {
+        a.session().send(&message(1, 2, &[7; 1000])).expect("the queue has room");
+    }
+    a.session().send(&message(1, 3, &[7; 100_000])).expect("the queue has room");
+    let mut held = VecDeque::from(a.transmit_held(&mut b));
+    let mut received = Vec::new();
+    for round in 0..1000 {
+        // The peer takes two frames, and more frames of new pairs come than it has taken.
+        held.drain(..held.len().min(2)).for_each(|held| b.session().release(held));
+        b.transmit(Time::START, &mut a);
+        for number in 0..4 {
+            a.session().send(&message(10 + round * 4 + number, 4, &[7; 1000])).expect("the queue has room");
+        }
+        held.extend(a.transmit_held_with(&mut b, |frame| received.push(describe(frame))));
+        if received.iter().any(|name| name == "3:100000") {
+            return;
+        }
+    }
+    panic!("the large message has not arrived, but {} others", received.len());
 }

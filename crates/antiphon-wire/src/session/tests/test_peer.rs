@@ -193,6 +193,15 @@ impl TestPeer {
 
     /// As `transmit`, but `other` holds the credit of every frame.
     pub(super) fn transmit_held(&mut self, other: &mut TestPeer) -> Vec<HeldCredit> {
+        self.transmit_held_with(other, |_| ())
+    }
+
+    /// As `transmit_held`, and passes each frame to `each`.
+    pub(super) fn transmit_held_with(
+        &mut self,
+        other: &mut TestPeer,
+        mut each: impl FnMut(&Frame<'_>),
+    ) -> Vec<HeldCredit> {
         while self.session.as_mut().expect("the session exists").poll_transmit(Time::START, &mut self.output)
         {
         }
@@ -204,7 +213,9 @@ impl TestPeer {
             while let Some(mut frames) =
                 session.next_record(Time::START, &mut other.input).expect("valid records")
             {
-                while session.next_frame(Time::START, &mut frames).expect("valid frames").is_some() {
+                while let Some(incoming) = session.next_frame(Time::START, &mut frames).expect("valid frames")
+                {
+                    each(&incoming.frame());
                     held.push(session.hold());
                 }
             }

@@ -154,8 +154,7 @@ impl Handshake {
     /// Takes the received messages up to the next step. Call it when bytes have arrived, and again after each step.
     ///
     /// # Errors
-    /// [`HandshakeError`]; the handshake has ended. Write `out`, which may hold a refusal, then close the connection. A dialler that has
-    /// sent its proof closes without a refusal.
+    /// [`HandshakeError`]; the handshake has ended. Write `out`, which may hold a refusal, then close the connection.
     pub fn advance(
         &mut self,
         profile: &Profile,
@@ -173,18 +172,13 @@ impl Handshake {
             | HandshakeState::AcceptorListening
             | HandshakeState::AcceptorSentHello { .. } => {}
         }
-        // A peer that has sent its proof expects records. It would read a refusal as a broken one.
-        let may_refuse = !matches!(self.state, HandshakeState::DiallerSentProof { .. });
         let step = self.next_step(profile, input);
         if let Err(error) = &step {
             self.state = HandshakeState::Ended;
             match error {
-                HandshakeError::Refused(refusal) if may_refuse => refusal.put(out),
-                HandshakeError::PeerMisbehaved(_) if may_refuse => Refusal::Malformed.put(out),
-                HandshakeError::Refused(_)
-                | HandshakeError::PeerMisbehaved(_)
-                | HandshakeError::RefusedByPeer(_)
-                | HandshakeError::CallerMisused => {}
+                HandshakeError::Refused(refusal) => refusal.put(out),
+                HandshakeError::PeerMisbehaved(_) => Refusal::Malformed.put(out),
+                HandshakeError::RefusedByPeer(_) | HandshakeError::CallerMisused => {}
             }
         }
         step

@@ -153,5 +153,13 @@ pub(super) mod tests {
         vectors.add("a different file has appeared", &ToSender::Different(stat));
         vectors.add("failed", &ToSender::Failed(FileRefused::DiskFull));
         vectors.add("too large", &ToSender::Failed(FileRefused::TooLarge { max: 4 }));
+        for (reason, nanos) in
+            [("nanos of 2^32", &[0xcf, 0, 0, 0, 1, 0, 0, 0, 0][..]), ("nanos below 0", &[0xff])]
+        {
+            let before =
+                [&[0x81, 0xa9][..], b"Different", &[0x84, 0xa4], b"size", &[5, 0xa7], b"seconds", &[0, 0xa5]];
+            let bytes = [before.concat().as_slice(), b"nanos", nanos, &[0xab], b"permissions", &[0]].concat();
+            vectors.refuse::<ToSender>(reason, &bytes);
+        }
     }
 }

@@ -161,9 +161,12 @@ pub(super) mod tests {
         type Outcome = SpawnOutcome<String>;
         vectors.add("started at an address", &Outcome::At(Addr::of(server(20))));
         vectors.add("over the quota of 1,024 actors", &Outcome::OverQuota(1024));
+        vectors.add("over the largest quota", &Outcome::OverQuota(u64::MAX));
         vectors.add("the function panicked", &Outcome::Panicked("oh".to_owned()));
         vectors.add("the node is stopping", &Outcome::Stopping);
         vectors.refuse::<Outcome>("an unknown kind", &[0x92, 4, 0]);
+        vectors.refuse::<Outcome>("a kind of two bytes, 256", &[0x91, 0xcd, 1, 0]);
+        vectors.refuse::<Outcome>("a quota below 0", &[0x92, 1, 0xff]);
         vectors.refuse::<Outcome>("stopping with a second part", &[0x92, 3, 0]);
         vectors.refuse::<Outcome>("an address that is nil", &[0x92, 0, 0xc0]);
     }

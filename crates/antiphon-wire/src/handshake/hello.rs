@@ -181,6 +181,14 @@ impl Hello {
         }
         Ok(())
     }
+
+    /// Checks what only a dialler must state: its dials have numbers from 1.
+    pub(crate) fn check_as_dialler(&self) -> Result<(), Malformed> {
+        match self.resume_state.ordinal {
+            0 => Err(Malformed::Unknown { field: "ordinal", value: 0 }),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn put_count(count: usize, out: &mut Vec<u8>) {

@@ -204,6 +204,7 @@ impl Handshake {
         match (std::mem::replace(&mut self.state, HandshakeState::Ended), kind) {
             (HandshakeState::AcceptorListening, MessageKind::DiallerHello) => {
                 let peer = Box::new(Hello::take(reader).map_err(HandshakeFault::Malformed)?);
+                peer.check_as_dialler().map_err(HandshakeFault::Malformed)?;
                 let suite = choose_suite(profile, &peer, self.exporter.is_some())?;
                 self.state = HandshakeState::AcceptorGotHello { peer, message: message.to_vec(), suite };
                 Ok(HandshakeStep::Introduced)

@@ -299,6 +299,9 @@ impl Inbound {
         if !is_large || !is_whole_frame || !is_new {
             return Err(PeerFault::Fragment { stream });
         }
+        if !Frame::KINDS.iter().any(|(known, _)| *known == kind) {
+            return Err(Malformed::Unknown { field: "frame kind", value: kind.into() }.into());
+        }
         self.declared += u64::from(total);
         if !self.assemblies.is_empty() && self.declared > u64::from(limits.reassembly_bytes_max) {
             return Err(PeerFault::Reassembly { declared: self.declared });

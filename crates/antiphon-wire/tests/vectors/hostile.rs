@@ -3,8 +3,8 @@
 use antiphon_wire::frame::RawFrame;
 use antiphon_wire::msgpack::{self, MalformedBody};
 use antiphon_wire::{
-    Datagram, DatagramError, Deframer, Handshake, HandshakeError, HandshakeStep, Malformed, PeerFault,
-    RecordError, ResumeState, Session, SessionError, Suite, Time,
+    Datagram, DatagramError, Deframer, Handshake, HandshakeError, HandshakeStep, HeldSession, Malformed,
+    PeerFault, RecordError, ResumeState, Session, SessionError, Suite, Time,
 };
 
 use crate::{NONCE, PRIVATE, SUITES, complete_handshake, entropy, profile};
@@ -17,7 +17,7 @@ pub(crate) fn refusal(kind: &str, bytes: &[u8]) -> Option<String> {
         "frames" => frames(bytes)?,
         "body" => body(bytes)?,
         "datagram" => datagram(bytes)?,
-        "dialler" | "proof" | "acceptor" => return handshake(kind, suite, bytes),
+        "dialler" | "proof" | "acceptor" | "acceptor-proof" => return handshake(kind, suite, bytes),
         "record" => record(suite, bytes)?,
         other => panic!("hostile.txt has no kind {other}"),
     };
@@ -76,7 +76,7 @@ fn datagram(bytes: &[u8]) -> Option<&'static str> {
 fn handshake(kind: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
     let handshake = complete_handshake(suite);
     let (mut input, mut out) = (Deframer::new(), Vec::new());
-    let (mut machine, profile) = if kind == "acceptor" {
+    let (mut machine, profile) = if kind.starts_with("acceptor") {
         let dialler = Handshake::dial(
             &profile(1, suite),
             entropy(PRIVATE.0, NONCE.0),
@@ -93,6 +93,11 @@ fn handshake(kind: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
         assert!(matches!(machine.advance(&profile, &mut input, &mut out), Ok(HandshakeStep::Introduced)));
         let resume_state = ResumeState { epoch: 3, known: 0, ordinal: 0 };
         machine.answer(&profile, entropy(PRIVATE.1, NONCE.1), resume_state, &mut out).expect("at this step");
+    }
+    if kind == "acceptor-proof" {
+        input.push(&handshake.hello_b);
+        assert!(matches!(machine.advance(&profile, &mut input, &mut out), Ok(HandshakeStep::Introduced)));
+        machine.prove(&profile, HeldSession::nothing(), &mut out).expect("at this step");
     }
     out.clear();
     input.push(bytes);

@@ -45,9 +45,20 @@ impl LocationIndex {
     }
 
     pub(super) fn check(&self, peers: &BTreeMap<NodeId, Peer>) {
-        let mut expected = Self::default();
-        peers.iter().for_each(|(node, peer)| expected.add(*node, peer));
-        assert_eq!(self.by_location, expected.by_location, "the index has the locations of all known nodes");
+        for (node, peer) in peers {
+            for at in peer.all_locations() {
+                let is_listed = self.by_location.get(&at).is_some_and(|nodes| nodes.contains(node));
+                assert!(is_listed, "{node} is not listed at {at}");
+            }
+        }
+        for (at, nodes) in &self.by_location {
+            assert!(!nodes.is_empty(), "nothing is listed at {at}");
+            for node in nodes {
+                let is_there =
+                    peers.get(node).is_some_and(|peer| peer.all_locations().any(|of_peer| of_peer == *at));
+                assert!(is_there, "{node} is still listed at {at}");
+            }
+        }
     }
 }
 

@@ -391,7 +391,9 @@ impl NodeCore {
             self.steps += 1;
             self.on_due(due, driver);
         }
-        self.report_ended_sessions(driver);
+        if !self.ended_sessions.is_empty() {
+            self.report_ended_sessions(driver);
+        }
         self.complete_pending_lookups();
         self.run_loop_actions(driver);
         self.use_new_credentials(driver);

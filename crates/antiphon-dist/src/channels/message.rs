@@ -293,6 +293,11 @@ pub(super) mod tests {
             "deliver to 2 within 5 s",
             &Message::Deliver { message: message(), n: 2, within, hops: 0, reply: reply() },
         );
+        let within = Duration::from_millis(u64::MAX);
+        vectors.add(
+            "deliver to 2^64-1 within 2^64-1 ms",
+            &Message::Deliver { message: message(), n: u64::MAX, within, hops: 0, reply: reply() },
+        );
         let actor = Addr::of(asker(7));
         vectors.add("subscribe", &Message::Subscribe { actor, ends_on_lag: false, reply: Some(reply()) });
         vectors.add(
@@ -304,6 +309,7 @@ pub(super) mod tests {
         vectors.add("attach a channel", &Message::Attach { topic, is_relay: false, reply: Some(reply()) });
         vectors.add("unsubscribe", &Message::Unsubscribe { actor: asker(7) });
         vectors.add("count", &Message::Count { topic: asker(6), subscribers: 3 });
+        vectors.add("count of 2^64-1", &Message::Count { topic: asker(6), subscribers: u64::MAX });
         let from = TopicAddr::of(server(8));
         let ids = vec![server(8), asker(5)];
         vectors.add("upstreams", &Message::Upstreams { from, ids, reply: Some(reply()) });

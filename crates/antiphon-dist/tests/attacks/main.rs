@@ -85,6 +85,7 @@ fn main() -> ExitCode {
             protocol::peer_that_rejects_node_ends_session,
             records::record_tampered_with_costs_only_its_connection,
             routes::routes_of_one_member_leave_others_theirs,
+            routes::flood_of_routes_leaves_others_their_share,
             routes::dials_of_one_member_leave_others_theirs,
             routes::hanging_dials_leave_descriptors_for_newcomers,
             routes::victim_without_descriptors_rests_and_recovers,

@@ -139,6 +139,30 @@ pub(crate) fn routes_of_one_member_leave_others_theirs() {
     attack.end("routes", bounds::routes());
 }
 
+/// A member names ever other nodes as fast as it can, and then the same ones again and again.
+pub(crate) fn flood_of_routes_leaves_others_their_share() {
+    let mut attack = AttackTest::without_discovery().measure_quiet();
+    let mut namer = Namer::join(&attack);
+    let (begun, mut named) = (Instant::now(), 0);
+    while begun.elapsed() < secs(4) {
+        let first = 1_000_000 + named;
+        namer.name(first..first + 10_000);
+        named += 10_000;
+    }
+    println!("{named} other nodes in {:?}", begun.elapsed());
+    let refused = attack.victim.count_within("refusals", "routes");
+    assert_eq!(refused, named - NAMED_MAX, "each node beyond the quota is refused, or replaces another");
+    attack.victim.has_logged_once("names more nodes than it may");
+    let (begun, mut named) = (Instant::now(), 0);
+    while begun.elapsed() < secs(2) {
+        (0..10).for_each(|_| namer.name(1_000_000..1_001_000));
+        named += 10_000;
+    }
+    println!("{named} times the same nodes in {:?}", begun.elapsed());
+    Honest::join(&attack).introduce();
+    attack.end("a flood of routes", bounds::routes());
+}
+
 /// One member causes dials that do not succeed, without end. The dial that another one causes follows within seconds.
 pub(crate) fn dials_of_one_member_leave_others_theirs() {
     let mut attack = AttackTest::without_discovery();

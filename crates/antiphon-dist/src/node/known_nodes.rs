@@ -539,7 +539,11 @@ mod tests {
 
         /// A peer names a node, at its rate.
         fn learn_limited(&mut self, by: u64, named: u64) {
-            self.core.learn(node(by), node(named), "", std::iter::once(AT));
+            self.learn_at(by, named, AT);
+        }
+
+        fn learn_at(&mut self, by: u64, named: u64, at: SocketAddr) {
+            self.core.learn(node(by), node(named), "", std::iter::once(at));
         }
 
         fn learn_route(&mut self, by: u64, named: Range<u64>) {
@@ -663,6 +667,34 @@ mod tests {
         test.core.drop_waiting(node(100), Undelivered::NoNode);
         test.learn(2, 5000);
         assert!(!test.knows(100), "nothing waits for it any more");
+        test.core.check_known_nodes();
+    }
+
+    /// When too many locations wait to be dialled, one gives way. What waits for its node fails at once.
+    #[test]
+    fn node_not_dialled_for_others_fails_waiting() {
+        let mut test = TestCore::dialling_loopback();
+        let send_to = |test: &mut TestCore, host: u8, by: u64, number: u64| {
+            let named = 1000 * by + number;
+            test.peer(by).remote = Some([10, 0, 0, host].into());
+            test.learn_at(by, named, SocketAddr::new(AT.ip(), named as u16));
+            test.send_signal(named);
+            named
+        };
+        let mut named = Vec::new();
+        for by in 1..=16 {
+            // Ten are dialled at once.
+            let count = if by == 1 { 74 } else { 64 };
+            let host = 1 + (by as u8 - 1) / 4;
+            (0..count).for_each(|number| named.push(send_to(&mut test, host, by, number)));
+        }
+        let waiting = |test: &TestCore| {
+            named.iter().filter(|number| !test.core.peers[&node(**number)].waiting.is_empty()).count()
+        };
+        assert_eq!((waiting(&test), test.core.counts.refusals.dials), (named.len(), 0));
+        let late = send_to(&mut test, 5, 20, 0);
+        assert!(!test.core.peers[&node(late)].waiting.is_empty());
+        assert_eq!((waiting(&test), test.core.counts.refusals.dials), (named.len() - 1, 1));
         test.core.check_known_nodes();
     }
 

@@ -23,9 +23,8 @@ const BUSY_MACHINE: Duration = millis(200);
 const LOST_AFTER: Duration = secs(15);
 /// The limit for the recovery of the victim after that. It is generous, because test machines are busy.
 const RECOVERED_WITHIN: Duration = secs(10);
-/// What a victim may hold more than before the attack: 1,024 nodes that members have named and 512 incarnations that have ended, for a
-/// while, and the capacity of tables.
-const KEPT_BYTES: u64 = 2 << 20;
+/// What a victim may hold more than before the attack: 1,024 nodes that members have named, and 512 incarnations that have ended.
+const KEPT_BYTES: u64 = 1024 * 2048 + 512 * 4096;
 
 /// Gives the thread the lowest priority.
 pub(crate) fn give_way() {

@@ -66,7 +66,8 @@ pub struct Refusals {
     pub monitors: u64,
     /// Requests over `requests_max`.
     pub requests: u64,
-    /// Nodes that peers have named over the 1,024 of each peer: each replaces an older one, or is not remembered.
+    /// Nodes that peers have named over the 1,024 of each peer, or more often than each may: each replaces an older one, or is not
+    /// remembered.
     pub routes: u64,
     /// Dials that peers and datagrams have caused, and that are not made because too many wait for their turn.
     pub dials: u64,

@@ -287,7 +287,10 @@ impl TimerWheel {
         self.lists[list].swap_remove(at as usize);
         match self.lists[list].get(at as usize) {
             Some(&moved) => self.nodes[moved as usize].at = at,
-            None if at == 0 => self.mark(list, false),
+            None if at == 0 => {
+                let batch = self.take_list(list);
+                self.give_back(list, batch);
+            }
             None => {}
         }
         self.nodes[index as usize].list = NONE;
@@ -378,6 +381,17 @@ mod tests {
         assert_eq!(wheel.cancel(old), None);
         assert!(!wheel.push_back(old, Time::MAX));
         assert_eq!(wheel.due(new), Some(timer(1)));
+    }
+
+    /// The requests of a burst have the same timeout, and are answered before it.
+    #[test]
+    fn cancelled_burst_leaves_no_large_list() {
+        let mut wheel = TimerWheel::new(false);
+        let keys: Vec<TimerKey> =
+            (0..1000).map(|number| wheel.insert(Time::from_nanos(1 << 33), timer(number))).collect();
+        keys.into_iter().for_each(|key| assert!(wheel.cancel(key).is_some()));
+        assert!(wheel.lists.iter().all(|list| list.capacity() <= KEPT_MAX));
+        assert_eq!(wheel.next_deadline(), None);
     }
 
     proptest! {

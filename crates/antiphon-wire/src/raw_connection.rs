@@ -41,6 +41,16 @@ impl RawConnection {
         Ok(())
     }
 
+    /// Appends a record without frames.
+    ///
+    /// # Panics
+    /// As [`RawConnection::seal`].
+    pub fn seal_empty(&mut self, out: &mut Vec<u8>) {
+        assert!(!self.sealer.is_exhausted(), "the keys of this connection are used up");
+        let start = Sealer::begin(out);
+        self.sealer.seal(out, start);
+    }
+
     fn seal_large(&mut self, frame: &Frame<'_>, out: &mut Vec<u8>) -> Result<(), FrameTooLarge> {
         let mut payload = Vec::new();
         frame.put_payload(&mut payload);

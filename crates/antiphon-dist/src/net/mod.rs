@@ -352,17 +352,18 @@ impl NetDriver {
                 Ok((count, is_full)) => {
                     handle(core, sched, &mut self.outputs, Input::Received(conn, count));
                     control_frames += core.control_frames();
-                    let is_flooded = self.sockets.note_control_frames(conn, control_frames);
                     // A partly filled buffer means that the socket is empty; its readiness announces new data. A closed
                     // socket has no further readiness events, so the driver reads it to its end.
                     if !is_full && !reads_to_end {
+                        self.sockets.note_control_frames(conn, control_frames);
                         return self.drain_outputs(core, sched);
                     }
-                    if is_flooded {
+                    if sockets::is_flood(control_frames) {
                         break;
                     }
                 }
                 Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
+                    self.sockets.note_control_frames(conn, control_frames);
                     return self.drain_outputs(core, sched);
                 }
                 Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
@@ -372,6 +373,7 @@ impl NetDriver {
                 }
             }
         }
+        self.sockets.note_control_frames(conn, control_frames);
         self.sockets.note_unfinished(conn);
         self.drain_outputs(core, sched);
     }

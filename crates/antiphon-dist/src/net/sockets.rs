@@ -24,7 +24,7 @@ use crate::node::ConnId;
 pub(super) const READS_A_ROUND: usize = 16;
 /// A socket is not read again in a round after so many frames that need no credit.
 const CONTROL_FRAMES_A_ROUND: u64 = 1_024;
-/// The bytes of one read of a socket whose last read exceeded [`CONTROL_FRAMES_A_ROUND`]: room for somewhat more of them.
+/// The bytes of one read of a socket that exceeded [`CONTROL_FRAMES_A_ROUND`] in the round before: room for somewhat more of them.
 const FLOOD_READ_BYTES: usize = 16 * 1024;
 /// Connections accepted in one round: a small part of the unproven ones that a node holds, so that the hello of each can be read before
 /// others replace it.
@@ -61,7 +61,7 @@ struct NodeSocket {
     connecting: bool,
     /// `Some`: the socket is in the list of ready ones.
     readiness: Option<SocketReadiness>,
-    /// Whether the last read exceeded the share of control frames.
+    /// Whether the last round exceeded the share of control frames.
     is_flooded: bool,
 }
 
@@ -284,13 +284,12 @@ impl NodeSockets {
         self.note_ready(conn, SocketReadiness { readable: true, writable: false, reads_to_end: true });
     }
 
-    /// Notes the control frames that a socket has had in this round, after a read. Returns whether they have used their share.
-    pub(super) fn note_control_frames(&mut self, conn: ConnId, received: u64) -> bool {
-        let is_flooded = received > CONTROL_FRAMES_A_ROUND;
+    /// Notes the control frames that a socket has had in this round, after its last read. The reads of the next round depend on it.
+    /// A single read shows too little: it may end within a large record.
+    pub(super) fn note_control_frames(&mut self, conn: ConnId, received: u64) {
         if let Some(socket) = self.get(conn) {
-            socket.is_flooded = is_flooded;
+            socket.is_flooded = is_flood(received);
         }
-        is_flooded
     }
 
     /// Whether a socket or the listener goes on in the next round.
@@ -309,6 +308,11 @@ impl NodeSockets {
         }));
         std::mem::take(&mut self.accept_again)
     }
+}
+
+/// Whether a socket that has had so many control frames in a round waits for the next one.
+pub(super) fn is_flood(control_frames: u64) -> bool {
+    control_frames > CONTROL_FRAMES_A_ROUND
 }
 
 /// Whether the process has more descriptors left than it keeps in reserve for connections that it accepts: an eighth of its limit.
@@ -393,7 +397,7 @@ mod tests {
         assert!(!sockets.begin_round(Time::ZERO, &mut ready) && ready.is_empty() && !sockets.is_busy());
     }
 
-    /// A socket beyond its share of control frames is read in small pieces, until a read keeps to the share.
+    /// A socket beyond its share of control frames is read in small pieces, until a round keeps to the share.
     #[test]
     fn flooded_socket_is_read_in_pieces() {
         use std::io::Write;
@@ -408,9 +412,9 @@ mod tests {
         let mut read = |sockets: &mut NodeSockets| {
             std::iter::repeat_with(|| sockets.read(ConnId(7), &mut space)).flatten().next().unwrap()
         };
-        assert!(sockets.note_control_frames(ConnId(7), CONTROL_FRAMES_A_ROUND + 1));
+        sockets.note_control_frames(ConnId(7), CONTROL_FRAMES_A_ROUND + 1);
         assert_eq!(read(&mut sockets), (FLOOD_READ_BYTES, true));
-        assert!(!sockets.note_control_frames(ConnId(7), CONTROL_FRAMES_A_ROUND));
+        sockets.note_control_frames(ConnId(7), CONTROL_FRAMES_A_ROUND);
         let (count, is_full) = read(&mut sockets);
         assert!(count > FLOOD_READ_BYTES && !is_full, "{count}");
     }

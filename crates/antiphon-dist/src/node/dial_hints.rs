@@ -57,7 +57,7 @@ impl Display for DialCause {
 }
 
 /// A location that others have named, and that waits for its turn.
-#[derive(Copy, Clone, Debug)]
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) struct WaitingHint {
     pub(super) at: SocketAddr,
     pub(super) cause: DialCause,
@@ -129,9 +129,9 @@ impl DialHints {
         self.waiting > 0 && self.used < HINTS_PER_SECOND
     }
 
-    /// Adds a location that waits for its turn. False if its cause has too many. When all have too many together, the last
-    /// location of the host that has most gives way.
-    pub(super) fn push(&mut self, hint: WaitingHint) -> bool {
+    /// Adds a location that waits for its turn. Returns one that does not wait: this one, if its cause has too many. When all have too
+    /// many together, it is the last location of the host that has most.
+    pub(super) fn push(&mut self, hint: WaitingHint) -> Option<WaitingHint> {
         let (turn, DialCause { site, node }) = (self.turn, hint.cause);
         let queue =
             self.sites.entry(site).or_insert_with(|| SiteQueue { turn: turn + 1, ..SiteQueue::default() });
@@ -141,19 +141,16 @@ impl DialHints {
             .entry(node)
             .or_insert_with(|| NodeQueue { turn: node_turn + 1, ..NodeQueue::default() });
         if of_node.hints.iter().any(|waiting| waiting.at == hint.at) {
-            return true;
+            return None;
         }
         if queue.waiting >= OF_SITE_MAX || (node.is_some() && of_node.hints.len() >= OF_NODE_MAX) {
             self.remove_if_empty(site, node);
-            return false;
+            return Some(hint);
         }
         of_node.hints.push_back(hint);
         queue.waiting += 1;
         self.waiting += 1;
-        if self.waiting > WAITING_MAX {
-            self.drop_last_of_most();
-        }
-        true
+        if self.waiting > WAITING_MAX { self.pop_last_of_most() } else { None }
     }
 
     /// Takes the location whose turn it is.
@@ -170,18 +167,16 @@ impl DialHints {
         Some(hint)
     }
 
-    fn drop_last_of_most(&mut self) {
-        let most = self.sites.iter_mut().max_by_key(|(_, queue)| queue.waiting);
-        let Some((site, queue)) = most else { return };
-        let Some((node, of_node)) = queue.nodes.iter_mut().max_by_key(|(_, of_node)| of_node.hints.len())
-        else {
-            return;
-        };
+    /// Takes the last location of the host and node that have most.
+    fn pop_last_of_most(&mut self) -> Option<WaitingHint> {
+        let (site, queue) = self.sites.iter_mut().max_by_key(|(_, queue)| queue.waiting)?;
+        let (node, of_node) = queue.nodes.iter_mut().max_by_key(|(_, of_node)| of_node.hints.len())?;
         let (site, node) = (*site, *node);
-        of_node.hints.pop_back();
+        let last = of_node.hints.pop_back()?;
         queue.waiting -= 1;
         self.waiting -= 1;
         self.remove_if_empty(site, node);
+        Some(last)
     }
 
     fn remove_if_empty(&mut self, site: IpAddr, node: Option<NodeId>) {
@@ -229,6 +224,10 @@ mod tests {
         }
     }
 
+    fn waits(hints: &mut DialHints, hint: WaitingHint) -> bool {
+        hints.push(hint).is_none()
+    }
+
     /// Ten a second. A dial that has proven a node makes room for another.
     #[test]
     fn hint_budget_refills_each_second() {
@@ -247,10 +246,14 @@ mod tests {
     #[test]
     fn waiting_hints_take_turns_by_host_and_node() {
         let mut hints = DialHints::default();
-        let pushed = (0..1000).filter(|port| hints.push(hint(1, 1, *port))).count();
+        let pushed = (0..1000).filter(|port| waits(&mut hints, hint(1, 1, *port))).count();
         assert_eq!(pushed, OF_NODE_MAX);
-        assert!(hints.push(hint(1, 1, 3)), "a location that waits already is not refused");
-        assert!(hints.push(hint(1, 2, 2000)) && hints.push(hint(2, 3, 3000)) && hints.push(hint(2, 3, 3001)));
+        assert!(waits(&mut hints, hint(1, 1, 3)), "a location that waits already is not refused");
+        assert!(
+            waits(&mut hints, hint(1, 2, 2000))
+                && waits(&mut hints, hint(2, 3, 3000))
+                && waits(&mut hints, hint(2, 3, 3001))
+        );
         hints.check();
         let order: Vec<u16> = std::iter::from_fn(|| hints.pop()).map(|hint| hint.at.port()).collect();
         assert_eq!(order.len(), OF_NODE_MAX + 3);
@@ -263,9 +266,9 @@ mod tests {
     #[test]
     fn late_cause_has_no_credit_and_no_debt() {
         let mut hints = DialHints::default();
-        (0..60).for_each(|port| assert!(hints.push(hint(1, 1, port))));
+        (0..60).for_each(|port| assert!(waits(&mut hints, hint(1, 1, port))));
         (0..40).for_each(|_| assert!(hints.pop().is_some()));
-        assert!(hints.push(hint(2, 2, 1000)) && hints.push(hint(2, 2, 1001)));
+        assert!(waits(&mut hints, hint(2, 2, 1000)) && waits(&mut hints, hint(2, 2, 1001)));
         let order: Vec<u16> = (0..4).filter_map(|_| hints.pop()).map(|hint| hint.at.port()).collect();
         let late: Vec<usize> = (0..4).filter(|nth| order[*nth] >= 1000).collect();
         assert!(late == [0, 2] || late == [1, 3], "{order:?}");
@@ -276,11 +279,13 @@ mod tests {
         let mut hints = DialHints::default();
         for site in 1..=4 {
             for node in 0..4 {
-                (0..64).for_each(|port| assert!(hints.push(hint(site, node, port + 64 * node as u16))));
+                (0..64)
+                    .for_each(|port| assert!(waits(&mut hints, hint(site, node, port + 64 * node as u16))));
             }
         }
         assert_eq!(hints.waiting, WAITING_MAX);
-        assert!(hints.push(hint(5, 7, 1)));
+        let gone = hints.push(hint(5, 7, 1)).expect("all have too many together");
+        assert_ne!(gone.cause.site, IpAddr::from([10, 0, 0, 5]));
         hints.check();
         assert_eq!((hints.waiting, hints.sites[&IpAddr::from([10, 0, 0, 5])].waiting), (WAITING_MAX, 1));
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use antiphon_sched::{NodeId, RequestId, Time};
+use antiphon_sched::{NodeId, RequestId, Time, Undelivered};
 use antiphon_wire::{HandshakeError, HandshakeFault, Hello, Refusal};
 
 use super::dial_hints::{DialCause, DialHints, WaitingHint};
@@ -394,20 +394,34 @@ impl NodeCore {
         self.wait_for_turn(hint)
     }
 
+    /// Adds a location that waits for its turn. False if it may not wait.
     fn wait_for_turn(&mut self, hint: WaitingHint) -> bool {
-        let waits = self.dialer.hints.push(hint);
-        if waits {
-            self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
-        } else {
+        let refused = self.dialer.hints.push(hint);
+        if let Some(refused) = refused {
             self.counts.refusals.dials += 1;
-            if self.may_log("dials", hint.cause) {
+            if self.may_log("dials", refused.cause) {
                 tracing::warn!(
-                    cause = %hint.cause,
+                    cause = %refused.cause,
                     "a peer or host causes too many dials; some are not made (logged at most once an hour)"
                 );
             }
         }
-        waits
+        if refused == Some(hint) {
+            return false;
+        }
+        if let Some(other) = refused {
+            self.fail_undialled(&other);
+        }
+        self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
+        true
+    }
+
+    /// Fails what waits for a session with a node, after its location has given way to another one.
+    fn fail_undialled(&mut self, hint: &WaitingHint) {
+        let Some(node) = hint.node.filter(|_| !hint.cause.is_datagram()) else { return };
+        if !self.dialer.has(hint.at) {
+            self.drop_waiting(node, Undelivered::NoNode);
+        }
     }
 
     fn begin_hinted_dial(&mut self, hint: WaitingHint, after: Duration) {

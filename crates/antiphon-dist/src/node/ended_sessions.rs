@@ -1,10 +1,11 @@
 //! Sessions that have ended, until everything that was open on them is reported. There may be millions of frames and
 //! requests, so they are reported over several rounds of the loop.
 //!
-//! Invariant: each request, receipt and frame here is reported once.
+//! Invariant: each request, receipt and frame here is reported once. Meanwhile there may be another session with the same peer. The
+//! numbers of requests and receipts are not used again, but a peer may set a monitor again: it stays.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use antiphon_sched::{ActorId, AskError, DeadLetter, Key, MonitorId, NodeId, RequestId, Undelivered};
 use antiphon_wire as wire;
@@ -21,6 +22,8 @@ const REPORTS_A_ROUND: usize = 2_000;
 #[derive(Debug, Default)]
 pub(super) struct EndedSessions {
     sessions: VecDeque<EndedSession>,
+    /// The monitors that the peers of these sessions have set.
+    remote_watchers: BTreeMap<NodeId, BTreeSet<(Key, MonitorId)>>,
 }
 
 /// What was open on a session when it ended.
@@ -29,8 +32,6 @@ pub(super) struct EndedSession {
     pub(super) node: NodeId,
     /// Why the peer cannot be reached.
     pub(super) peer_lost: Undelivered,
-    /// The monitors that the peer has set.
-    pub(super) remote_watchers: BTreeSet<(Key, MonitorId)>,
     /// The requests that awaited a reply of the peer.
     pub(super) requests: VecDeque<RequestId>,
     /// The receipts that were awaited from the peer.
@@ -43,11 +44,39 @@ impl EndedSessions {
     pub(super) fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }
+
+    fn add_watchers(&mut self, node: NodeId, mut watchers: BTreeSet<(Key, MonitorId)>) {
+        if !watchers.is_empty() {
+            self.remote_watchers.entry(node).or_default().append(&mut watchers);
+        }
+    }
+
+    /// A peer sets a monitor in another session: it is not removed with one of an earlier session.
+    pub(super) fn keep_watcher(&mut self, node: NodeId, target: Key, id: MonitorId) {
+        if let Some(watchers) = self.remote_watchers.get_mut(&node) {
+            watchers.remove(&(target, id));
+        }
+    }
+
+    fn pop_watcher(&mut self, node: NodeId) -> Option<(Key, MonitorId)> {
+        let watchers = self.remote_watchers.get_mut(&node)?;
+        let first = watchers.pop_first();
+        if watchers.is_empty() {
+            self.remote_watchers.remove(&node);
+        }
+        first
+    }
 }
 
 impl NodeCore {
     /// Begins to report what was open on a session.
-    pub(super) fn report_ended(&mut self, ended: EndedSession, driver: &mut impl Driver) {
+    pub(super) fn report_ended(
+        &mut self,
+        ended: EndedSession,
+        remote_watchers: BTreeSet<(Key, MonitorId)>,
+        driver: &mut impl Driver,
+    ) {
+        self.ended_sessions.add_watchers(ended.node, remote_watchers);
         self.ended_sessions.sessions.push_back(ended);
         if self.ended_sessions.sessions.len() == 1 {
             self.report_ended_sessions(driver);
@@ -86,7 +115,7 @@ impl NodeCore {
         let mut reports = 0;
         while reports < most {
             reports += 1;
-            if let Some((target, id)) = ended.remote_watchers.pop_first() {
+            if let Some((target, id)) = self.ended_sessions.pop_watcher(ended.node) {
                 driver.loop_ref().remove_watcher(target, id);
             } else if let Some(request_id) = ended.requests.pop_front() {
                 driver.loop_ref().fail_request(request_id, AskError::from(ended.peer_lost.clone()));
@@ -172,5 +201,27 @@ fn dead_letter_of(frame: &Frame<'_>) -> Option<DeadFrame> {
         | Frame::IdleProposed(_)
         | Frame::IdleAgreed(_)
         | Frame::Begin(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn monitor_set_again_outlasts_ended_session() {
+        let (node, other) = (NodeId::from_bits(1), NodeId::from_bits(2));
+        let watcher = |number| (Key::from_bits(number), MonitorId { origin: node, number });
+        let mut ended = EndedSessions::default();
+        ended.add_watchers(node, [watcher(1), watcher(2)].into());
+        ended.add_watchers(node, [watcher(2), watcher(3)].into());
+        ended.add_watchers(other, [watcher(2)].into());
+        let (target, id) = watcher(2);
+        ended.keep_watcher(node, target, id);
+        let popped: Vec<_> = std::iter::from_fn(|| ended.pop_watcher(node)).collect();
+        assert_eq!(popped, [watcher(1), watcher(3)]);
+        assert_eq!(ended.pop_watcher(other), Some(watcher(2)));
+        assert!(ended.remote_watchers.is_empty());
+        ended.keep_watcher(node, target, id);
     }
 }

@@ -301,6 +301,7 @@ impl NodeCore {
             }
             InboundSignal::Monitor { watcher, target, id } => {
                 peer.monitors.add_remote_watcher(target, id);
+                self.ended_sessions.keep_watcher(node, target, id);
                 driver.loop_ref().add_watcher(target, id, ActorId::new(node, watcher));
             }
             InboundSignal::Demonitor { target, id } => {

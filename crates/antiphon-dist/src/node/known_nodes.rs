@@ -4,6 +4,9 @@
 //! a quota of them. Beyond it, its oldest that is not in use gives way; in a full table, the oldest of the peer that has named most.
 //! After [`NAMED_FOR`] each gives way. A named node is in use while something waits for a session with it.
 //!
+//! Names are cheap to make up, so a peer may name nodes at [`NAMING_RATE`] only. A node that is met then does not count, so that a peer
+//! may introduce any number of nodes that exist. What a peer names beyond its rate is ignored, and may be named again later.
+//!
 //! An incarnation whose session has ended stays known for a while, so that addresses of its actors are still refused for the right
 //! reason, and so that its location is dialled when something is sent to it.
 //!
@@ -20,12 +23,19 @@ use super::dial_hints::DialCause;
 use super::driver::Driver;
 use super::peers::{PEERS_MAX, Peer};
 use super::timers::NodeTimer;
+use super::token_bucket::Rate;
 use super::{NodeCore, sched_node, wire_node};
 
 /// The nodes that one peer may have named. Those of all peers that have gone count together.
 pub(super) const NAMED_MAX: usize = 1024;
+/// The nodes that one peer may name and that are not met: its whole quota at once, and then one of them replaces another.
+const NAMING_RATE: Rate = Rate { burst: NAMED_MAX as u32, refill_every: Duration::from_millis(10) };
+/// The nodes of one route that are learned. The rest of it is ignored.
+const ROUTE_NODES_MAX: usize = NAMED_MAX;
 /// How long a named node stays known that nobody uses or names again.
 const NAMED_FOR: Duration = Duration::from_secs(3600);
+/// How long a node that was named is not moved to the end of the order of namings, however often it is named again.
+const RENEWED_EVERY: Duration = Duration::from_secs(1);
 /// The ended incarnations that are remembered: those that never return, and as many that are only lost.
 pub(super) const ENDED_MAX: usize = 256;
 /// The sessions that give way at a time in a full table.
@@ -44,6 +54,13 @@ pub(super) struct Naming {
     number: u64,
     expires: Time,
     in_use: bool,
+}
+
+impl Naming {
+    /// Whether the peer that has named the node has named it last long enough ago for another place in the order.
+    fn is_renewed_by(&self, by: NodeId, now: Time) -> bool {
+        self.by == Some(by) && now + NAMED_FOR >= self.expires + RENEWED_EVERY
+    }
 }
 
 /// The nodes that peers have named and that were never met.
@@ -103,6 +120,13 @@ impl NamedNodes {
         of_peer.unused.insert(naming.number, node);
         self.unused.insert(naming.number, node);
         self.count(naming.by, before, before + 1);
+    }
+
+    /// A peer has named a node again: it counts as named now.
+    fn renew(&mut self, node: NodeId, naming: &mut Naming, now: Time) {
+        self.remove(*naming);
+        (naming.number, naming.expires) = (self.next_number(), now + NAMED_FOR);
+        self.add(node, *naming);
     }
 
     fn remove(&mut self, naming: Naming) {
@@ -213,10 +237,20 @@ impl EndedNodes {
 }
 
 impl NodeCore {
-    /// Learns the locations of the nodes that the addresses in a message of a peer name.
+    /// Learns the locations of the nodes that the addresses in a message of a peer name. After the first that the peer may not name
+    /// any more, the rest is ignored.
     pub(super) fn learn_route(&mut self, by: NodeId, route: Route<'_>) {
-        for (node, locations) in route.iter() {
-            self.learn(by, sched_node(node), "", locations.iter());
+        let mut entries = route.iter();
+        for (node, locations) in entries.by_ref().take(ROUTE_NODES_MAX) {
+            self.steps += 1;
+            if !self.try_learn(by, sched_node(node), "", locations.iter()) {
+                self.refuse_namings(by, 1);
+                break;
+            }
+        }
+        let ignored = entries.count();
+        if ignored > 0 {
+            self.refuse_namings(by, ignored as u64);
         }
     }
 
@@ -228,15 +262,39 @@ impl NodeCore {
         name: &str,
         locations: impl Iterator<Item = SocketAddr>,
     ) {
+        if !self.try_learn(by, node, name, locations) {
+            self.refuse_namings(by, 1);
+        }
+    }
+
+    /// As [`Self::learn`]. False if the peer has named too many nodes to name this one now.
+    fn try_learn(
+        &mut self,
+        by: NodeId,
+        node: NodeId,
+        name: &str,
+        locations: impl Iterator<Item = SocketAddr>,
+    ) -> bool {
         if node == self.me {
-            return;
+            return true;
         }
-        if self.peers.contains_key(&node) {
-            return self.renew_naming(by, node);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            if let Some(naming) = peer.naming.as_mut().filter(|naming| naming.is_renewed_by(by, self.now)) {
+                self.named_nodes.renew(node, naming, self.now);
+            }
+            return true;
         }
-        let locations: Vec<SocketAddr> = locations.filter(|at| self.settings.may_dial(*at)).collect();
-        if locations.is_empty() || !self.make_room_for_named(by) {
-            return;
+        let mut locations = locations.filter(|at| self.settings.may_dial(*at)).peekable();
+        if locations.peek().is_none() {
+            return true;
+        }
+        let may_name = self.peers.get_mut(&by).is_some_and(|peer| peer.namings.take(self.now, NAMING_RATE));
+        if !may_name {
+            return false;
+        }
+        let locations: Vec<SocketAddr> = locations.collect();
+        if !self.make_room_for_named(by) {
+            return true;
         }
         let naming = Naming {
             by: Some(by),
@@ -251,17 +309,12 @@ impl NodeCore {
         self.locations.add(node, &peer);
         self.peers.insert(node, peer);
         self.arm_named_timer();
+        true
     }
 
-    /// A peer has named a node again: it counts as named now.
-    fn renew_naming(&mut self, by: NodeId, node: NodeId) {
-        let Some(naming) = self.peers.get_mut(&node).and_then(|peer| peer.naming.as_mut()) else { return };
-        if naming.by == Some(by) {
-            self.named_nodes.remove(*naming);
-            naming.number = self.named_nodes.next_number();
-            naming.expires = self.now + NAMED_FOR;
-            self.named_nodes.add(node, *naming);
-        }
+    fn refuse_namings(&mut self, by: NodeId, count: u64) {
+        self.counts.refusals.routes += count;
+        self.log_refused(by, "routes", "names more nodes than it may");
     }
 
     /// Makes room for one more node that a peer names. False if all that it could replace are in use.
@@ -275,8 +328,7 @@ impl NodeCore {
         if !is_over_quota {
             oldest = self.named_nodes.oldest_of_most();
         }
-        self.counts.refusals.routes += 1;
-        self.log_refused(by, "routes", "names more nodes than it may");
+        self.refuse_namings(by, 1);
         let Some(oldest) = oldest else { return false };
         self.forget_peer(oldest);
         true
@@ -406,8 +458,17 @@ impl NodeCore {
         has_forgotten
     }
 
-    /// A node has a session: it is neither only named nor ended.
+    /// A node has a session: it is neither only named nor ended, and does not count for the peer that has named it.
     pub(super) fn note_met(&mut self, node: NodeId) {
+        let by = self.peers.get(&node).and_then(|peer| peer.naming?.by);
+        if let Some(by) = by.and_then(|by| self.peers.get_mut(&by)) {
+            by.namings.give_back(NAMING_RATE);
+        }
+        self.remove_from_orders(node);
+    }
+
+    /// Removes a node from the orders of namings and of ended incarnations.
+    fn remove_from_orders(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if let Some(naming) = peer.naming.take() {
             self.named_nodes.remove(naming);
@@ -419,7 +480,7 @@ impl NodeCore {
 
     /// Removes a node without a session and without open operations from all tables.
     fn forget_peer(&mut self, node: NodeId) {
-        self.note_met(node);
+        self.remove_from_orders(node);
         if let Some(peer) = self.peers.remove(&node) {
             self.locations.remove(node, &peer);
         }
@@ -447,11 +508,17 @@ impl NodeCore {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::ops::Range;
+
     use antiphon_sched::{ActorId, Key, MonitorId, Signal, Transport, Undelivered};
 
     use super::super::testing::TestCore;
+    use super::super::token_bucket::TokenBucket;
     use super::*;
     use crate::error::Status;
+
+    const AT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
     fn node(number: u64) -> NodeId {
         NodeId::from_bits(number)
@@ -464,9 +531,29 @@ mod tests {
             test
         }
 
+        /// A peer names a node. Its rate of namings does not matter.
         fn learn(&mut self, by: u64, named: u64) {
-            let at = ([127, 0, 0, 1], 9).into();
+            self.peer(by).namings = TokenBucket::default();
+            self.learn_limited(by, named);
+        }
+
+        /// A peer names a node, at its rate.
+        fn learn_limited(&mut self, by: u64, named: u64) {
+            self.learn_at(by, named, AT);
+        }
+
+        fn learn_at(&mut self, by: u64, named: u64, at: SocketAddr) {
             self.core.learn(node(by), node(named), "", std::iter::once(at));
+        }
+
+        fn learn_route(&mut self, by: u64, named: Range<u64>) {
+            let route: Vec<_> = named.map(|number| (wire_node(node(number)), vec![AT])).collect();
+            self.core.learn_route(node(by), Route::Plain(&route));
+        }
+
+        fn peer(&mut self, number: u64) -> &mut Peer {
+            let node = node(number);
+            self.core.peers.entry(node).or_insert_with(|| Peer::new(node, "peer", Vec::new()))
         }
 
         fn knows(&self, number: u64) -> bool {
@@ -495,17 +582,78 @@ mod tests {
         let mut test = TestCore::dialling_loopback();
         test.learn(1, 100);
         (1000..18_000).for_each(|number| test.learn(2, number));
-        assert_eq!(test.core.peers.len(), NAMED_MAX + 1);
+        assert_eq!(test.core.peers.len(), NAMED_MAX + 1 + 2);
         assert!(test.knows(100) && test.knows(17_999) && !test.knows(1000));
         assert_eq!(test.core.counts.refusals.routes, 17_000 - NAMED_MAX as u64);
         test.learn(1, 101);
         assert!(test.knows(101));
-        // The peer names its oldest again: then another one is the oldest.
+        // The peer names its oldest again: after a second it counts as named then.
         let oldest = 18_000 - NAMED_MAX as u64;
         test.learn(2, oldest);
         test.learn(2, 18_000);
-        assert!(test.knows(oldest) && !test.knows(oldest + 1));
+        assert!(!test.knows(oldest) && test.knows(oldest + 1));
+        test.core.now = test.core.now + RENEWED_EVERY;
+        test.learn(2, oldest + 1);
+        test.learn(2, 18_001);
+        assert!(test.knows(oldest + 1) && !test.knows(oldest + 2));
         test.core.check_known_nodes();
+    }
+
+    /// A peer may fill its quota at once. Then it may name some nodes a second, and others may name as many as before.
+    #[test]
+    fn namings_over_rate_are_refused_meanwhile() {
+        let mut test = TestCore::dialling_loopback();
+        let (first, quota) = (1000, NAMED_MAX as u64);
+        test.peer(2);
+        (first..first + quota).for_each(|number| test.learn_limited(2, number));
+        assert_eq!(test.core.counts.refusals.routes, 0);
+        let later = first + quota;
+        (later..later + 500).for_each(|number| test.learn_limited(2, number));
+        assert!(test.knows(first) && !test.knows(later) && !test.knows(later + 499));
+        assert_eq!(test.core.counts.refusals.routes, 500);
+        // Those that it has named it may name again.
+        test.learn_limited(2, first);
+        assert_eq!(test.core.counts.refusals.routes, 500);
+        test.peer(3);
+        test.learn_limited(3, 100);
+        assert!(test.knows(100));
+        test.core.now = test.core.now + Duration::from_secs(1);
+        (later..later + 500).for_each(|number| test.learn_limited(2, number));
+        assert!(test.knows(later + 99) && !test.knows(later + 100));
+        test.core.check_known_nodes();
+    }
+
+    /// A peer introduces many nodes that exist: each is met before the next ones are named.
+    #[test]
+    fn named_nodes_that_are_met_are_not_limited() {
+        let mut test = TestCore::dialling_loopback();
+        test.peer(2);
+        for number in 1000..11_000 {
+            test.learn_limited(2, number);
+            assert!(test.knows(number));
+            test.core.note_met(node(number));
+        }
+        assert_eq!(test.core.counts.refusals.routes, 0);
+    }
+
+    /// Of a long route a node learns the first part, and examines no more of it.
+    #[test]
+    fn route_beyond_bound_is_not_examined() {
+        let mut test = TestCore::dialling_loopback();
+        test.peer(2);
+        let before = test.core.steps;
+        test.learn_route(2, 1000..5000);
+        let quota = NAMED_MAX as u64;
+        assert!(test.knows(1000 + quota - 1) && !test.knows(1000 + quota));
+        assert_eq!(test.core.steps - before, ROUTE_NODES_MAX as u64);
+        assert_eq!(test.core.counts.refusals.routes, 4000 - quota);
+        // The allowance is used up.
+        test.learn_route(2, 5000..9000);
+        assert_eq!(test.core.steps - before, ROUTE_NODES_MAX as u64 + 1);
+        assert_eq!(test.core.counts.refusals.routes, 8000 - quota);
+        // Nodes that are known are examined too.
+        test.learn_route(2, 1000..1500);
+        assert_eq!(test.core.steps - before, ROUTE_NODES_MAX as u64 + 501);
     }
 
     #[test]
@@ -519,6 +667,34 @@ mod tests {
         test.core.drop_waiting(node(100), Undelivered::NoNode);
         test.learn(2, 5000);
         assert!(!test.knows(100), "nothing waits for it any more");
+        test.core.check_known_nodes();
+    }
+
+    /// When too many locations wait to be dialled, one gives way. What waits for its node fails at once.
+    #[test]
+    fn node_not_dialled_for_others_fails_waiting() {
+        let mut test = TestCore::dialling_loopback();
+        let send_to = |test: &mut TestCore, host: u8, by: u64, number: u64| {
+            let named = 1000 * by + number;
+            test.peer(by).remote = Some([10, 0, 0, host].into());
+            test.learn_at(by, named, SocketAddr::new(AT.ip(), named as u16));
+            test.send_signal(named);
+            named
+        };
+        let mut named = Vec::new();
+        for by in 1..=16 {
+            // Ten are dialled at once.
+            let count = if by == 1 { 74 } else { 64 };
+            let host = 1 + (by as u8 - 1) / 4;
+            (0..count).for_each(|number| named.push(send_to(&mut test, host, by, number)));
+        }
+        let waiting = |test: &TestCore| {
+            named.iter().filter(|number| !test.core.peers[&node(**number)].waiting.is_empty()).count()
+        };
+        assert_eq!((waiting(&test), test.core.counts.refusals.dials), (named.len(), 0));
+        let late = send_to(&mut test, 5, 20, 0);
+        assert!(!test.core.peers[&node(late)].waiting.is_empty());
+        assert_eq!((waiting(&test), test.core.counts.refusals.dials), (named.len() - 1, 1));
         test.core.check_known_nodes();
     }
 
@@ -548,7 +724,7 @@ mod tests {
             test.core.release_named_by(node(by));
             test.core.check_known_nodes();
         }
-        assert_eq!(test.core.peers.len(), NAMED_MAX);
+        assert_eq!(test.core.peers.len(), NAMED_MAX + 20);
         assert!(test.knows(200_000) && !test.knows(190_000));
     }
 
@@ -568,7 +744,7 @@ mod tests {
             due += 1;
         }
         assert!((100 / STEP_MAX..20).contains(&due), "each step is short: {due}");
-        assert_eq!(test.core.peers.keys().copied().collect::<Vec<_>>(), [node(1000), node(1100)]);
+        assert_eq!(test.core.peers.keys().copied().collect::<Vec<_>>(), [node(2), node(1000), node(1100)]);
     }
 
     /// A node that connects replaces a named one in a full table, and then an ended one.

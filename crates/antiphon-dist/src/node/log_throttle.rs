@@ -1,7 +1,7 @@
 //! The log throttle: limits how often the log repeats lines that peers can cause. Counters record the rest.
 //!
-//! Invariant: the table is bounded. The log receives at most [`BURST`] lines of one kind at once, and then one line each
-//! [`REFILL_EVERY`].
+//! Invariant: the table is bounded. The log receives lines of one kind at [`RATE`]. A line about a peer that is suppressed costs one look
+//! into the table: peers can cause very many.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -10,57 +10,49 @@ use std::time::Duration;
 use antiphon_sched::{NodeId, Time};
 
 use super::NodeCore;
+use super::token_bucket::{Rate, TokenBucket};
 
 /// How long a line is suppressed after it was logged.
 const REPEAT_AFTER: Duration = Duration::from_secs(3600);
-/// Lines of one kind, about all peers, that may be logged at once.
-const BURST: u32 = 256;
-/// The time after which one more line of a kind may be logged.
-const REFILL_EVERY: Duration = Duration::from_secs(10);
+/// Lines of one kind, about all peers, that may be logged.
+const RATE: Rate = Rate { burst: 256, refill_every: Duration::from_secs(10) };
 /// Lines that the table holds. While it is full of lines younger than [`REPEAT_AFTER`], nothing more is logged.
 const LINES_MAX: usize = 16_384;
 
 #[derive(Debug, Default)]
 pub(super) struct LogThrottle {
     /// When each line was logged last, by kind and subject.
-    lines: BTreeMap<(&'static str, String), Time>,
+    lines: BTreeMap<(&'static str, Subject), Time>,
     buckets: BTreeMap<&'static str, TokenBucket>,
 }
 
-#[derive(Debug)]
-struct TokenBucket {
-    left: u32,
-    since: Time,
+/// What distinguishes lines of one kind.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Subject {
+    Node(NodeId),
+    Text(String),
 }
 
 impl LogThrottle {
     /// Whether a line of this kind may be logged now. Records it if so. `about` is the subject that distinguishes lines of
     /// one kind, such as a peer.
     pub(super) fn may(&mut self, now: Time, kind: &'static str, about: impl Display) -> bool {
-        let line = (kind, about.to_string());
+        self.may_about(now, kind, Subject::Text(about.to_string()))
+    }
+
+    fn may_about(&mut self, now: Time, kind: &'static str, about: Subject) -> bool {
+        let line = (kind, about);
         if self.lines.get(&line).is_some_and(|at| now.since(*at) < REPEAT_AFTER) {
             return false;
         }
         if self.lines.len() >= LINES_MAX {
             self.lines.retain(|_, at| now.since(*at) < REPEAT_AFTER);
         }
-        if self.lines.len() >= LINES_MAX || !self.take(now, kind) {
+        if self.lines.len() >= LINES_MAX || !self.buckets.entry(kind).or_default().take(now, RATE) {
             return false;
         }
         self.lines.insert(line, now);
         true
-    }
-
-    fn take(&mut self, now: Time, kind: &'static str) -> bool {
-        let bucket = self.buckets.entry(kind).or_insert(TokenBucket { left: BURST, since: now });
-        let more = now.since(bucket.since).as_nanos() / REFILL_EVERY.as_nanos();
-        if more > 0 {
-            bucket.left = BURST.min(bucket.left.saturating_add(u32::try_from(more).unwrap_or(BURST)));
-            bucket.since = now;
-        }
-        let is_left = bucket.left > 0;
-        bucket.left -= u32::from(is_left);
-        is_left
     }
 }
 
@@ -72,7 +64,7 @@ impl NodeCore {
 
     /// Logs that a peer exceeds one of its limits. `what` is the predicate of the line's sentence.
     pub(crate) fn log_refused(&mut self, node: NodeId, kind: &'static str, what: &'static str) {
-        if self.may_log(kind, node) {
+        if self.log_throttle.may_about(self.now, kind, Subject::Node(node)) {
             let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
             tracing::warn!(%node, name, "a peer {what}, and is refused (logged at most once an hour)");
         }
@@ -92,15 +84,15 @@ mod tests {
         let mut throttle = LogThrottle::default();
         let logged = [0, 1, 3599, 3600].map(|seconds| throttle.may(at(seconds), "lost", 1));
         assert_eq!(logged, [true, false, false, true]);
-        assert!(throttle.may(at(1), "lost", 2), "a line about another peer is not suppressed");
-        assert!(throttle.may(at(1), "found", 1), "a line of another kind is not suppressed");
+        assert!(throttle.may(at(3601), "lost", 2), "a line about another peer is not suppressed");
+        assert!(throttle.may(at(3601), "found", 1), "a line of another kind is not suppressed");
     }
 
     #[test]
     fn log_kind_about_many_peers_is_limited() {
         let mut throttle = LogThrottle::default();
         let logged = (0..1000).filter(|peer| throttle.may(at(0), "lost", peer)).count();
-        assert_eq!(logged, BURST as usize);
+        assert_eq!(logged, RATE.burst as usize);
         assert!(throttle.may(at(0), "found", 0), "another kind has a limit of its own");
         let later = (0..36_000).filter(|tenth| throttle.may(at(*tenth / 10), "lost", 1000 + tenth)).count();
         assert!((355..=361).contains(&later), "one in ten seconds: {later} in an hour");
@@ -109,10 +101,11 @@ mod tests {
     #[test]
     fn log_table_full_suppresses_new_lines() {
         let mut throttle = LogThrottle::default();
-        let kinds: Vec<&'static str> =
-            (0..LINES_MAX / BURST as usize).map(|kind| -> &'static str { kind.to_string().leak() }).collect();
+        let kinds: Vec<&'static str> = (0..LINES_MAX / RATE.burst as usize)
+            .map(|kind| -> &'static str { kind.to_string().leak() })
+            .collect();
         for kind in &kinds {
-            assert!((0..BURST).all(|peer| throttle.may(at(0), kind, peer)), "the table has room");
+            assert!((0..RATE.burst).all(|peer| throttle.may(at(0), kind, peer)), "the table has room");
         }
         assert_eq!(throttle.lines.len(), LINES_MAX);
         assert!(!throttle.may(at(1), "one more", 0), "the table is full of young lines");

@@ -49,6 +49,7 @@ mod settings;
 #[cfg(test)]
 mod testing;
 mod timers;
+mod token_bucket;
 mod waiting_outbound;
 
 pub use driver::{ConnId, Driver, Input, Output, OverTls};
@@ -336,8 +337,8 @@ impl NodeCore {
         self.peers.get(&node).map_or(0, Peer::held_bytes)
     }
 
-    /// The steps of work since the start: frames received and moved, reports, and timers. A simulator checks how many one
-    /// input causes.
+    /// The steps of work since the start: frames received and moved, nodes of routes, reports, and timers. A simulator checks how
+    /// many one input causes.
     pub fn steps(&self) -> u64 {
         self.steps
     }

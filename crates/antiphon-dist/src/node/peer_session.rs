@@ -708,12 +708,11 @@ impl NodeCore {
         let ended = EndedSession {
             node,
             peer_lost,
-            remote_watchers,
             requests: awaited_replies.into(),
             receipts: self.receipts.awaited_from(node, &requests).into(),
             session: peer_session.session,
         };
-        self.report_ended(ended, driver);
+        self.report_ended(ended, remote_watchers, driver);
         self.release_room_waiters(node);
         self.run_loop_actions(driver);
         self.names.forget_peer(node);

@@ -15,6 +15,7 @@ use super::mailbox_budget::PeerBudget;
 use super::peer_monitors::PeerMonitors;
 use super::peer_session::PeerSession;
 use super::room_waiters::RoomWaiters;
+use super::token_bucket::TokenBucket;
 use super::waiting_outbound::WaitingOutbound;
 use crate::certificates::Fingerprint;
 use crate::error::{DialError, Status};
@@ -71,6 +72,8 @@ pub(super) struct Peer {
     pub(super) monitors: PeerMonitors,
     /// How it has become known, if it was never met.
     pub(super) naming: Option<Naming>,
+    /// How many nodes it may name.
+    pub(super) namings: TokenBucket,
     /// Its place among the incarnations whose sessions have ended.
     pub(super) ended: Option<Ended>,
 }
@@ -117,6 +120,7 @@ impl Peer {
             no_auto_dial: false,
             monitors: PeerMonitors::new(node),
             naming: None,
+            namings: TokenBucket::default(),
             ended: None,
         }
     }

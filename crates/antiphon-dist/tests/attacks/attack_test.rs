@@ -1,4 +1,7 @@
 //! The frame of every attack: a victim, a peer that sends it requests meanwhile, and the checks at the end.
+//!
+//! A real attacker is on another machine. Here all share the processors, so a thread that floods the victim calls [`give_way`]:
+//! then the round trips of the peer show what the victim does, and not which thread the system prefers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +19,18 @@ const REPLY_WITHIN: Duration = secs(3);
 /// What other programs on a test machine may add to a reply.
 const BUSY_MACHINE: Duration = millis(200);
 
+/// The time after which a member that is silent has no session any more: `peer_timeout`. What waits for it is kept so long.
+const LOST_AFTER: Duration = secs(15);
+/// The limit for the recovery of the victim after that. It is generous, because test machines are busy.
+const RECOVERED_WITHIN: Duration = secs(10);
+/// What a victim may hold more than before the attack: 1,024 nodes that members have named, and 512 incarnations that have ended.
+const KEPT_BYTES: u64 = 1024 * 2048 + 512 * 4096;
+
+/// Gives the thread the lowest priority.
+pub(crate) fn give_way() {
+    rustix::process::nice(19).expect("any thread may lower its priority");
+}
+
 /// The time that this share of all round trips kept to; the shortest is first.
 fn share_of(times: &[Duration], share: f64) -> Duration {
     times[((times.len() - 1) as f64 * share) as usize]
@@ -28,6 +43,10 @@ pub(crate) struct AttackTest {
     bystander: Bystander,
     /// The bytes that the victim used before the attack.
     bytes_before: u64,
+    /// The bytes of them that it had allocated.
+    allocated_before: u64,
+    /// The bytes that it may hold more after the attack.
+    kept_max: u64,
     /// The round-trip time that 99 of 100 requests of the bystander kept to, before the attack.
     quiet: Option<Duration>,
 }
@@ -40,18 +59,25 @@ impl AttackTest {
 
     /// Starts a victim and the peer that sends it requests.
     pub(crate) fn on(net: Net, options: VictimOptions<'_>) -> Self {
-        let victim = Victim::start(&net, options);
+        let mut victim = Victim::start(&net, options);
         let bystander = Bystander::start(&net, &victim);
         victim.reset_peak();
-        let bytes_before = victim.used_bytes();
-        Self { net, victim, bystander, bytes_before, quiet: None }
+        let (bytes_before, allocated_before) = (victim.used_bytes(), victim.allocated_bytes());
+        Self { net, victim, bystander, bytes_before, allocated_before, kept_max: KEPT_BYTES, quiet: None }
     }
 
-    /// Measures the round trips without an attack. Then [`AttackTest::end`] compares those during the attack with them.
+    /// Measures the round trips without an attack. Then [`AttackTest::end`] compares those during the attack with them, and waits
+    /// until the victim has recovered.
     pub(crate) fn measure_quiet(mut self) -> Self {
         std::thread::sleep(secs(1));
         let quiet = std::mem::replace(&mut self.bystander, Bystander::start(&self.net, &self.victim));
         self.quiet = Some(share_of(&quiet.end(), 0.99));
+        self
+    }
+
+    /// Allows the victim to hold more after the attack.
+    pub(crate) fn which_leaves(mut self, bytes: u64) -> Self {
+        self.kept_max += bytes;
         self
     }
 
@@ -70,7 +96,7 @@ impl AttackTest {
     /// Ends the attack. Checks that memory has stayed within the bound, that each reply to the peer was in time, and
     /// that a new peer can connect.
     #[track_caller]
-    pub(crate) fn end(self, attack: &str, bound: u64) {
+    pub(crate) fn end(mut self, attack: &str, bound: u64) {
         self.connect_new_peer();
         let grown = self.victim.peak_bytes().saturating_sub(self.bytes_before);
         let times = self.bystander.end();
@@ -90,6 +116,36 @@ impl AttackTest {
             let (p99, limit) = (at(0.99), quiet * 10 + BUSY_MACHINE);
             println!("{attack}: p99 was {quiet:?} before");
             assert!(p99 <= limit, "99 of 100 replies took up to {p99:?}, and {quiet:?} before the attack");
+        }
+        if self.quiet.is_some() {
+            Self::wait_for_recovery(&mut self.victim, attack, self.allocated_before, self.kept_max);
+        }
+    }
+
+    /// Waits until the victim has no more work, and has freed what it held for attackers. They send nothing any more.
+    #[track_caller]
+    fn wait_for_recovery(victim: &mut Victim, attack: &str, allocated_before: u64, kept_max: u64) {
+        let begun = Instant::now();
+        loop {
+            let (since, ran_before) = (Instant::now(), victim.cpu_time());
+            std::thread::sleep(millis(200));
+            let is_resting = (victim.cpu_time() - ran_before) * 20 <= since.elapsed();
+            let allocated = victim.allocated_bytes();
+            let is_freed = allocated <= allocated_before + kept_max;
+            if is_resting && is_freed {
+                let (kept, resident) = (allocated.saturating_sub(allocated_before), victim.used_bytes());
+                println!(
+                    "{attack}: the victim had recovered after {:?}, and kept {} KiB; {} KiB are resident",
+                    begun.elapsed(),
+                    kept / 1024,
+                    resident / 1024
+                );
+                return;
+            }
+            assert!(
+                begun.elapsed() < LOST_AFTER + RECOVERED_WITHIN,
+                "the victim has not recovered: it rests: {is_resting}; {allocated} bytes are allocated, and {allocated_before} were before"
+            );
         }
     }
 }

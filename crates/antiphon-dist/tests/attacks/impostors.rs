@@ -108,7 +108,7 @@ impl Line {
 
 /// The session of a node that answers goes on, whatever epoch an impostor claims.
 pub(crate) fn impostor_of_connected_node_is_refused() {
-    let mut attack = AttackTest::without_discovery();
+    let mut attack = AttackTest::without_discovery().measure_quiet();
     let honest = Honest::start(&attack.net, attack.victim.location);
     honest.send_more();
     let impostor = honest.impostor(&attack.net);
@@ -146,7 +146,7 @@ pub(crate) fn impostor_of_connected_node_is_refused() {
 
 /// An impostor that comes while the node is away takes its place only within the bound, and only while it stays.
 pub(crate) fn impostor_of_absent_node_leaves_and_it_returns() {
-    let attack = AttackTest::without_discovery();
+    let attack = AttackTest::without_discovery().measure_quiet();
     let line = Line::to(attack.victim.location);
     let honest = Honest::start(&attack.net, line.at);
     let impostor = honest.impostor(&attack.net);
@@ -216,7 +216,7 @@ pub(crate) fn impostor_of_resting_node_is_refused() {
 
 /// A member that states the location of a node whose connection is cut does not end its session.
 pub(crate) fn location_of_absent_node_ends_no_session() {
-    let attack = AttackTest::without_discovery();
+    let attack = AttackTest::without_discovery().measure_quiet();
     let line = Line::to(attack.victim.location);
     let honest = Honest::start(&attack.net, line.at);
     let locations = vec![honest.node.location.addr()];

@@ -173,6 +173,13 @@ impl RawMember {
         self.stream.write_all(&self.out)
     }
 
+    /// Writes records without frames.
+    pub(crate) fn write_empty_records(&mut self, count: usize) -> io::Result<()> {
+        self.out.clear();
+        (0..count).for_each(|_| self.connection.seal_empty(&mut self.out));
+        self.stream.write_all(&self.out)
+    }
+
     /// Reads what arrives within a millisecond, and calls `each` for each frame.
     pub(crate) fn read(&mut self, mut each: impl FnMut(&Frame<'_>)) -> io::Result<()> {
         self.stream.set_read_timeout(Some(millis(1)))?;

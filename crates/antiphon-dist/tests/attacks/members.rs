@@ -13,7 +13,7 @@ use antiphon_wire::frame::{
 };
 use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, NodeId, Profile, Route, TagId};
 
-use crate::attack_test::AttackTest;
+use crate::attack_test::{AttackTest, give_way};
 use crate::bounds;
 use crate::caller::{handshake, profile};
 use crate::common::bombs::{Tree, bombs};
@@ -173,6 +173,7 @@ pub(crate) fn control_flood_leaves_others_their_share() {
             let mut member = RawMember::join(&attack.net, &attack.victim);
             let flood = flood.clone();
             std::thread::spawn(move || {
+                give_way();
                 let mut frames = 0;
                 while begun.elapsed() < secs(6) {
                     for _ in 0..20 {
@@ -190,6 +191,32 @@ pub(crate) fn control_flood_leaves_others_their_share() {
     attack.end("a flood of control frames", bounds::member(&Limits::default()));
 }
 
+/// Records without frames cost the node time as well, and need no credit.
+pub(crate) fn empty_records_leave_others_their_share() {
+    let attack = AttackTest::without_discovery().measure_quiet();
+    let begun = Instant::now();
+    let floods: Vec<_> = (0..2)
+        .map(|_| {
+            let mut member = RawMember::join(&attack.net, &attack.victim);
+            std::thread::spawn(move || {
+                give_way();
+                let mut records = 0;
+                while begun.elapsed() < secs(6) {
+                    for _ in 0..20 {
+                        member.write_empty_records(20_000).expect("the session continues");
+                        records += 20_000;
+                    }
+                    member.read(|_| ()).expect("the session continues");
+                }
+                records
+            })
+        })
+        .collect();
+    let records: usize = floods.into_iter().map(|flood| flood.join().expect("the session continues")).sum();
+    println!("{records} records in {:?}", begun.elapsed());
+    attack.end("a flood of empty records", bounds::member(&Limits::default()));
+}
+
 /// A member proposes to close its connection as fast as it can, and reads none of the answers.
 pub(crate) fn idle_proposals_unread_use_no_memory() {
     let attack = AttackTest::without_discovery().measure_quiet();
@@ -205,10 +232,15 @@ pub(crate) fn idle_proposals_unread_use_no_memory() {
         (answers > 0).then_some(())
     });
     let (flood, begun, mut frames) = (vec![proposal; 20_000], Instant::now(), 0);
-    while begun.elapsed() < secs(6) {
-        member.write(&flood).expect("the session continues");
-        frames += flood.len();
-    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            give_way();
+            while begun.elapsed() < secs(6) {
+                member.write(&flood).expect("the session continues");
+                frames += flood.len();
+            }
+        });
+    });
     println!("{frames} proposals in {:?}", begun.elapsed());
     attack.end("idle proposals", bounds::pending_connections(&Limits::default(), false));
 }

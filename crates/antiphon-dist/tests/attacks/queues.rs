@@ -155,9 +155,9 @@ pub(crate) fn exit_values_untaken_stay_within_reserve() {
     attack.end("untaken exit values", bounds::unread_session(&Limits::default()));
 }
 
-/// Messages of 1,000 bytes for many actors that take none.
+/// Messages of 1,000 bytes for many actors that take none. They stay in the mailboxes, also after the end of the session.
 pub(crate) fn small_messages_for_sleepers_wait_at_sender() {
-    let attack = AttackTest::without_discovery().measure_quiet();
+    let attack = AttackTest::without_discovery().measure_quiet().which_leaves(128 << 20);
     let mut member = Hoarder::join(&attack.net, &attack.victim);
     let tag = member.tag_of::<Bytes>();
     let actors: Vec<Key> = (0..SLEEPERS).map(|number| member.find(&format!("sleeper-{number}"))).collect();
@@ -185,7 +185,8 @@ pub(crate) fn small_messages_for_sleepers_wait_at_sender() {
 
 /// Pauses of actors, while many frames wait for others; then the end of the session, with all that waits.
 pub(crate) fn pauses_beside_long_queue_leave_others_their_share() {
-    let mut attack = AttackTest::without_discovery().measure_quiet();
+    // The tables of actors, requests and timers keep room for the 20,000 actors that the victim had at a time.
+    let mut attack = AttackTest::without_discovery().measure_quiet().which_leaves(6 << 20);
     let mut member = Hoarder::join(&attack.net, &attack.victim);
     let tag = member.tag_of::<AskThere>();
     let to = member.find("asker");

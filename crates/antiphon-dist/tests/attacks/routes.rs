@@ -10,7 +10,7 @@ use antiphon_wire::frame::{Goodbye, GoodbyeReason, Message, NameSpace};
 use antiphon_wire::{Frame, Key, NodeId, Route, TagId};
 use socket2::{Domain, Socket, Type};
 
-use crate::attack_test::AttackTest;
+use crate::attack_test::{AttackTest, give_way};
 use crate::bounds;
 use crate::caller::{connect, socket};
 use crate::common::bombs::Tree;
@@ -115,7 +115,7 @@ impl Namer {
 /// One member names 17,000 nodes; then twenty others name as many as they may, and go. Each time a node that another member names is
 /// used.
 pub(crate) fn routes_of_one_member_leave_others_theirs() {
-    let mut attack = AttackTest::without_discovery();
+    let mut attack = AttackTest::without_discovery().measure_quiet();
     let mut namer = Namer::join(&attack);
     namer.name(1_000..18_000);
     let known = attack.victim.count("peers");
@@ -139,9 +139,39 @@ pub(crate) fn routes_of_one_member_leave_others_theirs() {
     attack.end("routes", bounds::routes());
 }
 
+/// A member names the same nodes again and again as fast as it can, and then ever other ones.
+pub(crate) fn flood_of_routes_leaves_others_their_share() {
+    let mut attack = AttackTest::without_discovery().measure_quiet();
+    let mut namer = Namer::join(&attack);
+    let [others, same] = std::thread::scope(|scope| {
+        let flood = || {
+            give_way();
+            let (begun, mut same) = (Instant::now(), 0);
+            while begun.elapsed() < secs(2) {
+                (0..10).for_each(|_| namer.name(1_000_000..1_000_000 + NAMED_MAX));
+                same += 10 * NAMED_MAX;
+            }
+            let mut others = 0;
+            while begun.elapsed() < secs(6) {
+                let first = 2_000_000 + others;
+                namer.name(first..first + 10_000);
+                others += 10_000;
+            }
+            [others, same]
+        };
+        scope.spawn(flood).join().expect("the session continues")
+    });
+    println!("{same} times the same nodes in 2 s, and {others} other ones in 4 s");
+    let refused = attack.victim.count_within("refusals", "routes");
+    assert_eq!(refused, others, "each node beyond the quota is refused, or replaces another");
+    attack.victim.has_logged_once("names more nodes than it may");
+    Honest::join(&attack).introduce();
+    attack.end("a flood of routes", bounds::routes());
+}
+
 /// One member causes dials that do not succeed, without end. The dial that another one causes follows within seconds.
 pub(crate) fn dials_of_one_member_leave_others_theirs() {
-    let mut attack = AttackTest::without_discovery();
+    let mut attack = AttackTest::without_discovery().measure_quiet();
     let honest = Honest::join(&attack);
     let mut namer = Namer::join(&attack);
     // They accept the connections, and are silent.

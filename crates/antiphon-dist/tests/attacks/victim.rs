@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::bombs::Tree;
 use crate::common::process::{self, Process, Role};
 use crate::common::{Log, Net, PATIENCE, wait_for};
+use crate::counting;
 
 /// A request; the reply is the same number.
 #[derive(Serialize, Deserialize)]
@@ -75,6 +76,9 @@ pub(crate) struct VictimOptions<'a> {
     /// The limit on its open descriptors; that of this process, if 0.
     pub(crate) descriptors_max: usize,
 }
+
+/// The command for the bytes that are allocated. Each other one is for the counts.
+const ALLOCATED: &str = "allocated";
 
 const WEAK_SUITE: &str = "ANTIPHON_VICTIM_WEAK_SUITE";
 const DEST_PATH: &str = "ANTIPHON_VICTIM_DEST_PATH";
@@ -142,6 +146,12 @@ impl Victim {
     pub(crate) fn reset_peak(&self) {
         let refs = format!("/proc/{}/clear_refs", self.process.id());
         fs::write(refs, "5").expect("a parent may reset its child's peak");
+    }
+
+    /// The bytes that it has allocated. Freed memory that its allocator keeps does not count.
+    pub(crate) fn allocated_bytes(&mut self) -> u64 {
+        self.process.send_line(ALLOCATED);
+        self.process.line().parse().expect("the reply is a number")
     }
 
     pub(crate) fn used_bytes(&self) -> u64 {
@@ -278,8 +288,12 @@ pub(crate) fn run(role: &Role) {
     process::send_line(node.location());
     let handle = node.handle();
     std::thread::spawn(move || {
-        for _command in process::commands() {
-            process::send_line(handle.ask(counts, PATIENCE, |reply| reply).expect("the node runs"));
+        for command in process::commands() {
+            if command == ALLOCATED {
+                process::send_line(counting::live());
+            } else {
+                process::send_line(handle.ask(counts, PATIENCE, |reply| reply).expect("the node runs"));
+            }
         }
         handle.stop();
     });

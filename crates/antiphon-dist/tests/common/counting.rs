@@ -18,9 +18,14 @@ pub(crate) fn thread_allocations() -> u64 {
     THREAD_ALLOCATIONS.with(Cell::get)
 }
 
+/// The bytes that are allocated now.
+pub(crate) fn live() -> usize {
+    LIVE.load(Ordering::SeqCst)
+}
+
 /// Sets the peak to the bytes that are allocated now, and returns these.
 pub(crate) fn reset_peak() -> usize {
-    let live = LIVE.load(Ordering::SeqCst);
+    let live = live();
     PEAK.store(live, Ordering::SeqCst);
     live
 }

@@ -322,7 +322,7 @@ fn sleep_of_zero_lets_others_run_first() {
 
 /// An actor sleeps for zero while a timer of an earlier wait is running.
 #[test]
-fn sleep_of_zero_after_timed_wait_times_out_once() {
+fn sleep_of_zero_replaces_timed_wait() {
     let mut events = virtual_loop();
     let log = Log::default();
     let actor = waiter(&mut events, &log, |event| match event {

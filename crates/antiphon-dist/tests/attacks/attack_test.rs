@@ -1,7 +1,4 @@
 //! The frame of every attack: a victim, a peer that sends it requests meanwhile, and the checks at the end.
-//!
-//! A real attacker is on another machine. Here all share the processors, so a thread that floods the victim calls [`give_way`]:
-//! then the round trips of the peer show what the victim does, and not which thread the system prefers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +8,7 @@ use std::time::{Duration, Instant};
 use antiphon_sched::{Addr, millis, secs};
 
 use crate::common::{Net, PATIENCE, TestNode};
+use crate::processors::Apart;
 use crate::victim::{Echo, Victim, VictimOptions};
 
 /// The limit for one reply. It is generous, because test machines are busy.
@@ -26,11 +24,6 @@ const RECOVERED_WITHIN: Duration = secs(10);
 /// What a victim may hold more than before the attack: 1,024 nodes that members have named, and 512 incarnations that have ended.
 const KEPT_BYTES: u64 = 1024 * 2048 + 512 * 4096;
 
-/// Gives the thread the lowest priority.
-pub(crate) fn give_way() {
-    rustix::process::nice(19).expect("any thread may lower its priority");
-}
-
 /// The time that this share of all round trips kept to; the shortest is first.
 fn share_of(times: &[Duration], share: f64) -> Duration {
     times[((times.len() - 1) as f64 * share) as usize]
@@ -41,6 +34,7 @@ pub(crate) struct AttackTest {
     pub(crate) net: Net,
     pub(crate) victim: Victim,
     bystander: Bystander,
+    _apart: Option<Apart>,
     /// The bytes that the victim used before the attack.
     bytes_before: u64,
     /// The bytes of them that it had allocated.
@@ -60,10 +54,20 @@ impl AttackTest {
     /// Starts a victim and the peer that sends it requests.
     pub(crate) fn on(net: Net, options: VictimOptions<'_>) -> Self {
         let mut victim = Victim::start(&net, options);
+        let apart = Apart::from(victim.id());
         let bystander = Bystander::start(&net, &victim);
         victim.reset_peak();
         let (bytes_before, allocated_before) = (victim.used_bytes(), victim.allocated_bytes());
-        Self { net, victim, bystander, bytes_before, allocated_before, kept_max: KEPT_BYTES, quiet: None }
+        Self {
+            net,
+            victim,
+            bystander,
+            _apart: apart,
+            bytes_before,
+            allocated_before,
+            kept_max: KEPT_BYTES,
+            quiet: None,
+        }
     }
 
     /// Measures the round trips without an attack. Then [`AttackTest::end`] compares those during the attack with them, and waits

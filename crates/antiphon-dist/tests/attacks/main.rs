@@ -26,6 +26,7 @@ mod member;
 mod members;
 mod middle;
 mod payloads;
+mod processors;
 mod protocol;
 mod queues;
 mod records;

@@ -13,7 +13,7 @@ use antiphon_wire::frame::{
 };
 use antiphon_wire::{FRAGMENT_BYTES_MAX, Frame, Key, NodeId, Profile, Route, TagId};
 
-use crate::attack_test::{AttackTest, give_way};
+use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::caller::{handshake, profile};
 use crate::common::bombs::{Tree, bombs};
@@ -21,6 +21,7 @@ use crate::common::{PATIENCE, TestNode, recv, report, wait_for};
 use crate::datagrams::{DialTrap, assert_dials_in};
 use crate::member::{Member, RawMember};
 use crate::payloads;
+use crate::processors::give_way;
 use crate::victim::{CALLED, Echo};
 
 pub(crate) fn decoder_bomb_is_refused_and_session_continues() {

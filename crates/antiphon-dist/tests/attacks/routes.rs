@@ -10,13 +10,14 @@ use antiphon_wire::frame::{Goodbye, GoodbyeReason, Message, NameSpace};
 use antiphon_wire::{Frame, Key, NodeId, Route, TagId};
 use socket2::{Domain, Socket, Type};
 
-use crate::attack_test::{AttackTest, give_way};
+use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::caller::{connect, socket};
 use crate::common::bombs::Tree;
 use crate::common::{Net, PATIENCE, TestNode, wait_for};
 use crate::datagrams::{DialTrap, assert_dials_in};
 use crate::member::Member;
+use crate::processors::give_way;
 use crate::victim::{AskThere, Echo, Question, VictimOptions};
 
 /// The nodes that the victim remembers of one peer, and those of all that have gone.

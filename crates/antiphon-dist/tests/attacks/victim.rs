@@ -105,6 +105,10 @@ impl Victim {
         Self { process, location, log }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The count with this field name.
     pub(crate) fn count(&mut self, field: &str) -> u64 {
         self.process.send_line("counts");

@@ -297,15 +297,23 @@ impl NodeSockets {
         !self.ready.is_empty() || self.accept_again
     }
 
-    /// Begins a round: moves the sockets that are ready to `ready`. Returns whether to accept connections.
+    /// Begins a round: moves the sockets that are ready to `ready`, and of those beyond their share of control frames the one that
+    /// has waited longest: so very many of them take no more of a round than one. Returns whether to accept connections.
     pub(super) fn begin_round(&mut self, now: Time, ready: &mut Vec<(ConnId, SocketReadiness)>) -> bool {
         self.handshake_steps_left = HANDSHAKE_STEPS_A_ROUND;
         self.accept_again |= self.accept_at.take_if(|at| *at <= now).is_some();
         let Self { ready: noted, indices, table, .. } = self;
-        ready.extend(noted.drain(..).filter_map(|conn| {
-            let socket = table.get_mut(*indices.get(&conn)?)?;
-            Some((conn, socket.readiness.take()?))
-        }));
+        let mut has_flooded = false;
+        noted.retain(|conn| {
+            let Some(socket) = indices.get(conn).and_then(|index| table.get_mut(*index)) else {
+                return false;
+            };
+            if socket.is_flooded && std::mem::replace(&mut has_flooded, true) {
+                return true;
+            }
+            ready.extend(socket.readiness.take().map(|readiness| (*conn, readiness)));
+            false
+        });
         std::mem::take(&mut self.accept_again)
     }
 }
@@ -395,6 +403,37 @@ mod tests {
         ready.clear();
         sockets.close(ConnId(7), &sched);
         assert!(!sockets.begin_round(Time::ZERO, &mut ready) && ready.is_empty() && !sockets.is_busy());
+    }
+
+    /// Of the sockets beyond their share of control frames, one is ready in each round, in turn.
+    #[test]
+    fn flooded_sockets_take_turns() {
+        let sched = Loop::new(antiphon_sched::LoopConfig::default()).unwrap();
+        let at = (Ipv4Addr::LOCALHOST, 0).into();
+        let mut sockets = NodeSockets::listen(at, None, sched.registry().unwrap()).unwrap();
+        let peers: Vec<StdStream> = (1..=4)
+            .map(|number| {
+                let peer = StdStream::connect(sockets.local()).unwrap();
+                let accepted = std::iter::repeat_with(|| sockets.accept(Time::ZERO)).flatten().next();
+                sockets.add(ConnId(number), accepted.unwrap().0, &sched).unwrap();
+                peer
+            })
+            .collect();
+        // The last one keeps to its share.
+        for number in 1..=3 {
+            sockets.note_control_frames(ConnId(number), CONTROL_FRAMES_A_ROUND + 1);
+        }
+        (1..=4).for_each(|number| sockets.note_unfinished(ConnId(number)));
+        let mut rounds = Vec::new();
+        for _ in 0..4 {
+            let mut ready = Vec::new();
+            sockets.begin_round(Time::ZERO, &mut ready);
+            let ready: Vec<u64> = ready.iter().map(|(conn, _)| conn.0).collect();
+            ready.iter().for_each(|number| sockets.note_unfinished(ConnId(*number)));
+            rounds.push(ready);
+        }
+        assert_eq!(rounds, [vec![1, 4], vec![2, 4], vec![3, 4], vec![1, 4]]);
+        drop(peers);
     }
 
     /// A socket beyond its share of control frames is read in small pieces, until a round keeps to the share.

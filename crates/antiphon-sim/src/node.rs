@@ -38,7 +38,12 @@ pub struct SimNode {
     disk: MemoryDisk,
     /// All actors have ended after a stop, and the node says goodbye when its peers have acknowledged all that was sent.
     has_stopped: bool,
+    /// The events since the last check of the core.
+    unchecked: u32,
 }
+
+/// The events after which the core checks itself. A check walks all that waits.
+const EVENTS_PER_CHECK: u32 = 8;
 
 /// The driver of the node's core during one call.
 struct SimDriver<'a> {
@@ -119,6 +124,7 @@ impl SimNode {
             hosts: BTreeMap::new(),
             disk: disk.clone(),
             has_stopped: false,
+            unchecked: 0,
         }
     }
 
@@ -161,6 +167,15 @@ impl SimNode {
     /// The steps of work of the node since its start: see [`NodeCore::steps`].
     pub fn steps(&mut self) -> u64 {
         self.with_core(|core, _, _| core.steps())
+    }
+
+    /// Checks all tables and sessions of the node: see [`NodeCore::check`]. It does so itself after some events.
+    ///
+    /// # Panics
+    /// If an invariant is broken.
+    pub fn check_core(&mut self) {
+        self.unchecked = 0;
+        self.with_core(|core, _, _| core.check());
     }
 
     /// The bytes that the node holds for one peer: see [`NodeCore::held_bytes`].
@@ -252,10 +267,11 @@ impl SimNode {
                 break;
             }
         }
-        let core = self.with_core(|core, _, _| {
-            core.check();
-            core.next_timeout()
-        });
+        self.unchecked += 1;
+        if self.unchecked >= EVENTS_PER_CHECK {
+            self.check_core();
+        }
+        let core = self.with_core(|core, _, _| core.next_timeout());
         let next = [core, self.sched.next_deadline()].into_iter().flatten().min();
         if let Some(at) = next {
             out.push(MachineOutput::Wake(Time::from_nanos(at.as_nanos())));

@@ -89,7 +89,7 @@ const IDLE_ACTORS: usize = 4;
 const ASK_EVERY: Duration = millis(500);
 /// The longest time that an ask of an idle actor may take while its nodes are connected.
 const ASK_WITHIN: Duration = secs(2);
-/// The time between two checks of the bounds and of the connections. The core of a node checks itself after each event.
+/// The time between two checks of the bounds and of the connections. The core of a node checks itself more often.
 const SLICE: Duration = millis(100);
 /// The bytes that may wait in the queue to one peer.
 const BUDGET: u64 = 256 * 1024;

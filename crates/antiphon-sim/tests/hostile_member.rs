@@ -1,7 +1,7 @@
 //! A member that sends whatever it likes, within its credit: after each of its records the node holds no more bytes for it than
 //! the limits allow, and has done no more work than a record may cause.
 //!
-//! The node checks the first itself ([`antiphon_dist::node::NodeCore::check`], which [`SimNode`] calls after each event).
+//! The node checks the first itself ([`SimNode::check_core`]).
 //! Each seed chooses whether the member grants credit, acknowledges frames, and heeds pauses, and what it sends in which order.
 
 use std::collections::BTreeMap;
@@ -270,6 +270,7 @@ impl World {
 
     fn feed(&mut self, input: MachineInput<'_>) {
         self.node.handle(self.now, input, &mut self.out);
+        self.node.check_core();
         for output in self.out.take() {
             match output {
                 MachineOutput::Dial { conn, .. } => self.feed(MachineInput::DialFailed(conn)),

@@ -473,7 +473,7 @@ impl NodeCore {
         wire::Time::from_nanos(self.now.as_nanos())
     }
 
-    /// Checks the invariants of all tables and sessions. A simulator calls this after each event.
+    /// Checks the invariants of all tables and sessions. It takes time in all that waits; a simulator calls it after some events.
     ///
     /// # Panics
     /// If an invariant does not hold, which is a bug.

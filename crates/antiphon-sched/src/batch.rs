@@ -257,7 +257,7 @@ fn apply_next<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<Aft
         Then::Receive => {}
         Then::Within(span) => core.await_until::<M>(me, Wait::Within, span),
         Then::Sleep(Duration::ZERO) => {
-            core.await_turn::<M>(me);
+            core.mailbox::<M>(me)?.await_turn();
             return Some(AfterBatch::Outcome(BatchOutcome::More));
         }
         Then::Sleep(span) => core.await_until::<M>(me, Wait::Sleep, span),

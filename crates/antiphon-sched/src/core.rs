@@ -93,6 +93,8 @@ pub(crate) struct Core {
     outbound_sends: u32,
     /// Whether the round reads the clock after the present batch.
     pub(crate) is_clock_due: bool,
+    /// The last answer of [`Core::ends_round`] in virtual time.
+    ends_virtual_round: bool,
     /// In a test loop: the actors that have failed without a monitor, and why.
     pub(crate) failures: Option<Vec<String>>,
     pub(crate) dead_letters: DeadLetters,
@@ -161,6 +163,7 @@ impl Core {
             batch_end: 0,
             outbound_sends: 0,
             is_clock_due: false,
+            ends_virtual_round: false,
             failures: None,
             dead_letters: DeadLetters::default(),
             mailboxes_to_trim: Vec::new(),
@@ -368,6 +371,22 @@ impl Core {
         self.clock.is_some_and(|start| Time::ZERO + start.elapsed() >= self.round_end)
     }
 
+    /// As [`Core::is_round_over`], for work within a step. If so, neither the batch nor the round goes on after it. In virtual
+    /// time it is so each second time, so that the simulator sees all work in parts.
+    pub(crate) fn ends_round(&mut self) -> bool {
+        let is_over = match self.clock {
+            Some(_) => self.is_round_over(),
+            None => {
+                self.ends_virtual_round = !self.ends_virtual_round;
+                self.ends_virtual_round
+            }
+        };
+        if is_over {
+            (self.is_clock_due, self.batch_end) = (true, 0);
+        }
+        is_over
+    }
+
     /// Runs one batch of the next runnable actor; false if there is none.
     #[inline]
     pub(crate) fn run_one(&mut self) -> bool {
@@ -406,14 +425,6 @@ impl Core {
         let timer = self.wheel.insert(until, DueTimer::Wait(me));
         if let Some(mailbox) = self.mailbox::<M>(me) {
             mailbox.set_wait_timer(timer);
-        }
-    }
-
-    /// Lets an actor time out in its next batch. Needs no timer.
-    pub(crate) fn await_turn<M: 'static>(&mut self, me: Key) {
-        let until = self.now;
-        if let Some(mailbox) = self.mailbox::<M>(me) {
-            mailbox.await_turn(until);
         }
     }
 

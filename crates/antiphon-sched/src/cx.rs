@@ -11,6 +11,7 @@ use crate::actor_extras::SignalPolicy;
 use crate::actor_table::Flag;
 use crate::addr::{Addr, SendMode, Target};
 use crate::blocking_pool::JobPool;
+use crate::budget::Permit;
 use crate::core::Core;
 use crate::dead_letter::DeadLetter;
 use crate::error::{AskError, JobError, SendError, TooManyAdapters, TooManyOpen, Undelivered};
@@ -242,12 +243,35 @@ impl<'a, M: 'static> Cx<'a, M> {
         request: impl FnOnce(ReplyTo<R>) -> T,
         answer: impl FnOnce(Result<R, AskError>) -> M + 'static,
     ) -> Result<RequestId, AskError> {
+        self.ask_by(request, answer, |loop_ref, request| to.put(loop_ref, request, mode))
+    }
+
+    /// As [`Cx::ask_with_mode`] for an actor of this loop. `permit` is kept with the request until the actor takes it.
+    ///
+    /// # Errors
+    /// As [`Cx::ask_with_mode`].
+    pub fn ask_with_permit<T: 'static, R: 'static>(
+        &mut self,
+        to: Addr<T>,
+        permit: Permit,
+        request: impl FnOnce(ReplyTo<R>) -> T,
+        answer: impl FnOnce(Result<R, AskError>) -> M + 'static,
+    ) -> Result<RequestId, AskError> {
+        self.ask_by(request, answer, |loop_ref, request| loop_ref.put_with_permit(to, request, permit))
+    }
+
+    fn ask_by<T, R: 'static>(
+        &mut self,
+        request: impl FnOnce(ReplyTo<R>) -> T,
+        answer: impl FnOnce(Result<R, AskError>) -> M + 'static,
+        put: impl FnOnce(&mut LoopRef<'_>, T) -> Result<(), SendError<T>>,
+    ) -> Result<RequestId, AskError> {
         let me = self.me;
         let core = &mut *self.loop_ref.core;
         let opened = core.open_request::<M, _>(me, answer, AskHandler::<R, M, _>::boxed);
         let request_id = opened.map_err(|_| AskError::TooManyOpen)?;
         let reply = ReplyTo::new(core.node_id, request_id);
-        match to.put(&mut self.loop_ref, request(reply), mode) {
+        match put(&mut self.loop_ref, request(reply)) {
             Ok(()) => Ok(request_id),
             Err(error) => {
                 let reason = error.reason();

@@ -227,7 +227,7 @@ impl Core {
         let state = match info.wait {
             _ if is_running => ActorState::Running,
             // Messages do not wake it.
-            Wait::Sleep => ActorState::Sleeping,
+            Wait::Sleep | Wait::Turn => ActorState::Sleeping,
             Wait::Suspend => ActorState::Suspended,
             _ if is_queued => ActorState::Runnable,
             Wait::Any | Wait::Start | Wait::Within | Wait::Scanned { .. } => ActorState::Waiting,

@@ -463,10 +463,11 @@ impl LoopRef<'_> {
         self.with_permit(Some(permit), |loop_ref| loop_ref.core.push_metered(to.id, message))
     }
 
-    /// Whether the current round has used up its time. Long work goes on in a later step then, after
-    /// [`sleep`](crate::sleep)`(Duration::ZERO)`. Always false in virtual time.
-    pub fn is_round_over(&self) -> bool {
-        self.core.is_round_over()
+    /// Whether the work of the running step should go on in a later one, after [`sleep`](crate::sleep)`(Duration::ZERO)`: the
+    /// current round of the loop has used up its time. Then the round ends with the step. In virtual time the answer is yes each
+    /// second time.
+    pub fn ends_round(&mut self) -> bool {
+        self.core.ends_round()
     }
 
     /// Registers the actor whose step is running for an [`Event::Writable`](crate::Event::Writable) of `target`, of this

@@ -120,6 +120,8 @@ pub(crate) enum Wait {
     },
     /// The time `MailboxExtras::until`, or an event that wakes the actor.
     Sleep,
+    /// The next batch. An event that wakes the actor comes before it, if nothing waits before that event.
+    Turn,
     /// An event that wakes the actor.
     Suspend,
 }
@@ -356,6 +358,7 @@ impl<M> Mailbox<M> {
                 Some(system) => Taken::SystemEvent(system),
                 None => self.take_timeout(),
             },
+            Wait::Turn => self.take_first_waking().map_or(Taken::Timeout, Taken::SystemEvent),
         };
         // The wait continues when the actor gets no event: readiness may be of a removed source, socket events may concern
         // only the loop, and a termination may be repeated.
@@ -496,8 +499,8 @@ impl<M> Mailbox<M> {
 
     /// Takes the first event that wakes a sleeping actor.
     fn take_waking(&mut self) -> Option<Box<SystemEvent>> {
-        if matches!(&self.first, Some(Item::SystemEvent(system)) if wakes(system)) {
-            return self.pop_item().and_then(Item::system);
+        if let Some(first) = self.take_first_waking() {
+            return Some(first);
         }
         // It is searched for only if there may be one, since very many messages may wait.
         let rest = self.rest.as_mut().filter(|rest| rest.may_wake)?;
@@ -507,14 +510,24 @@ impl<M> Mailbox<M> {
         rest.queue.remove(found?).and_then(Item::system)
     }
 
+    /// Takes the first event if it wakes a sleeping actor.
+    fn take_first_waking(&mut self) -> Option<Box<SystemEvent>> {
+        let wakes = matches!(&self.first, Some(Item::SystemEvent(system)) if wakes(system));
+        if wakes { self.pop_item().and_then(Item::system) } else { None }
+    }
+
     /// The actor has received an event, and waits for anything. After an event of a scan it may go on with the scan.
     pub(crate) fn await_any(&mut self) {
         self.wait = match self.wait {
             Wait::If => Wait::Scanned { is_timed: false },
             Wait::IfWithin => Wait::Scanned { is_timed: true },
-            Wait::Any | Wait::Start | Wait::Within | Wait::Scanned { .. } | Wait::Sleep | Wait::Suspend => {
-                Wait::Any
-            }
+            Wait::Any
+            | Wait::Start
+            | Wait::Within
+            | Wait::Scanned { .. }
+            | Wait::Sleep
+            | Wait::Turn
+            | Wait::Suspend => Wait::Any,
         };
         if let Some(extras) = &mut self.extras {
             extras.timeout_due = false;
@@ -549,6 +562,7 @@ impl<M> Mailbox<M> {
             | Wait::If
             | Wait::IfWithin
             | Wait::Sleep
+            | Wait::Turn
             | Wait::Suspend => None,
         }
     }
@@ -572,10 +586,10 @@ impl<M> Mailbox<M> {
         extras.timer
     }
 
-    /// Sleeps until the next batch.
-    pub(crate) fn await_turn(&mut self, now: Time) {
-        self.await_until(Wait::Sleep, now);
-        self.extras().timeout_due = true;
+    /// Goes on in the next batch.
+    pub(crate) fn await_turn(&mut self) {
+        self.end_scan();
+        self.wait = Wait::Turn;
     }
 
     pub(crate) fn set_wait_timer(&mut self, timer: TimerKey) {

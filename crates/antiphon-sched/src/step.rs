@@ -108,7 +108,8 @@ pub fn receive_again<M>() -> Step<M> {
 /// Waits for `span`, until [`Event::Timeout`]; messages wait meanwhile. A resume, throw or termination ends the wait
 /// early.
 ///
-/// After a span of zero, the actors that can run now run first. So an actor can do long work in parts.
+/// After a span of zero, the actors that can run now run first: so an actor can do long work in parts. It does not wait, so a
+/// termination keeps its place behind the messages in the mailbox, as for an actor that is running.
 pub fn sleep<M>(span: Duration) -> Step<M> {
     Ok(Next(Then::Sleep(span)))
 }

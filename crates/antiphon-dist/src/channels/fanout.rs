@@ -1,14 +1,14 @@
-//! A message on its way to the subscribers of a topic.
+//! A message on its way to the subscribers of a topic, or the number of those that the topic has missed.
 //!
-//! It is encoded once for all actors of other nodes. Its subscribers may be so many that the topic lets other actors run in
-//! between; it takes no other message and no event meanwhile.
+//! A message is encoded once for all actors of other nodes, and once for all topics of other nodes. Its subscribers may be so many
+//! that the topic lets others run in between; it takes no other message and no event meanwhile.
 
 use std::any::type_name;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, AskError, Budget, Cx, EncodedMessage, Permit, RequestId, SendMode, Target, Undelivered,
-    Wire,
+    ActorId, Addr, AskError, Budget, Cx, EncodedMessage, NodeId, Permit, ReplyTo, RequestId, SendMode,
+    Target, Timer, Undelivered, Wire,
 };
 
 use super::message::{ChannelMessage, DeliveryResult, SelfMessage, TopicAddr, self_message};
@@ -30,30 +30,45 @@ const COPIES_BYTES_MAX: u64 = 64 << 20;
 
 type ChannelCx<'c, T> = Cx<'c, FromNode<ChannelMessage<T>>>;
 
-/// A message on its way to the subscribers.
+/// What a topic passes on to its subscribers at present.
 pub(super) struct Fanout<T> {
-    message: T,
-    hops: u8,
-    /// The bytes that a copy of it counts in a mailbox of this node; 0 for a message of this node.
-    pub(super) bytes: u64,
-    /// If subscribers are to acknowledge the message.
-    delivery: Option<SentDelivery>,
-    /// The last subscriber that has had its turn.
+    pub(super) content: Content<T>,
+    /// The last subscriber to which it has gone.
     pub(super) last: Option<ActorId>,
     /// A subscription has ended.
     pub(super) has_ended: bool,
+}
+
+pub(super) enum Content<T> {
+    Message(Box<OutgoingMessage<T>>),
+    /// So many messages that the topic itself has missed.
+    Missed(u64),
+}
+
+/// A message to all subscribers.
+pub(super) struct OutgoingMessage<T> {
+    message: T,
+    hops: u8,
+    /// The length on the wire if a peer has sent it, else 0. A copy of it counts as much in a mailbox of this node.
+    bytes: usize,
+    /// If subscribers are to acknowledge the message.
+    delivery: Option<SentDelivery>,
     /// The user's `Clone` has panicked.
     is_uncopyable: bool,
     for_actors: Option<Result<EncodedMessage<T>, Undelivered>>,
     for_topics: Option<Result<EncodedMessage<FromNode<ChannelMessage<T>>>, Undelivered>>,
 }
 
-/// The acknowledgements of a message.
+/// A delivery whose message is on its way, and its acknowledgements.
 pub(super) struct SentDelivery {
     /// The number of the pending delivery.
     pub(super) number: u64,
-    /// The time that the subscribers have.
-    within: Duration,
+    /// The node that has requested it; `None`: this node.
+    pub(super) peer: Option<NodeId>,
+    pub(super) reply: ReplyTo<DeliveryResult>,
+    /// The time that the subscribers have, and the timer at which their open answers time out.
+    pub(super) within: Duration,
+    pub(super) timer: Timer,
     /// The number of actors that have the message already.
     pub(super) received: u64,
     /// The acknowledgements that are still to come.
@@ -93,33 +108,29 @@ impl OpenAnswer {
     }
 }
 
-impl<T: Wire + Clone> Fanout<T> {
-    /// For a message that nobody acknowledges. `hops` counts the topics that it has come through, with this one; `bytes` is its
-    /// length on the wire if a peer has sent it, else 0.
-    pub(super) fn new(message: T, hops: u8, bytes: usize) -> Self {
-        Self {
-            message,
-            hops,
-            bytes: bytes as u64,
-            delivery: None,
-            last: None,
-            has_ended: false,
-            is_uncopyable: false,
-            for_actors: None,
-            for_topics: None,
+impl<T> Fanout<T> {
+    pub(super) fn new(content: Content<T>) -> Self {
+        Self { content, last: None, has_ended: false }
+    }
+
+    /// Ends the fan-out, and returns its delivery.
+    pub(super) fn end(self) -> Option<SentDelivery> {
+        match self.content {
+            Content::Message(outgoing) => {
+                let OutgoingMessage { message, delivery, .. } = *outgoing;
+                log_panic(|| drop(message));
+                delivery
+            }
+            Content::Missed(_) => None,
         }
     }
+}
 
-    /// For a message that each subscriber acknowledges under the number of a pending delivery.
-    pub(super) fn of_delivery(message: T, hops: u8, bytes: usize, (number, within): (u64, Duration)) -> Self {
-        let delivery = SentDelivery { number, within, received: 0, open: Vec::new() };
-        Self { delivery: Some(delivery), ..Self::new(message, hops, bytes) }
-    }
-
-    /// Ends the fan-out, and returns the acknowledgements.
-    pub(super) fn end(self) -> Option<SentDelivery> {
-        log_panic(|| drop(self.message));
-        self.delivery
+impl<T: Wire + Clone> OutgoingMessage<T> {
+    /// `hops` counts the topics that the message has come through, with this one; `bytes` is its length on the wire if a peer has
+    /// sent it, else 0.
+    pub(super) fn new(message: T, hops: u8, bytes: usize, delivery: Option<SentDelivery>) -> Self {
+        Self { message, hops, bytes, delivery, is_uncopyable: false, for_actors: None, for_topics: None }
     }
 
     /// Sends the message to one subscriber. `copies` counts the bytes of large messages of peers that wait in its mailbox, and
@@ -150,8 +161,7 @@ impl<T: Wire + Clone> Fanout<T> {
             }
             Recipient::Topic(to, _) => {
                 let message = ChannelMessage::Send { message: self.copy(cx)?, hops: self.hops };
-                // It counts the copies of the message, too.
-                let message = FromNode { message, from: None, wire_len: self.bytes as usize };
+                let message = FromNode { message, from: None, wire_len: self.bytes };
                 Ok(put(cx, to, message, permit)?)
             }
         }
@@ -176,16 +186,22 @@ impl<T: Wire + Clone> Fanout<T> {
                 self.ask_topic(cx, to, mode, None)
             }
             Recipient::Topic(to, _) => {
-                if self.for_topics.is_none() {
-                    let message = ChannelMessage::Send { message: self.copy(cx)?, hops: self.hops }.into();
-                    self.for_topics = Some(cx.loop_ref().encode(&message));
-                    log_panic(|| drop(message));
-                }
-                match &self.for_topics {
-                    Some(Ok(encoded)) => Ok(cx.loop_ref().send_encoded(to, encoded, room.send_mode())?),
-                    Some(Err(reason)) => Err(reason.clone().into()),
-                    None => Err(Missed::NotCopied),
-                }
+                let encoded = match self.for_topics.take() {
+                    Some(encoded) => encoded,
+                    None => {
+                        let message = ChannelMessage::Send { message: self.copy(cx)?, hops: self.hops };
+                        let message = FromNode::from(message);
+                        let encoded = cx.loop_ref().encode(&message);
+                        log_panic(|| drop(message));
+                        encoded
+                    }
+                };
+                let sent = match &encoded {
+                    Ok(encoded) => cx.loop_ref().send_encoded(to, encoded, room.send_mode()),
+                    Err(reason) => Err(reason.clone()),
+                };
+                self.for_topics = Some(encoded);
+                Ok(sent?)
             }
         }
     }
@@ -240,32 +256,36 @@ impl<T: Wire + Clone> Fanout<T> {
         permit: Option<Permit>,
     ) -> Result<(), Missed> {
         let message = self.copy(cx)?;
-        let Some(delivery) = &mut self.delivery else { return Ok(()) };
-        let (number, within, hops) = (delivery.number, delivery.within, self.hops);
-        let wire_len = self.bytes as usize;
+        let (hops, wire_len) = (self.hops, self.bytes);
+        let Some(SentDelivery { number, within, open, .. }) = &mut self.delivery else {
+            return Err(Missed::NotCopied);
+        };
+        let (number, within) = (*number, *within);
         let request = |reply| {
             let message = ChannelMessage::Deliver { message, n: 0, within, hops, reply };
             FromNode { message, from: None, wire_len }
         };
-        let answer = move |answer: Result<DeliveryResult, _>| {
-            drop(permit);
-            acked(number, answer.unwrap_or(DeliveryResult::To(0)))
+        let answer =
+            move |answer: Result<DeliveryResult, _>| acked(number, answer.unwrap_or(DeliveryResult::To(0)));
+        let asked = match permit {
+            Some(permit) => cx.ask_with_permit(to, permit, request, answer),
+            None => cx.ask_with_mode(to, mode, request, answer),
         };
-        let request_id = cx.ask_with_mode(to, mode, request, answer).map_err(undelivered)?;
-        delivery.open.push(OpenAnswer::Reply(request_id));
+        open.push(OpenAnswer::Reply(asked.map_err(undelivered)?));
         Ok(())
     }
 
     /// The permit for one copy in a mailbox of this node; `None` for a message that does not count.
     fn permit(&self, copies: &mut Option<Budget>, all_copies: &Budget) -> Result<Option<Permit>, Missed> {
-        if self.bytes <= SMALL_BYTES_MAX {
+        let bytes = self.bytes as u64;
+        if bytes <= SMALL_BYTES_MAX {
             return Ok(None);
         }
         let copies = copies.get_or_insert_with(|| Budget::child_of(all_copies));
-        if !fits(copies.bytes(), all_copies.bytes(), self.bytes) {
+        if !fits(copies.bytes(), all_copies.bytes(), bytes) {
             return Err(Undelivered::Full.into());
         }
-        Ok(Some(copies.acquire(self.bytes)))
+        Ok(Some(copies.acquire(bytes)))
     }
 
     /// Copies the message by the user's `Clone`.

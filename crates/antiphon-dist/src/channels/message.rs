@@ -54,8 +54,6 @@ pub enum SelfMessage {
     UpdateDownstream,
     /// The answer of the channel to its relay.
     Attached(Result<SubscribeResult, SubscribeError>),
-    /// The channel has handled all messages that were in its mailbox when it was terminated.
-    Close,
     /// The relay has handled all messages that were in its mailbox when it lost its last subscriber.
     End,
 }

@@ -95,6 +95,11 @@ impl LaggingSubscribers {
         }
     }
 
+    /// The number of subscribers for which no event reports room.
+    pub(super) fn unregistered(&self) -> usize {
+        self.unregistered.len()
+    }
+
     /// The next subscriber for which no event reports room, so that it is tried again: each in its turn.
     pub(super) fn next_unregistered(&mut self) -> Option<ActorId> {
         let after = self.tried.map_or(Bound::Unbounded, Bound::Excluded);

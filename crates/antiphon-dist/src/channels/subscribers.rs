@@ -15,7 +15,7 @@ use antiphon_sched::{
     ActorId, Addr, Budget, Cx, DeadLetter, Monitor, NodeId, PayloadError, Undelivered, Wire,
 };
 
-use super::fanout::{Fanout, Missed};
+use super::fanout::{Content, Fanout, Missed};
 use super::message::{ChannelMessage, TopicAddr};
 use super::subscriber_lag::{LaggingAt, LaggingSubscribers, SubscriberLag, Subscription};
 use crate::cx::node_mut;
@@ -31,8 +31,8 @@ const ENTRIES_OF_PEERS_MAX: usize = 12_288;
 /// The largest count that a downstream topic can report: more than there can be subscribers, and small enough that sums
 /// do not overflow.
 const COUNT_MAX: u64 = 1 << 40;
-/// The most entries between two readings of the clock. The first readings follow each other sooner, so one turn takes at most
-/// twice the time that the round has left.
+/// The most entries between two readings of the clock. The first readings follow each other sooner, so one part takes at most
+/// about twice the time that the round has left.
 const ENTRIES_PER_READING: usize = 32;
 /// The subscribers without a registration for room that are tried again at each message.
 const UNREGISTERED_TRIED: usize = 16;
@@ -278,19 +278,29 @@ impl<T: Wire + Clone> Subscribers<T> {
         }
     }
 
-    /// Begins to forward one message, which all that lag miss. Tries some of those again for which no event reports room.
-    pub(super) fn begin_message(&mut self, cx: &mut ChannelCx<'_, T>, channel: ActorId) -> bool {
+    /// Begins to pass something on, which all that lag miss. Tries some of those again for which no event reports room. Returns
+    /// true if a subscription has ended.
+    pub(super) fn begin(
+        &mut self,
+        cx: &mut ChannelCx<'_, T>,
+        channel: ActorId,
+        content: &Content<T>,
+    ) -> bool {
         let mut has_ended = false;
-        for _ in 0..UNREGISTERED_TRIED {
+        for _ in 0..self.awaited_room.unregistered().min(UNREGISTERED_TRIED) {
             let Some(actor) = self.awaited_room.next_unregistered() else { break };
             has_ended |= self.report(cx, channel, actor);
         }
-        self.forwarded = self.forwarded.saturating_add(1);
+        let messages = match content {
+            Content::Message(_) => 1,
+            Content::Missed(missed) => *missed,
+        };
+        self.forwarded = self.forwarded.saturating_add(messages);
         has_ended
     }
 
-    /// Sends a message to the next subscribers, until the time of the round is over. One without room misses it. Returns
-    /// whether all subscribers have had their turn.
+    /// Passes something on to the next subscribers, until the time of the round is over. One without room misses it. Returns
+    /// whether it has gone to all subscribers.
     pub(super) fn send(
         &mut self,
         cx: &mut ChannelCx<'_, T>,
@@ -301,50 +311,40 @@ impl<T: Wire + Clone> Subscribers<T> {
         let (mut moved, mut entries, mut next_reading) = (Vec::new(), 0, 1);
         let mut is_complete = true;
         for (id, entry) in self.receiving.range_mut((after, Bound::Unbounded)) {
-            let SubscriberEntry { recipient, copies, .. } = entry;
-            let sent = fanout.send_to(cx, &self.awaited_room, recipient, copies, &self.copies);
-            let after = entry.after_sending(cx, (channel, self.forwarded), &mut self.awaited_room, sent);
+            // The clock is not read after the last one, but before the next.
+            if entries == next_reading {
+                next_reading = entries + entries.min(ENTRIES_PER_READING);
+                if cx.loop_ref().ends_round() {
+                    is_complete = false;
+                    break;
+                }
+            }
+            let at = entry.lagging_at(cx, channel, self.forwarded);
+            let after = match &mut fanout.content {
+                Content::Message(outgoing) => {
+                    let SubscriberEntry { recipient, copies, .. } = entry;
+                    let sent = outgoing.send_to(cx, &self.awaited_room, recipient, copies, &self.copies);
+                    entry.after_sending(cx, at, &mut self.awaited_room, sent)
+                }
+                Content::Missed(missed) => entry.lag.add(cx, at, &mut self.awaited_room, *missed),
+            };
             if after == Subscription::Ends || entry.lag.is_waiting() {
                 moved.push((*id, after));
             }
             fanout.last = Some(*id);
             entries += 1;
-            if entries == next_reading {
-                next_reading = entries + entries.min(ENTRIES_PER_READING);
-                if cx.loop_ref().is_round_over() {
-                    is_complete = false;
-                    break;
-                }
-            }
         }
         fanout.has_ended |= self.settle(cx, moved);
         is_complete
     }
 
-    /// Counts messages that all subscribers miss, because this topic has missed them. Returns true if a subscription has
-    /// ended.
-    #[must_use]
-    pub(super) fn miss_all(&mut self, cx: &mut ChannelCx<'_, T>, channel: ActorId, missed: u64) -> bool {
-        self.forwarded = self.forwarded.saturating_add(missed);
-        let mut moved = Vec::new();
-        for (id, entry) in &mut self.receiving {
-            let at = entry.lagging_at(cx, channel, self.forwarded);
-            let after = entry.lag.add(cx, at, &mut self.awaited_room, missed);
-            if after == Subscription::Ends || entry.lag.is_waiting() {
-                moved.push((*id, after));
-            }
-        }
-        self.settle(cx, moved)
-    }
-
     /// Counts one message that a subscriber has refused. Returns true if its subscription has ended.
     #[must_use]
     pub(super) fn miss(&mut self, cx: &mut ChannelCx<'_, T>, channel: ActorId, actor: ActorId) -> bool {
-        let forwarded = self.forwarded;
         let Some(entry) = self.receiving.get_mut(&actor).or_else(|| self.lagging.get_mut(&actor)) else {
             return false;
         };
-        let at = entry.lagging_at(cx, channel, forwarded);
+        let at = entry.lagging_at(cx, channel, self.forwarded);
         let after = entry.lag.add(cx, at, &mut self.awaited_room, 1);
         self.settle(cx, vec![(actor, after)])
     }
@@ -408,11 +408,10 @@ impl<T: Wire> SubscriberEntry<T> {
     fn after_sending(
         &mut self,
         cx: &mut ChannelCx<'_, T>,
-        (channel, forwarded): (ActorId, u64),
+        at: LaggingAt,
         room: &mut LaggingSubscribers,
         sent: Result<(), Missed>,
     ) -> Subscription {
-        let at = self.lagging_at(cx, channel, forwarded);
         let reason = match sent {
             Ok(()) => {
                 self.lag.end();
@@ -431,11 +430,13 @@ impl<T: Wire> SubscriberEntry<T> {
                 let from = Some(cx.id());
                 let dead_letter = DeadLetter::new(at.subscriber, type_name::<T>(), reason).sent_by(from);
                 cx.loop_ref().dead_letter(dead_letter);
-                match () {
+                if is_gone {
                     // Its `Down` may wait behind many messages.
-                    () if is_gone => Subscription::Ends,
-                    () if takes_none => Subscription::Continues,
-                    () => self.lag.add(cx, at, room, 1),
+                    Subscription::Ends
+                } else if takes_none {
+                    Subscription::Continues
+                } else {
+                    self.lag.add(cx, at, room, 1)
                 }
             }
         }

@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use antiphon_sched::{
     Actor, ActorId, Addr, Cx, DeadLetter, Down, Event, ExitReason, Monitor, NodeId, ReplyTo, SendError,
-    SignalPolicy, Step, Timer, Undelivered, Wire, finishing, receive, secs, sleep, stop,
+    SignalPolicy, Step, Undelivered, Wire, receive, secs, sleep, stop,
 };
 
-use super::fanout::{Fanout, SentDelivery, acked};
+use super::fanout::{Content, Fanout, OutgoingMessage, SentDelivery, acked};
 use super::message::{ChannelMessage, DeliveryResult, SelfMessage, SubscribeResult, TopicAddr, self_message};
 use super::pending_deliveries::{
     DeliveryEnd, DeliveryRequest, FinishedDelivery, OpenAnswers, PendingDeliveries,
@@ -58,8 +58,8 @@ pub(super) struct Topic<T> {
     subscribers: Subscribers<T>,
     upstreams: BTreeMap<ActorId, Upstream<T>>,
     deliveries: PendingDeliveries<T>,
-    /// The message that is being sent. Until all subscribers have had their turn, the topic sleeps between its parts.
-    fanout: Option<(Fanout<T>, Option<BegunDelivery>)>,
+    /// What goes to the subscribers at present. Until it has gone to all, the topic sleeps between its parts.
+    fanout: Option<Fanout<T>>,
     /// A `ReportCount` is queued, or waits for room at an upstream.
     is_report_queued: bool,
     /// An `UpdateDownstream` is queued.
@@ -78,14 +78,6 @@ enum UpstreamPhase<T> {
     Open,
     /// The relay has left the relay table. It forwards late subscriptions to its successor.
     Closing,
-}
-
-/// A delivery whose message is being sent.
-struct BegunDelivery {
-    peer: Option<NodeId>,
-    reply: ReplyTo<DeliveryResult>,
-    /// The timer at which its open answers time out.
-    timer: Timer,
 }
 
 /// A topic that this one subscribes to.
@@ -237,11 +229,6 @@ impl<T: Wire + Clone> Topic<T> {
                 self.fail(cx, &super::reason_of(reason), reason)
             }
             SelfMessage::End => self.is_over = true,
-            SelfMessage::Close => {
-                self.close(cx, &ExitReason::Terminated);
-                // Its monitors, such as relays, learn the same reason.
-                cx.kill(cx.id());
-            }
         }
     }
 
@@ -249,44 +236,38 @@ impl<T: Wire + Clone> Topic<T> {
 
     fn forward(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8, bytes: usize) {
         if let Some(message) = self.transform(cx, message, hops) {
-            self.begin_fanout(cx, Fanout::new(message, hops + 1, bytes), None);
+            let outgoing = OutgoingMessage::new(message, hops + 1, bytes, None);
+            self.begin_fanout(cx, Content::Message(Box::new(outgoing)));
         }
     }
 
-    fn begin_fanout(
-        &mut self,
-        cx: &mut TopicCx<'_, T>,
-        mut fanout: Fanout<T>,
-        delivery: Option<BegunDelivery>,
-    ) {
+    fn begin_fanout(&mut self, cx: &mut TopicCx<'_, T>, content: Content<T>) {
         let channel = self.channel_id(cx.id());
-        fanout.has_ended = self.subscribers.begin_message(cx, channel);
-        self.fanout = Some((fanout, delivery));
+        let has_ended = self.subscribers.begin(cx, channel, &content);
+        self.fanout = Some(Fanout { has_ended, ..Fanout::new(content) });
         self.go_on_with_fanout(cx);
     }
 
-    /// Sends the present message to the next subscribers. After the last one, begins the next delivery that has enough
-    /// subscribers.
+    /// Passes the present message on to the next subscribers.
     fn go_on_with_fanout(&mut self, cx: &mut TopicCx<'_, T>) {
         let channel = self.channel_id(cx.id());
-        let Some((mut fanout, delivery)) = self.fanout.take() else { return };
+        let Some(mut fanout) = self.fanout.take() else { return };
         if !self.subscribers.send(cx, channel, &mut fanout) {
-            self.fanout = Some((fanout, delivery));
+            self.fanout = Some(fanout);
             return;
         }
         let has_ended = fanout.has_ended;
-        if let (Some(sent), Some(begun)) = (fanout.end(), delivery) {
-            self.await_answers(cx, sent, begun);
+        if let Some(delivery) = fanout.end() {
+            self.await_answers(cx, delivery);
         }
         if has_ended {
             self.on_count_fallen(cx);
         }
     }
 
-    /// Waits for the answers to a delivery that all subscribers have been sent.
-    fn await_answers(&mut self, cx: &mut TopicCx<'_, T>, sent: SentDelivery, begun: BegunDelivery) {
-        let SentDelivery { number, received, open: requests, .. } = sent;
-        let BegunDelivery { peer, reply, timer } = begun;
+    /// Waits for the answers to a delivery whose message has gone to all subscribers.
+    fn await_answers(&mut self, cx: &mut TopicCx<'_, T>, delivery: SentDelivery) {
+        let SentDelivery { number, peer, reply, timer, received, open: requests, .. } = delivery;
         let count = requests.len();
         let answers = if count > 0 {
             Some(OpenAnswers { requests, timer })
@@ -302,10 +283,7 @@ impl<T: Wire + Clone> Topic<T> {
     fn on_lagged(&mut self, cx: &mut TopicCx<'_, T>, upstream: ActorId, missed: u64) {
         // A peer can name any of its actors.
         if self.upstreams.contains_key(&upstream) {
-            let channel = self.channel_id(cx.id());
-            if self.subscribers.miss_all(cx, channel, missed) {
-                self.on_count_fallen(cx);
-            }
+            self.begin_fanout(cx, Content::Missed(missed));
         }
     }
 
@@ -388,9 +366,17 @@ impl<T: Wire + Clone> Topic<T> {
             cx.reply(request.reply, DeliveryResult::TooMany);
             return log_panic(|| drop(message));
         };
-        let fanout = Fanout::of_delivery(message, request.hops + 1, request.bytes, (delivery, within));
-        let begun = BegunDelivery { peer: request.peer, reply: request.reply, timer };
-        self.begin_fanout(cx, fanout, Some(begun));
+        let sent = SentDelivery {
+            number: delivery,
+            peer: request.peer,
+            reply: request.reply,
+            within,
+            timer,
+            received: 0,
+            open: Vec::new(),
+        };
+        let outgoing = OutgoingMessage::new(message, request.hops + 1, request.bytes, Some(sent));
+        self.begin_fanout(cx, Content::Message(Box::new(outgoing)));
     }
 
     fn begin_delivery(
@@ -860,13 +846,10 @@ impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Topic<T> {
                 self.begin_deliveries(cx);
             }
             Event::Terminate => {
-                if self.fanout.is_some() {
-                    // It has overtaken the messages in the mailbox, since the topic sleeps between the parts of one.
-                    while self.fanout.is_some() {
-                        self.go_on_with_fanout(cx);
-                    }
-                    cx.push_self(self_message(SelfMessage::Close));
-                    return finishing(Duration::MAX);
+                // What it has begun, it completes.
+                while self.fanout.is_some() {
+                    self.go_on_with_fanout(cx);
+                    self.begin_deliveries(cx);
                 }
                 self.close(cx, &ExitReason::Terminated);
                 return receive();

@@ -160,3 +160,20 @@ fn batch_is_64_steps_or_eighth_of_mailbox() {
         assert_eq!(seen.get(), batch, "of {queued} messages");
     }
 }
+
+/// Work in parts, each as long as a round: sockets, timers and the inbox come between two of them.
+#[test]
+fn part_that_ends_round_is_its_last() {
+    let mut events = real_loop();
+    let parts = Rc::new(Cell::new(0));
+    let done = parts.clone();
+    events.spawn(move |cx: &mut Cx<()>, _| {
+        while !cx.loop_ref().ends_round() {}
+        done.set(done.get() + 1);
+        if done.get() < 20 { sleep(std::time::Duration::ZERO) } else { stop() }
+    });
+    for round in 1..=20 {
+        events.work();
+        assert_eq!(parts.get(), round);
+    }
+}

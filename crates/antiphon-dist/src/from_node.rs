@@ -13,7 +13,7 @@ use antiphon_sched::{DecodeError, EncodeError, NodeId, Wire, origin};
 pub struct FromNode<T> {
     pub(crate) message: T,
     pub(crate) from: Option<NodeId>,
-    /// The length of the encoded message; 0 if it was not decoded.
+    /// The length of the message on the wire: also if another service actor of this node has passed it on. 0 if no peer has sent it.
     pub(crate) wire_len: usize,
 }
 

@@ -41,7 +41,7 @@ pub(super) struct DeliveryRequest<T> {
     pub(super) reply: ReplyTo<DeliveryResult>,
     /// The peer that requested it; `None`: this node.
     pub(super) peer: Option<NodeId>,
-    /// The length of the request on the wire; 0 for this node.
+    /// The length of the request on the wire; 0 if no peer has sent it.
     pub(super) bytes: usize,
 }
 

@@ -297,8 +297,9 @@ impl NodeSockets {
         !self.ready.is_empty() || self.accept_again
     }
 
-    /// Begins a round: moves the sockets that are ready to `ready`, and of those beyond their share of control frames the one that
-    /// has waited longest: so very many of them take no more of a round than one. Returns whether to accept connections.
+    /// Begins a round: moves the sockets that are ready to `ready`. Of those beyond their share of control frames it is the one
+    /// that has waited longest, for reading and for writing: so very many of them take no more of a round than one. Returns
+    /// whether to accept connections.
     pub(super) fn begin_round(&mut self, now: Time, ready: &mut Vec<(ConnId, SocketReadiness)>) -> bool {
         self.handshake_steps_left = HANDSHAKE_STEPS_A_ROUND;
         self.accept_again |= self.accept_at.take_if(|at| *at <= now).is_some();

@@ -887,7 +887,7 @@ mod tests {
         assert!(connections.get(one).is_some());
     }
 
-    /// A flood from ever other addresses closes the connections of unknown ones, and not those of known ones; nor can many connections of
+    /// A flood from a new address each closes the connections of unknown ones, and not those of known ones; nor can many connections of
     /// known addresses take all places.
     #[test]
     fn flood_from_many_addresses_spares_known_ones() {

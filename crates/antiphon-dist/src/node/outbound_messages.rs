@@ -28,6 +28,8 @@ use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
 
 /// How long messages to a node wait for a session.
 const UNREACHED_AFTER: Duration = Duration::from_secs(15);
+/// The nodes of a route that is made without a look at the room for its message.
+const SHORT_ROUTE_NODES: usize = 16;
 /// The number of bytes in all queues together above which only queues below their high mark grow.
 const ALL_QUEUES_MAX: u64 = 256 * 1024 * 1024;
 
@@ -169,15 +171,17 @@ impl NodeCore {
             let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
             return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
         }
-        // Before the route is made, which may be long.
+        // A long route is not made for a message that is refused most likely: one that is queued would not fit.
         if let Destination::Actor(to) = outbound.to
-            && !outbound.nodes.is_empty()
+            && outbound.nodes.len() > SHORT_ROUTE_NODES
+            && !peer_session.session.fits(
+                wire_key(to.key()),
+                outbound.body.len() as u64,
+                mark_of(outbound.mode),
+            )
         {
             let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
-            let least = outbound.body.len() as u64;
-            if !peer_session.session.fits(wire_key(to.key()), least, mark_of(outbound.mode)) {
-                return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
-            }
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
         }
         let route = self.route_of(node, outbound.nodes);
         let receipt_number = wants_receipt(outbound).then(|| self.next_number());

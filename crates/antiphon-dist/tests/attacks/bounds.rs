@@ -45,11 +45,11 @@ pub(crate) fn unread_session(limits: &Limits) -> u64 {
     UNACKNOWLEDGED.max(window) + limits.queue_bytes_cap + COMPLETIONS + 2 * window + SLACK
 }
 
-/// For a channel: the message that it sends to its subscribers at present, its form for the wire, and the copies in the mailboxes of
-/// subscribers.
+/// For a channel: the message that it sends to its subscribers at present, its two forms for the wire (for actors, and for other
+/// channels), and the copies in the mailboxes of subscribers.
 pub(crate) fn channel(limits: &Limits) -> u64 {
     const COPIES: u64 = 2 * (64 << 20);
-    2 * u64::from(limits.message_bytes_max) + COPIES
+    3 * u64::from(limits.message_bytes_max) + COPIES
 }
 
 /// For members whose connections have closed: their sessions stay for `peer_timeout`.

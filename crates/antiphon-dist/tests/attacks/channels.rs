@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use antiphon_dist::{Limits, PeerLimits};
 use antiphon_sched::{Bytes, Wire, secs};
-use antiphon_wire::frame::{Message, NameSpace};
+use antiphon_wire::frame::{Goodbye, GoodbyeReason, Message, NameSpace};
 use antiphon_wire::{Frame, Key, Route, TagId};
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
+use crate::common::wait_for;
 use crate::member::Member;
 use crate::victim::{ASLEEP, CROWD};
 
@@ -70,6 +71,13 @@ impl Crowd {
         self.send(&body);
     }
 
+    /// Leaves with a goodbye: then the victim keeps nothing for it.
+    #[track_caller]
+    fn leave(mut self) {
+        self.member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());
+        wait_for("the end of the session", || self.member.run_once(|_| ()).err());
+    }
+
     /// Waits until the channel has taken all that was sent before: until it has answered to a last subscription.
     #[track_caller]
     fn wait_until_taken(&mut self) {
@@ -97,15 +105,16 @@ pub(crate) fn large_message_for_many_subscribers_takes_turns() {
     for crowd in &mut crowds {
         crowd.wait_until_taken();
     }
+    attack.victim.has_logged("misses messages of its channel");
     println!("two messages were taken after {:?}", begun.elapsed());
-    drop(crowds);
+    crowds.into_iter().for_each(Crowd::leave);
     attack.end(
         "large messages for many subscribers",
         2 * bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),
     );
 }
 
-/// Small messages for as many subscribers, of a member that reads nothing and then closes its connection.
+/// Small messages for as many subscribers, of a member that publishes as fast as it may and then leaves.
 pub(crate) fn small_messages_for_many_subscribers_end_with_member() {
     let attack = AttackTest::without_discovery().measure_quiet();
     let subscribers = PeerLimits::default().channel_subscriptions_max as u64;
@@ -117,7 +126,8 @@ pub(crate) fn small_messages_for_many_subscribers_end_with_member() {
         sent += 1;
     }
     println!("{sent} messages");
-    drop(crowd);
+    attack.victim.has_logged("misses messages of its channel");
+    crowd.leave();
     attack.end(
         "small messages for many subscribers",
         bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),
@@ -127,14 +137,17 @@ pub(crate) fn small_messages_for_many_subscribers_end_with_member() {
 /// Messages of 1 MiB for subscribers on the victim that take none: each copy needs its own memory there.
 pub(crate) fn large_messages_for_sleeping_subscribers_are_bounded() {
     let kept = bounds::channel(&Limits::default());
-    let attack = AttackTest::without_discovery().measure_quiet().which_leaves(kept);
+    let mut attack = AttackTest::without_discovery().measure_quiet().which_leaves(kept);
     let mut crowd = Crowd::join_at::<String>(&attack, ASLEEP, 0);
     let text = "x".repeat(1 << 20);
     for _ in 0..200 {
         crowd.publish_value(&text);
     }
     crowd.wait_until_taken();
-    drop(crowd);
+    attack.victim.has_logged("misses messages of its channel");
+    let held = attack.victim.allocated_bytes();
+    assert!(held > 64 << 20, "the subscribers have got copies of {held} bytes");
+    crowd.leave();
     attack.end(
         "large messages for sleeping subscribers",
         bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),

@@ -59,7 +59,7 @@ pub(crate) fn slow_handshakes_are_closed_after_five_seconds() {
     attack.end("a byte a second", bounds::pending_connections(&Limits::default(), false));
 }
 
-/// Opens connections from ever other addresses, until `is_over`. With a hello, each makes the victim answer.
+/// Opens connections, each from a new address, until `is_over`. With a hello, each makes the victim answer.
 fn flood(at: SocketAddr, hello: Vec<u8>, is_over: &AtomicBool, opened: &AtomicUsize) {
     let mut open = VecDeque::new();
     for number in 0_u32.. {

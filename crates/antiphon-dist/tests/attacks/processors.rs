@@ -9,7 +9,8 @@ pub(crate) fn give_way() {
     rustix::process::nice(19).expect("any thread may lower its priority");
 }
 
-/// The victim has the first processor, and the threads that this thread starts have all others. Ends when it is dropped.
+/// The main thread of the victim, which runs its loop, has the first processor. The threads that this thread starts have all others.
+/// Ends when it is dropped.
 #[cfg(target_os = "linux")]
 pub(crate) struct Apart {
     before: rustix::thread::CpuSet,

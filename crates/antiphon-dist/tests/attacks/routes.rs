@@ -140,7 +140,7 @@ pub(crate) fn routes_of_one_member_leave_others_theirs() {
     attack.end("routes", bounds::routes());
 }
 
-/// A member names the same nodes again and again as fast as it can, and then ever other ones.
+/// A member names the same nodes again and again as fast as it can, and then new ones each time.
 pub(crate) fn flood_of_routes_leaves_others_their_share() {
     let mut attack = AttackTest::without_discovery().measure_quiet();
     let mut namer = Namer::join(&attack);

@@ -138,6 +138,12 @@ impl Victim {
         wait_for(&what, || (self.count(field) <= most).then_some(()));
     }
 
+    /// Waits until a line of the log contains this text.
+    #[track_caller]
+    pub(crate) fn has_logged(&self, text: &str) {
+        self.log.wait_for(text);
+    }
+
     /// Checks that exactly one line of the log contains this text.
     #[track_caller]
     pub(crate) fn has_logged_once(&self, text: &str) {

@@ -3,7 +3,7 @@
 //! The rule is a dynamic threshold (Choudhury and Hahne, 1998, alpha 1): as many bytes may wait for one actor as are still
 //! free in the budget. So one stuck actor leaves half of the budget to all others, and n stuck actors leave 1/(n+1).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::Key;
 use crate::limits::Limits;
@@ -62,8 +62,11 @@ pub(crate) struct AwaitedRoom {
     awaited: BTreeMap<Key, Awaited>,
     /// Awaited actors by the largest total at which their bytes fit.
     by_total: BTreeSet<(u64, Key)>,
-    /// Actors that have room and were not reported.
-    writable: VecDeque<Key>,
+    /// Actors that have room and were not reported, in their order by number.
+    writable: BTreeMap<u64, Key>,
+    /// The numbers of these.
+    writable_numbers: BTreeMap<Key, u64>,
+    last_number: u64,
 }
 
 /// The least room that is awaited for an actor.
@@ -99,7 +102,9 @@ impl AwaitedRoom {
         if let Some(Awaited { total_max: Some(most), .. }) = self.awaited.remove(&actor) {
             self.by_total.remove(&(most, actor));
         }
-        self.writable.retain(|writable| *writable != actor);
+        if let Some(number) = self.writable_numbers.remove(&actor) {
+            self.writable.remove(&number);
+        }
     }
 
     /// Handles a change of the bytes that wait for an actor.
@@ -124,13 +129,19 @@ impl AwaitedRoom {
         while self.by_total.last().is_some_and(|(most, _)| total <= *most) {
             let Some((_, actor)) = self.by_total.pop_last() else { return };
             self.awaited.remove(&actor);
-            self.writable.push_back(actor);
+            if !self.writable_numbers.contains_key(&actor) {
+                self.last_number += 1;
+                self.writable.insert(self.last_number, actor);
+                self.writable_numbers.insert(actor, self.last_number);
+            }
         }
     }
 
     /// The next actor that has room.
     pub(crate) fn next_writable(&mut self) -> Option<Key> {
-        self.writable.pop_front()
+        let (_, actor) = self.writable.pop_first()?;
+        self.writable_numbers.remove(&actor);
+        Some(actor)
     }
 
     /// Panics if an invariant does not hold. `queued` returns the bytes that wait for an actor.
@@ -141,6 +152,12 @@ impl AwaitedRoom {
         }
         let known = self.awaited.iter().filter_map(|(actor, awaited)| Some((awaited.total_max?, *actor)));
         assert_eq!(known.collect::<BTreeSet<_>>(), self.by_total, "awaited actors are sorted");
+        let writable = self.writable.iter().map(|(number, actor)| (*actor, *number));
+        assert_eq!(
+            writable.collect::<BTreeMap<_, _>>(),
+            self.writable_numbers,
+            "writable actors are numbered"
+        );
     }
 }
 

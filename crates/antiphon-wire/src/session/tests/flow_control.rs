@@ -476,7 +476,7 @@ fn lower_pause_limit_of_peer_is_raised() {
     b.transmit(Time::START, &mut a);
 }
 
-/// Small frames of ever other pairs do not take all credit while a large frame waits.
+/// Small frames, each of a new pair, do not take all credit while a large frame waits.
 #[test]
 fn small_frames_of_new_pairs_spare_large_frame() {
     let limits = Limits { window_bytes: 128 * 1024, ..Limits::default() };

@@ -388,9 +388,16 @@ impl Core {
     /// Sends the `Down` of an address that has ended to its watchers.
     fn send_downs(&mut self, key: Key, watchers: BTreeMap<MonitorId, Watcher>, reason: &ExitReason) {
         let actor = self.id(key);
+        // The value is encoded once for all watchers of other nodes.
+        let mut exported = None;
         for (id, watcher) in watchers {
             match watcher {
-                Watcher::Actor(watcher) => self.send_down(watcher, id, actor, reason.clone()),
+                Watcher::Actor(watcher) if watcher.node() != self.node_id => {
+                    let reason = exported.get_or_insert_with(|| self.exported_reason(actor, reason.clone()));
+                    let reason = reason.clone();
+                    self.signal(Signal::Down { watcher, id, actor, reason });
+                }
+                Watcher::Actor(watcher) => self.down(watcher.key(), id, actor, reason.clone()),
                 Watcher::Callback(callback) | Watcher::Join(callback) => {
                     crate::panic_guard::log_panic(|| callback(reason.clone()))
                 }

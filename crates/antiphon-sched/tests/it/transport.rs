@@ -832,6 +832,56 @@ fn remote_monitors_fire_once_with_reason() {
     assert_eq!(log.take(), "[no such actor]");
 }
 
+thread_local! {
+    static ENCODED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts how often it is encoded.
+struct Counted;
+
+impl Wire for Counted {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "counted/1".into()
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        ENCODED.set(ENCODED.get() + 1);
+        7_u64.encode(out)
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Self, DecodeError> {
+        u64::decode(from).map(|_| Self)
+    }
+}
+
+#[test]
+fn exit_value_is_encoded_once_for_all_watchers() {
+    let mut net = two_nodes();
+    let log = Log::default();
+    let far = net.nodes[1].spawn(|_: &mut Cx<u32>, event| match event {
+        Event::Message(_) => exit(Counted),
+        _ => receive(),
+    });
+    net.nodes[1].loop_ref().expose(far);
+    let there = Addr::<u32>::of(far.id());
+    for _ in 0..3 {
+        let seen = log.clone();
+        net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
+            match event {
+                Event::Start => _ = cx.monitor(there),
+                Event::Down(Down { reason: ExitReason::Done(value), .. }) => {
+                    seen.note(value.get::<Counted>().is_ok());
+                }
+                _ => {}
+            }
+            receive()
+        });
+    }
+    net.settle();
+    net.act(0, move |cx| cx.send(there, 1).unwrap());
+    assert_eq!((log.take().as_str(), ENCODED.get()), ("true true true", 1));
+}
+
 #[test]
 fn local_exit_value_arrives_opaque() {
     let mut net = two_nodes();

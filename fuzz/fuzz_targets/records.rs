@@ -59,6 +59,8 @@ fn take(session: &mut Session, now: Time, deframer: &mut Deframer) -> Result<usi
                 session.release(held);
             }
         }
+        let unread = frames.unread();
+        deframer.put_back(unread);
     }
     Ok(taken)
 }

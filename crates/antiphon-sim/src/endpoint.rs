@@ -256,6 +256,8 @@ impl SessionEndpoint {
                     peer.workload.hold(now, &mut peer.session, &incoming.frame(), &mut self.rng);
                 }
             }
+            let unread = frames.unread();
+            input.put_back(unread);
         }
     }
 

@@ -303,6 +303,9 @@ impl SimNode {
             }
             bytes = &bytes[taken..];
             self.feed(dist::Input::Received(id, taken), out);
+            while self.with_core(|core, _, _| core.has_unread(id)) {
+                self.feed(dist::Input::Received(id, 0), out);
+            }
         }
     }
 

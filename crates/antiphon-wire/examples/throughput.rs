@@ -83,6 +83,8 @@ fn receive_all(
                 }
                 received += 1;
             }
+            let unread = frames.unread();
+            input.put_back(unread);
         }
     }
     Ok(received)

@@ -1,7 +1,8 @@
 //! Splits a byte stream that arrives in arbitrary pieces into handshake messages and records.
 //!
 //! Invariants: the buffer never grows beyond [`BUFFER_BYTES_MAX`], and until the first record not beyond one
-//! handshake message. The bytes in `buffer[start..end]` have been received and not taken yet.
+//! handshake message. The bytes in `buffer[start..end]` have been received and not taken yet. The first `opened` of them are the rest
+//! of the body of an open record, and the next `trailer` its tag.
 
 use crate::handshake::{HANDSHAKE_HEADER_BYTES, HandshakeFault, MAGIC};
 use crate::limits::HELLO_BYTES_MAX;
@@ -17,6 +18,8 @@ pub struct Deframer {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    opened: usize,
+    trailer: usize,
     /// The least length of the buffer at the next `space`, in bytes.
     wanted: usize,
 }
@@ -80,6 +83,15 @@ impl Deframer {
         }
     }
 
+    /// Puts back the frames of the last record that were not taken: so many bytes as
+    /// [`Frames::unread`](crate::Frames::unread) says. The session returns them with the next record.
+    pub fn put_back(&mut self, unread: usize) {
+        if unread > 0 {
+            self.opened = unread;
+            self.start -= unread + self.trailer;
+        }
+    }
+
     /// Whether the next bytes begin a TLS handshake (RFC 8446, 5.1) instead of an Antiphon handshake.
     pub(crate) fn begins_as_tls(&self) -> bool {
         self.buffer[self.start..self.end].starts_with(&[22, 3])
@@ -106,9 +118,14 @@ impl Deframer {
         Ok(Some(&self.buffer[message]))
     }
 
-    /// Opens the next record in place and returns its body; `None` until the record is complete.
+    /// Opens the next record in place and returns its body; `None` until the record is complete. What was put back comes first.
     #[inline]
     pub(crate) fn next_record(&mut self, opener: &mut Opener) -> Result<Option<&[u8]>, RecordError> {
+        if self.opened > 0 {
+            let rest = self.start..self.start + std::mem::take(&mut self.opened);
+            self.start = rest.end + self.trailer;
+            return Ok(Some(&self.buffer[rest]));
+        }
         let pending = &self.buffer[self.start..self.end];
         let Some(header) = pending.first_chunk::<RECORD_HEADER_BYTES>() else {
             self.wanted = self.wanted.max(RECORDS_BYTES_FIRST);
@@ -121,6 +138,7 @@ impl Deframer {
         }
         let record = self.start..self.start + length;
         self.start += length;
+        self.trailer = opener.tag_bytes();
         opener.open(&mut self.buffer[record]).map(Some)
     }
 }
@@ -207,6 +225,32 @@ mod tests {
             let stream = stream(&bodies);
             let mut pieces = pieces.iter().copied().cycle();
             assert_eq!(deframed(&stream, || pieces.next().expect("a cycle")), bodies);
+        }
+
+        /// Parts of records of any size are put back, while more bytes arrive and the buffer moves.
+        #[test]
+        fn unread_parts_of_records_come_again(
+            lengths in proptest::collection::vec(1_usize..5_000, 1..20),
+            pieces in proptest::collection::vec(1_usize..4_000, 1..8),
+            reads in proptest::collection::vec(1_usize..3_000, 1..8),
+        ) {
+            let body = |(number, length): (usize, &usize)| vec![number as u8; *length];
+            let bodies: Vec<Vec<u8>> = lengths.iter().enumerate().map(body).collect();
+            let (mut pieces, mut reads) = (pieces.iter().cycle(), reads.iter().cycle());
+            let mut opener = Opener::new(Suite::Aes128Gcm, &[1; 32], 65_536, AMPLE);
+            let (stream, mut deframer, mut taken) = (stream(&bodies), Deframer::new(), Vec::new());
+            let mut rest = stream.as_slice();
+            while !rest.is_empty() || deframer.pending_bytes() > 0 {
+                let piece = rest.len().min(*pieces.next().expect("a cycle"));
+                rest = &rest[deframer.push(&rest[..piece])..];
+                let body = deframer.next_record(&mut opener).expect("the stream is sound");
+                let Some(body) = body else { continue };
+                let read = body.len().min(*reads.next().expect("a cycle"));
+                let unread = body.len() - read;
+                taken.extend_from_slice(&body[..read]);
+                deframer.put_back(unread);
+            }
+            assert_eq!(taken, bodies.concat());
         }
     }
 }

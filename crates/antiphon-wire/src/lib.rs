@@ -153,8 +153,8 @@ pub use secret::{EnvironmentFault, FileFault, SecretError};
 
 mod session;
 pub use session::{
-    Admission, Assembled, Epochs, Frames, HeldCredit, Incoming, InternError, Liveness, PeerFault, SendMark,
-    SendRefused, Session, SessionError, SessionEvent, Withdrawn,
+    Admission, Assembled, CONTROL_FRAMES_AT_ONCE, Epochs, Frames, HeldCredit, Incoming, InternError,
+    Liveness, PeerFault, SendMark, SendRefused, Session, SessionError, SessionEvent, Withdrawn,
 };
 
 mod suite;

@@ -148,6 +148,11 @@ impl Opener {
         Opener { protection, tag_bytes: suite.tag_bytes(), record_bytes_max, allowance, records: 0, bytes: 0 }
     }
 
+    /// The length of the tag behind the body of a record, in bytes.
+    pub(crate) fn tag_bytes(&self) -> usize {
+        self.tag_bytes
+    }
+
     /// The length of the whole record with this header, in bytes.
     pub(crate) fn record_bytes(&self, header: [u8; RECORD_HEADER_BYTES]) -> Result<usize, RecordError> {
         let [low, high, version, flags] = header;

@@ -107,6 +107,8 @@ fn transfer(from: &mut Session, to: &mut Session, input: &mut Deframer, out: &mu
         rest = &rest[input.push(rest)..];
         while let Some(mut frames) = to.next_record(Time::START, input).expect("sound") {
             while to.next_frame(Time::START, &mut frames).expect("sound").is_some() {}
+            let unread = frames.unread();
+            input.put_back(unread);
         }
     }
     out.clear();

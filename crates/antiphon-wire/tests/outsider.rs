@@ -142,6 +142,8 @@ fn receive(node: &mut NodeUnderTest, bytes: &[u8]) -> Vec<String> {
                     received.push(format!("{tag} to {} {body:?}", message.to));
                 }
             }
+            let unread = frames.unread();
+            node.input.put_back(unread);
         }
     }
     received

@@ -22,7 +22,7 @@ use mio::Registry;
 use crate::config::Config;
 use crate::error::NodeError;
 use crate::location::Location;
-use crate::node::{ConnId, Driver, Input, NodeCore, Output, Settings};
+use crate::node::{ConnId, Driver, Input, NodeCore, Output, Settings, is_flood};
 use interfaces::ListenInterface;
 use sockets::{NodeSockets, SocketReadiness};
 use tls::TlsProgress;
@@ -341,40 +341,44 @@ impl NetDriver {
     }
 
     fn read_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId, reads_to_end: bool) {
-        let mut control_frames = 0;
+        let (mut control_frames, mut is_empty) = (0, false);
         for _ in 0..sockets::READS_A_ROUND {
-            let space = core.space(conn);
-            if space.is_empty() {
-                return;
-            }
-            match self.sockets.read(conn, space) {
-                Ok((0, _)) => return self.process(core, sched, Input::Closed(conn)),
+            // What is left of the reads before comes first.
+            let read = if core.has_unread(conn) {
+                Ok((0, true))
+            } else {
+                let space = core.space(conn);
+                if space.is_empty() {
+                    return;
+                }
+                match self.sockets.read(conn, space) {
+                    Ok((0, _)) => return self.process(core, sched, Input::Closed(conn)),
+                    read => read,
+                }
+            };
+            match read {
                 Ok((count, is_full)) => {
                     handle(core, sched, &mut self.outputs, Input::Received(conn, count));
                     control_frames += core.control_frames();
                     // A partly filled buffer means that the socket is empty; its readiness announces new data. A closed
                     // socket has no further readiness events, so the driver reads it to its end.
-                    if !is_full && !reads_to_end {
-                        self.sockets.note_control_frames(conn, control_frames);
-                        return self.drain_outputs(core, sched);
-                    }
-                    if sockets::is_flood(control_frames) {
-                        break;
-                    }
+                    is_empty = !is_full && !reads_to_end;
                 }
-                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
-                    self.sockets.note_control_frames(conn, control_frames);
-                    return self.drain_outputs(core, sched);
-                }
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => is_empty = true,
                 Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
                 Err(reason) => {
                     let failed = TlsFault::of(&reason).map(|fault| Input::TlsFailed { conn, fault });
                     return self.process(core, sched, failed.unwrap_or(Input::Closed(conn)));
                 }
             }
+            if is_empty || is_flood(control_frames) {
+                break;
+            }
         }
-        self.sockets.note_control_frames(conn, control_frames);
-        self.sockets.note_unfinished(conn);
+        self.sockets.set_flooded(conn, is_flood(control_frames));
+        if !is_empty || core.has_unread(conn) {
+            self.sockets.note_unfinished(conn);
+        }
         self.drain_outputs(core, sched);
     }
 

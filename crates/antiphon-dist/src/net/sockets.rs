@@ -22,10 +22,6 @@ use crate::node::ConnId;
 
 /// Reads of one socket in one round.
 pub(super) const READS_A_ROUND: usize = 16;
-/// A socket is not read again in a round after so many frames that need no credit.
-const CONTROL_FRAMES_A_ROUND: u64 = 1_024;
-/// The bytes of one read of a socket that exceeded [`CONTROL_FRAMES_A_ROUND`] in the round before: room for somewhat more of them.
-const FLOOD_READ_BYTES: usize = 16 * 1024;
 /// Connections accepted in one round: a small part of the unproven ones that a node holds, so that the hello of each can be read before
 /// others replace it.
 const ACCEPTS_A_ROUND: usize = 16;
@@ -241,12 +237,11 @@ impl NodeSockets {
     /// Reads into `space`. The flag tells whether the socket may have more.
     pub(super) fn read(&mut self, conn: ConnId, space: &mut [u8]) -> io::Result<(usize, bool)> {
         let Some(socket) = self.get(conn) else { return Err(io::ErrorKind::WouldBlock.into()) };
-        let room = if socket.is_flooded { space.len().min(FLOOD_READ_BYTES) } else { space.len() };
-        let read = socket.stream.read(&mut space[..room]);
+        let read = socket.stream.read(space);
         if socket.stream.take_cut() {
             self.note_unfinished(conn);
         }
-        read.map(|count| (count, count == room))
+        read.map(|count| (count, count == space.len()))
     }
 
     pub(super) fn write(&mut self, conn: ConnId, bytes: &[u8]) -> io::Result<usize> {
@@ -284,11 +279,10 @@ impl NodeSockets {
         self.note_ready(conn, SocketReadiness { readable: true, writable: false, reads_to_end: true });
     }
 
-    /// Notes the control frames that a socket has had in this round, after its last read. The reads of the next round depend on it.
-    /// A single read shows too little: it may end within a large record.
-    pub(super) fn note_control_frames(&mut self, conn: ConnId, received: u64) {
+    /// Notes whether a socket has exceeded its share of control frames in this round.
+    pub(super) fn set_flooded(&mut self, conn: ConnId, is_flooded: bool) {
         if let Some(socket) = self.get(conn) {
-            socket.is_flooded = is_flood(received);
+            socket.is_flooded = is_flooded;
         }
     }
 
@@ -317,11 +311,6 @@ impl NodeSockets {
         });
         std::mem::take(&mut self.accept_again)
     }
-}
-
-/// Whether a socket that has had so many control frames in a round waits for the next one.
-pub(super) fn is_flood(control_frames: u64) -> bool {
-    control_frames > CONTROL_FRAMES_A_ROUND
 }
 
 /// Whether the process has more descriptors left than it keeps in reserve for connections that it accepts: an eighth of its limit.
@@ -422,7 +411,7 @@ mod tests {
             .collect();
         // The last one keeps to its share.
         for number in 1..=3 {
-            sockets.note_control_frames(ConnId(number), CONTROL_FRAMES_A_ROUND + 1);
+            sockets.set_flooded(ConnId(number), true);
         }
         (1..=4).for_each(|number| sockets.note_unfinished(ConnId(number)));
         let mut rounds = Vec::new();
@@ -435,28 +424,6 @@ mod tests {
         }
         assert_eq!(rounds, [vec![1, 4], vec![2, 4], vec![3, 4], vec![1, 4]]);
         drop(peers);
-    }
-
-    /// A socket beyond its share of control frames is read in small pieces, until a round keeps to the share.
-    #[test]
-    fn flooded_socket_is_read_in_pieces() {
-        use std::io::Write;
-        let sched = Loop::new(antiphon_sched::LoopConfig::default()).unwrap();
-        let at = (Ipv4Addr::LOCALHOST, 0).into();
-        let mut sockets = NodeSockets::listen(at, None, sched.registry().unwrap()).unwrap();
-        let mut peer = StdStream::connect(sockets.local()).unwrap();
-        let (stream, _) = std::iter::repeat_with(|| sockets.accept(Time::ZERO)).flatten().next().unwrap();
-        sockets.add(ConnId(7), stream, &sched).unwrap();
-        peer.write_all(&[7; 3 * FLOOD_READ_BYTES]).unwrap();
-        let mut space = vec![0; 3 * FLOOD_READ_BYTES];
-        let mut read = |sockets: &mut NodeSockets| {
-            std::iter::repeat_with(|| sockets.read(ConnId(7), &mut space)).flatten().next().unwrap()
-        };
-        sockets.note_control_frames(ConnId(7), CONTROL_FRAMES_A_ROUND + 1);
-        assert_eq!(read(&mut sockets), (FLOOD_READ_BYTES, true));
-        sockets.note_control_frames(ConnId(7), CONTROL_FRAMES_A_ROUND);
-        let (count, is_full) = read(&mut sockets);
-        assert!(count > FLOOD_READ_BYTES && !is_full, "{count}");
     }
 
     /// Dials leave 16 of 64 descriptors, which the listener can use.

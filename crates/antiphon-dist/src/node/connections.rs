@@ -67,6 +67,8 @@ pub(super) struct Connection {
     deadline: Option<Time>,
     /// No bytes have arrived since the last call of `release_buffers`.
     is_idle: bool,
+    /// Received frames wait in the deframer until the next round.
+    pub(super) has_unread: bool,
 }
 
 #[derive(Debug)]
@@ -115,6 +117,7 @@ impl Connections {
             contention: None,
             deadline: None,
             is_idle: false,
+            has_unread: false,
         });
         id
     }
@@ -392,6 +395,12 @@ impl NodeCore {
     /// limits their number in a round.
     pub fn control_frames(&self) -> u64 {
         self.control_frames
+    }
+
+    /// Whether a connection has received frames that the core has not taken: a peer has sent very many that need no credit. Then the
+    /// driver calls with [`Input::Received`](super::Input::Received) of no bytes in the next round, before it reads more.
+    pub fn has_unread(&mut self, conn: ConnId) -> bool {
+        self.connections.get(conn).is_some_and(|conn| conn.has_unread)
     }
 
     /// The bytes that the driver must write to a connection.

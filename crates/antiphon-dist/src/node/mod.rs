@@ -57,6 +57,7 @@ pub use inspection::{NameCursor, NameInfo, NamePage, PeerCursor, PeerInfo, PeerP
 pub use names::Space;
 pub(crate) use names::{FoundName, LookupStart};
 pub(crate) use payload_faults::check_body;
+pub(crate) use peer_session::is_flood;
 pub(crate) use receipts::log_failed_delivery;
 pub(crate) use settings::Settings;
 

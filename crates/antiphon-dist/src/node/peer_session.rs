@@ -10,7 +10,9 @@ use std::time::Duration;
 use antiphon_sched::{ActorId, ExitReason, Key, MonitorId, NodeId, Time, Undelivered};
 use antiphon_wire as wire;
 use antiphon_wire::frame::{Close, CloseReason, Goodbye, GoodbyeReason};
-use antiphon_wire::{HeldCredit, ProvenConnection, Session, SessionError, SessionEvent};
+use antiphon_wire::{
+    CONTROL_FRAMES_AT_ONCE, HeldCredit, ProvenConnection, Session, SessionError, SessionEvent,
+};
 
 use super::backlog::BacklogItem;
 use super::connections::ConnectionState;
@@ -378,13 +380,14 @@ impl NodeCore {
         self.steps += self.control_frames + peer_session.session.frames_received() - frames;
         if let Some(conn) = self.connections.get(id) {
             conn.deframer = deframer;
+            conn.has_unread = matches!(received, Ok(FrameEffect::Unfinished));
         }
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
             peer.count_queue(&mut self.queued_total);
         }
         match received {
-            Ok(FrameEffect::Continue) => {
+            Ok(FrameEffect::Continue | FrameEffect::Unfinished) => {
                 self.poll_events(node, driver);
                 self.mark_dirty(node);
                 self.close_idle(node, driver);
@@ -437,12 +440,20 @@ impl NodeCore {
         deframer: &mut wire::Deframer,
         driver: &mut impl Driver,
     ) -> Result<FrameEffect, SessionError> {
+        let control_frames = peer_session.session.control_frames_received();
         while let Some(mut frames) = peer_session.session.next_record(now, deframer)? {
             while let Some(incoming) = peer_session.session.next_frame(now, &mut frames)? {
                 let effect = self.on_frame(node, peer_session, &incoming.frame(), driver);
                 if effect != FrameEffect::Continue {
                     return Ok(effect);
                 }
+            }
+            let unread = frames.unread();
+            deframer.put_back(unread);
+            let control_frames = peer_session.session.control_frames_received() - control_frames;
+            // A record of which a part is left has had its share.
+            if is_flood(control_frames) {
+                return Ok(FrameEffect::Unfinished);
             }
         }
         Ok(FrameEffect::Continue)
@@ -808,10 +819,17 @@ impl NodeCore {
     }
 }
 
+/// Whether a connection that has had so many control frames in a round waits for the next one.
+pub(crate) fn is_flood(control_frames: u64) -> bool {
+    control_frames >= u64::from(CONTROL_FRAMES_AT_ONCE)
+}
+
 /// The effect of a frame on its session.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(super) enum FrameEffect {
     Continue,
+    /// Frames are left for the next round, because very many of those before needed no credit.
+    Unfinished,
     /// The peer ends the session.
     Goodbye(GoodbyeReason),
     /// The peer ends the session, because this node broke the protocol in its view.

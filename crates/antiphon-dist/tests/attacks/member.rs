@@ -85,6 +85,8 @@ impl Member {
             while let Some(incoming) = self.session.next_frame(now, &mut frames).map_err(io::Error::other)? {
                 each(&incoming.frame());
             }
+            let unread = frames.unread();
+            self.input.put_back(unread);
         }
         Ok(())
     }

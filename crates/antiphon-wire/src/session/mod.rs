@@ -18,7 +18,7 @@ pub use epochs::Epochs;
 pub use inbound::Assembled;
 pub use interner::InternError;
 pub use keepalive::Liveness;
-pub use receive::{Frames, HeldCredit, Incoming};
+pub use receive::{CONTROL_FRAMES_AT_ONCE, Frames, HeldCredit, Incoming};
 pub use resume::Admission;
 pub use send_queue::SendMark;
 pub use transmit::{SendRefused, Withdrawn};

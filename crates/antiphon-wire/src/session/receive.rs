@@ -13,12 +13,19 @@ use crate::time::Time;
 #[derive(Debug)]
 pub struct Frames<'d> {
     rest: &'d [u8],
+    /// How many frames without numbers may still be taken.
+    control_left: u16,
 }
 
-#[cfg(test)]
 impl<'d> Frames<'d> {
     pub(super) fn of(body: &'d [u8]) -> Frames<'d> {
-        Frames { rest: body }
+        Frames { rest: body, control_left: CONTROL_FRAMES_AT_ONCE }
+    }
+
+    /// The bytes of the frames that were not taken. After [`Session::next_frame`] has returned `None` there are some if the record
+    /// holds very many frames without numbers: [put them back](Deframer::put_back), do other work, and go on later.
+    pub fn unread(&self) -> usize {
+        self.rest.len()
     }
 }
 
@@ -54,7 +61,7 @@ impl HeldCredit {
 }
 
 impl Session {
-    /// Opens the next complete record in `input`. Take all its frames before the next record.
+    /// Opens the next complete record in `input`. Take all its frames before the next record, or put the rest back.
     ///
     /// # Errors
     /// - [`SessionError::Record`] if the record fails authentication or is malformed: close the connection.
@@ -66,16 +73,16 @@ impl Session {
         input: &'d mut Deframer,
     ) -> Result<Option<Frames<'d>>, SessionError> {
         let Some(connection) = &mut self.connection else { return Err(SessionError::NotConnected) };
-        let Some(rest) = input.next_record(&mut connection.opener)? else { return Ok(None) };
+        let Some(body) = input.next_record(&mut connection.opener)? else { return Ok(None) };
         self.identity.is_firm = true;
         // A record without frames needs no credit either.
-        self.control_frames += u64::from(rest.is_empty());
+        self.control_frames += u64::from(body.is_empty());
         self.on_received(now);
-        Ok(Some(Frames { rest }))
+        Ok(Some(Frames::of(body)))
     }
 
-    /// Returns the next frame for the node. The call releases the credit of the frame before, unless the node
-    /// [held](Session::hold) it.
+    /// Returns the next frame for the node; `None` at the end of the record, or after 1,024 of its frames without numbers. The call
+    /// releases the credit of the frame before, unless the node [held](Session::hold) it.
     ///
     /// # Errors
     /// [`SessionError::PeerMisbehaved`]: close the connection and end the session.
@@ -87,9 +94,15 @@ impl Session {
     ) -> Result<Option<Incoming<'d>>, SessionError> {
         loop {
             self.settle_handed_out();
+            let unread = frames.rest;
             let raw = RawFrame::take_from(&mut frames.rest).map_err(PeerFault::Malformed)?;
             let Some(raw) = raw else { return Ok(None) };
             if !raw.is_numbered() {
+                if frames.control_left == 0 {
+                    frames.rest = unread;
+                    return Ok(None);
+                }
+                frames.control_left -= 1;
                 self.control_frames += 1;
                 if !self.inbound.has_begun() && raw.kind != Begin::KIND {
                     return Err(PeerFault::NotBegun.into());
@@ -234,6 +247,9 @@ impl Session {
         self.inbound.tag_name(id)
     }
 }
+
+/// The most frames without numbers that are taken from one record before the node does other work: they need no credit.
+pub const CONTROL_FRAMES_AT_ONCE: u16 = 1_024;
 
 /// The kind that a fragment counts as until its large frame is complete: its credit is returned at once.
 const ANSWER: u8 = Answer::KIND;

@@ -141,6 +141,8 @@ fn receive(session: &mut Session, now: Time, bytes: &[u8]) -> Result<(), Session
         rest = &rest[count..];
         while let Some(mut frames) = session.next_record(now, &mut input)? {
             while session.next_frame(now, &mut frames)?.is_some() {}
+            let unread = frames.unread();
+            input.put_back(unread);
         }
     }
     Ok(())

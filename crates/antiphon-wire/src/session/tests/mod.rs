@@ -8,7 +8,7 @@ mod test_peer;
 
 use super::*;
 use crate::bytes::Field;
-use crate::frame::{Close, CloseReason, Fragment, FragmentPart, Monitor, NodeAt, Tag};
+use crate::frame::{Close, CloseReason, Credit, Fragment, FragmentPart, Monitor, NodeAt, Tag};
 use crate::handshake::Refusal;
 use crate::{Keyring, Locations, Secret};
 use proptest::strategy::{Just, Strategy};
@@ -438,6 +438,27 @@ fn unknown_ignorable_frame_is_counted_and_skipped() {
     let mut frames = Frames::of(&[0x7f, 1, 3, 0, 1, 2, 3, 0x1f, 1, 0, 0]);
     assert!(b.session().next_frame(Time::START, &mut frames).expect("the frame may be ignored").is_none());
     assert_eq!(b.session().frames_received(), 1);
+}
+
+/// A record of very many frames without numbers is taken in parts. Numbered frames do not count.
+#[test]
+fn control_frames_are_taken_in_parts() {
+    let (_, mut b) = begun_pair(Limits::default());
+    let (credit, ignored) = (Frame::from(Credit { until: 1 }), [0x7f, 1, 0, 0]);
+    let mut body = Vec::new();
+    (0..3_000).for_each(|_| credit.encode(&mut body).expect("a small frame"));
+    (0..3_000).for_each(|_| body.extend(ignored));
+    let mut parts = Vec::new();
+    let mut rest = body.as_slice();
+    while !rest.is_empty() {
+        let before = b.session().control_frames_received();
+        let mut frames = Frames::of(rest);
+        assert!(b.session().next_frame(Time::START, &mut frames).expect("sound frames").is_none());
+        rest = &rest[rest.len() - frames.unread()..];
+        parts.push(b.session().control_frames_received() - before);
+    }
+    assert_eq!(parts, [1_024, 1_024, 952]);
+    assert_eq!(b.session().frames_received(), 3_000);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The rarely used state of actors: monitors, adapters, readiness sources, sockets, access from the network.
 //!
-//! Invariant: a monitor between two actors of this loop is in the tables of both, or of neither. The `Down`
-//! of a monitor is pushed only when the monitor leaves the watcher's table, so at most once.
+//! Invariant: a monitor between two actors of this loop is in the tables of both, or of neither; the monitors of an actor that has
+//! ended are in [`EndedMonitors`](crate::ended_monitors::EndedMonitors) instead of its table. The `Down` of a monitor is pushed only
+//! when the monitor leaves the watcher's table, so at most once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,7 @@ use crate::cell::ActorType;
 use crate::codec_context::ExposedType;
 use crate::core::Core;
 use crate::dead_letter::DeadLetter;
+use crate::ended_monitors::EndedAddress;
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key, NodeId};
 use crate::mailbox_limit::MailboxLimit;
@@ -39,7 +41,8 @@ pub(crate) struct ActorExtras {
 /// The rarely used state of one address: the actor's own, or that of an adapter.
 #[derive(Default)]
 pub(crate) struct AddressExtras {
-    watchers: BTreeMap<MonitorId, Watcher>,
+    watchers: BTreeMap<MonitorId, ActorId>,
+    exit_callbacks: BTreeMap<MonitorId, ExitCallback>,
     /// Messages from the network may reach the address.
     pub(crate) exposed: Option<ExposedType>,
     /// The transport keeps state about this address, and needs a signal when it ends.
@@ -48,13 +51,13 @@ pub(crate) struct AddressExtras {
 
 impl AddressExtras {
     fn is_idle(&self) -> bool {
-        self.watchers.is_empty() && !self.is_known_elsewhere()
+        self.watchers.is_empty() && self.exit_callbacks.is_empty() && !self.is_known_elsewhere()
     }
 
     /// Removes the monitors of threads that wait in `join`.
-    fn take_joins(&mut self, waiting: &mut Vec<Watcher>) {
-        let is_join = |_: &MonitorId, watcher: &mut Watcher| matches!(watcher, Watcher::Join(_));
-        waiting.extend(self.watchers.extract_if(.., is_join).map(|(_, watcher)| watcher));
+    fn take_joins(&mut self, waiting: &mut Vec<ExitCallback>) {
+        let is_join = |_: &MonitorId, callback: &mut ExitCallback| callback.is_join;
+        waiting.extend(self.exit_callbacks.extract_if(.., is_join).map(|(_, callback)| callback));
     }
 
     /// Whether the transport or other nodes may know the address.
@@ -116,12 +119,18 @@ impl ActorExtras {
     }
 }
 
-enum Watcher {
-    Actor(ActorId),
-    /// A [`JoinHandle`](crate::JoinHandle), which keeps the exit value.
-    Callback(Box<dyn FnOnce(ExitReason)>),
-    /// A thread that waits in [`Handle::join`](crate::Handle::join).
-    Join(Box<dyn FnOnce(ExitReason)>),
+/// A monitor that is not of an actor. Only code of this process sets them, so they are completed at once.
+struct ExitCallback {
+    run: Box<dyn FnOnce(ExitReason)>,
+    /// Whether a thread waits in [`Handle::join`](crate::Handle::join). Else it is a [`JoinHandle`](crate::JoinHandle), which keeps the
+    /// exit value.
+    is_join: bool,
+}
+
+impl ExitCallback {
+    fn run(self, reason: &ExitReason) {
+        crate::panic_guard::log_panic(|| (self.run)(reason.clone()));
+    }
 }
 
 /// The most failures that a test loop keeps.
@@ -212,7 +221,7 @@ impl Core {
     pub(crate) fn add_watcher(&mut self, target: Key, id: MonitorId, watcher: ActorId) {
         match self.address_extras(target) {
             Some(address) => {
-                address.watchers.insert(id, Watcher::Actor(watcher));
+                address.watchers.insert(id, watcher);
             }
             None => {
                 let actor = self.id(target);
@@ -223,7 +232,7 @@ impl Core {
 
     /// Runs `callback` when the local actor `target` exits; at once if it has exited already.
     pub(crate) fn monitor_by_callback(&mut self, target: Key, callback: Box<dyn FnOnce(ExitReason)>) {
-        self.watch_by(target, Watcher::Callback(callback));
+        self.watch_by(target, ExitCallback { run: callback, is_join: false });
     }
 
     /// As [`Core::monitor_by_callback`], for a thread that waits. [`Core::end_joins`] removes the monitor.
@@ -232,16 +241,16 @@ impl Core {
         target: Key,
         callback: Box<dyn FnOnce(ExitReason)>,
     ) -> MonitorId {
-        self.watch_by(target, Watcher::Join(callback))
+        self.watch_by(target, ExitCallback { run: callback, is_join: true })
     }
 
-    fn watch_by(&mut self, target: Key, watcher: Watcher) -> MonitorId {
+    fn watch_by(&mut self, target: Key, callback: ExitCallback) -> MonitorId {
         let id = self.next_monitor();
         match self.address_extras(target) {
             Some(address) => {
-                address.watchers.insert(id, watcher);
+                address.exit_callbacks.insert(id, callback);
             }
-            None => self.send_downs(target, [(id, watcher)].into(), &ExitReason::NoActor),
+            None => callback.run(&ExitReason::NoActor),
         }
         id
     }
@@ -253,7 +262,7 @@ impl Core {
             extras.address.take_joins(&mut waiting);
             extras.adapters.addresses_mut().for_each(|address| address.take_joins(&mut waiting));
         }
-        waiting.into_iter().for_each(|watcher| crate::panic_guard::log_panic(|| drop(watcher)));
+        waiting.into_iter().for_each(|callback| crate::panic_guard::log_panic(|| drop(callback)));
     }
 
     pub(crate) fn demonitor(&mut self, watcher: Key, id: MonitorId) {
@@ -265,12 +274,20 @@ impl Core {
         }
     }
 
+    /// Removes a monitor of an address of this loop, also if the address has ended and the `Down` waits for its turn.
     pub(crate) fn remove_watcher(&mut self, target: Key, id: MonitorId) {
         if let Some(address) = self.address_extras(target) {
-            let watcher = address.watchers.remove(&id);
+            let is_removed = address.watchers.remove(&id).is_some();
+            let callback = address.exit_callbacks.remove(&id);
             self.drop_idle_extras(target.actor());
-            crate::panic_guard::log_panic(|| drop(watcher));
+            if callback.is_some() {
+                return crate::panic_guard::log_panic(|| drop(callback));
+            }
+            if is_removed {
+                return;
+            }
         }
+        self.ended_monitors.remove_watcher(target, id);
     }
 
     /// Removes the extras of an actor that no longer uses any of them.
@@ -377,7 +394,7 @@ impl Core {
         }
     }
 
-    fn exported_reason(&mut self, actor: ActorId, reason: ExitReason) -> ExitReason {
+    pub(crate) fn exported_reason(&mut self, actor: ActorId, reason: ExitReason) -> ExitReason {
         let ExitReason::Done(value) = reason else { return reason };
         ExitReason::Done(self.export(value).unwrap_or_else(|reason| {
             tracing::warn!(%actor, %reason, "an exit value was not sent to another node");
@@ -385,31 +402,28 @@ impl Core {
         }))
     }
 
-    /// Sends the `Down` of an address that has ended to its watchers.
-    fn send_downs(&mut self, key: Key, watchers: BTreeMap<MonitorId, Watcher>, reason: &ExitReason) {
-        let actor = self.id(key);
-        // The value is encoded once for all watchers of other nodes.
-        let mut exported = None;
-        for (id, watcher) in watchers {
-            match watcher {
-                Watcher::Actor(watcher) if watcher.node() != self.node_id => {
-                    let reason = exported.get_or_insert_with(|| self.exported_reason(actor, reason.clone()));
-                    let reason = reason.clone();
-                    self.signal(Signal::Down { watcher, id, actor, reason });
-                }
-                Watcher::Actor(watcher) => self.down(watcher.key(), id, actor, reason.clone()),
-                Watcher::Callback(callback) | Watcher::Join(callback) => {
-                    crate::panic_guard::log_panic(|| callback(reason.clone()))
-                }
-            }
+    /// Undoes the extras of an adapter that is closed, or whose actor has exited.
+    pub(crate) fn end_address(&mut self, key: Key, address: AddressExtras, reason: &ExitReason) {
+        let is_known_elsewhere = address.is_known_elsewhere();
+        self.end_monitors_of(key, address, BTreeMap::new(), reason);
+        if is_known_elsewhere {
+            self.signal(Signal::Exited { actor: key });
         }
     }
 
-    /// Undoes the extras of an adapter that is closed, or whose actor has exited.
-    pub(crate) fn end_address(&mut self, key: Key, mut address: AddressExtras, reason: &ExitReason) {
-        self.send_downs(key, std::mem::take(&mut address.watchers), reason);
-        if address.is_known_elsewhere() {
-            self.signal(Signal::Exited { actor: key });
+    /// Completes the monitors of an address that has ended: of its watchers, and of the actors that it was `watching`.
+    fn end_monitors_of(
+        &mut self,
+        key: Key,
+        address: AddressExtras,
+        watching: BTreeMap<MonitorId, ActorId>,
+        reason: &ExitReason,
+    ) {
+        for callback in address.exit_callbacks.into_values() {
+            callback.run(reason);
+        }
+        if !address.watchers.is_empty() || !watching.is_empty() {
+            self.end_monitors(key, EndedAddress::new(reason, address.watchers, watching));
         }
     }
 
@@ -420,26 +434,25 @@ impl Core {
         extras: ActorExtras,
         reason: &ExitReason,
     ) {
-        let mut address = extras.address;
-        let watched = address.watchers.values().any(|watcher| matches!(watcher, Watcher::Actor(_)));
+        let address = extras.address;
+        let is_known_elsewhere = address.is_known_elsewhere();
+        // The monitors of actors that have ended may not be removed yet.
+        let watched = address
+            .watchers
+            .values()
+            .any(|watcher| watcher.node() != self.node_id || self.actors.is_alive(watcher.key().actor()));
         self.log_exit((key, actor_type), reason, watched);
         if extras.named {
             self.shared.names.lock().remove(&key);
         }
-        for (id, target) in extras.watching {
-            if target.node() != self.node_id {
-                self.signal(Signal::Demonitor { watcher: key, target, id });
-            } else {
-                self.remove_watcher(target.key(), id);
-            }
-        }
-        self.send_downs(key, std::mem::take(&mut address.watchers), reason);
+        self.end_monitors_of(key, address, extras.watching, reason);
         self.end_adapters(key, extras.adapters, reason);
         for source in extras.sources {
             self.readiness.forget(source);
         }
         self.close_sockets_of(extras.sockets);
-        if address.is_known_elsewhere() {
+        // `Down`s may still wait. But when a watcher receives its own, the names of the actor must be free.
+        if is_known_elsewhere {
             self.signal(Signal::Exited { actor: key });
         }
     }

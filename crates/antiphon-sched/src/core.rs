@@ -22,6 +22,7 @@ use crate::budget::Permit;
 use crate::cell::{self, ActorType, Cell};
 use crate::codec_context;
 use crate::dead_letter::{DeadLetter, DeadLetters};
+use crate::ended_monitors::EndedMonitors;
 use crate::error::{PayloadError, SendError, Undelivered};
 use crate::event_loop::LoopConfig;
 use crate::handle::Shared;
@@ -59,6 +60,7 @@ pub(crate) struct Core {
     /// The number of open adapters of all actors.
     pub(crate) adapters_open: usize,
     pub(crate) last_monitor: u64,
+    pub(crate) ended_monitors: EndedMonitors,
     /// The number of replies that could not be delivered.
     pub(crate) undelivered_replies: u64,
     /// Actors that keep the loop running: all but daemons.
@@ -141,6 +143,7 @@ impl Core {
             extras: FxHashMap::default(),
             adapters_open: 0,
             last_monitor: 0,
+            ended_monitors: EndedMonitors::default(),
             undelivered_replies: 0,
             live_actors: 0,
             terminations: Terminations::default(),

@@ -51,6 +51,8 @@ const BATCHES_PER_ROUND: usize = 1024;
 const TIME_PER_ROUND: Duration = Duration::from_micros(200);
 /// Steps between two readings of the clock.
 const STEPS_PER_READING: u64 = 128;
+/// The most reports of dropped replies in one round.
+const DROPPED_REPLIES_PER_ROUND: usize = 1024;
 /// The most timers fired in one round.
 const TIMERS_PER_ROUND: usize = 4096;
 /// After a pause of the whole process of at least this length, sockets are read before timers fire.
@@ -214,6 +216,7 @@ pub struct Loop {
     due: Vec<DueTimer>,
     due_next: usize,
     dropped: Vec<DroppedReply>,
+    dropped_next: usize,
     next_trim: Time,
     stop_within: Duration,
     #[cfg(unix)]
@@ -265,6 +268,7 @@ impl Loop {
             due: Vec::new(),
             due_next: 0,
             dropped: Vec::new(),
+            dropped_next: 0,
             next_trim: Time::ZERO,
             stop_within: config.stop_within,
             #[cfg(unix)]
@@ -420,6 +424,8 @@ impl Loop {
             || !self.queues.urgent.is_empty()
             || self.core.waiting_messages.has_ready()
             || self.core.mailbox_waiters.has_unserved()
+            || self.core.ended_monitors.is_waiting()
+            || !self.dropped.is_empty()
             || dropped_replies::any(self.core.node_id)
             || self.has_stop_request()
     }
@@ -583,10 +589,8 @@ impl Loop {
     }
 
     fn finish_round(&mut self) {
-        dropped_replies::take(self.core.node_id, &mut self.dropped);
-        for dropped in self.dropped.drain(..) {
-            self.core.reply_dropped(dropped);
-        }
+        self.core.complete_ended_monitors();
+        self.report_dropped_replies(DROPPED_REPLIES_PER_ROUND);
         self.core.start_virtual_jobs();
         if !self.core.dead_letters.unreported.is_empty() {
             self.core.dead_letters.report();
@@ -594,6 +598,22 @@ impl Loop {
         if self.core.now >= self.next_trim {
             self.next_trim = self.core.now + TRIM_INTERVAL;
             self.core.trim();
+        }
+    }
+
+    /// Reports dropped replies in order: those that are left of the last round first.
+    fn report_dropped_replies(&mut self, most: usize) {
+        if self.dropped.is_empty() {
+            dropped_replies::take(self.core.node_id, &mut self.dropped);
+        }
+        for _ in 0..most {
+            let Some(&dropped) = self.dropped.get(self.dropped_next) else { break };
+            self.dropped_next += 1;
+            self.core.reply_dropped(dropped);
+        }
+        if self.dropped_next == self.dropped.len() {
+            self.dropped.clear();
+            self.dropped_next = 0;
         }
     }
 
@@ -737,7 +757,7 @@ impl Loop {
         Ok(())
     }
 
-    /// Makes a stopped loop ready to run again. Ends all actors that are left.
+    /// Makes a stopped loop ready to run again. Ends all actors that are left, and sends all `Down`s that wait for their turn.
     pub fn reset_stop(&mut self) {
         if self.core.is_stopping() {
             self.core.end_stop();
@@ -748,6 +768,10 @@ impl Loop {
             }
             self.core.dead_letters.report();
             self.core.shared.stop.store(false, Ordering::Release);
+        }
+        self.core.complete_all_ended_monitors();
+        if !self.dropped.is_empty() {
+            self.report_dropped_replies(usize::MAX);
         }
     }
 
@@ -848,6 +872,7 @@ impl Drop for Loop {
         }
         // Values of user code are dropped one by one: two panics in one drop would abort the process.
         self.core.drop_all_adapters();
+        self.core.ended_monitors.drop_all();
         self.core.requests.drop_all();
         self.core.sockets.drop_all();
         self.core.discard_waiting_messages();

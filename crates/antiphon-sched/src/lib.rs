@@ -74,6 +74,7 @@ pub use dead_letter::{DeadLetter, DeadLetterCounts};
 
 mod dropped_replies;
 pub mod egress;
+mod ended_monitors;
 
 mod error;
 pub use error::{

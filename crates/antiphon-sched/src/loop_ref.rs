@@ -300,6 +300,8 @@ impl LoopRef<'_> {
 
     /// Refuses a monitor: sends `watcher`, on another node, a [`Down`] of `target` with this reason.
     pub fn refuse_monitor(&mut self, target: Key, id: MonitorId, watcher: ActorId, reason: ExitReason) {
+        // The peer may have set it before, in a session that has ended: it gets one `Down`.
+        self.core.ended_monitors.remove_watcher(target, id);
         let actor = self.core.id(target);
         self.core.send_down(watcher, id, actor, reason);
     }

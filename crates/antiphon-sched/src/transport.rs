@@ -198,7 +198,8 @@ pub enum Signal {
         /// The subscription has ended for this reason.
         ended: bool,
     },
-    /// An actor of this loop that other nodes could reach has exited, or such an adapter is closed.
+    /// An actor of this loop that other nodes could reach has exited, or such an adapter is closed. If it has many monitors, some of
+    /// their [`Signal::Down`]s follow later.
     Exited {
         /// The actor or the adapter.
         actor: Key,

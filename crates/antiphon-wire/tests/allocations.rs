@@ -1,11 +1,11 @@
-//! Sending and receiving do not allocate after warm-up. A counting allocator checks it.
+//! Sending and receiving do not allocate after warm-up, and frames that wait occupy what they count. A counting allocator checks it.
 
 #![expect(unsafe_code, reason = "the trait `GlobalAlloc` is unsafe")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use antiphon_wire::frame::Message;
+use antiphon_wire::frame::{Down, DownReason, Message};
 use antiphon_wire::{
     Deframer, Entropy, Handshake, HandshakeStep, HeldSession, Key, Keyring, Limits, NodeId, Profile,
     ResumeState, Route, Session, Suite, Time,
@@ -15,17 +15,20 @@ struct AllocationCounter;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static LIVE_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: all calls are forwarded to the system's allocator, and the counter does not allocate.
 unsafe impl GlobalAlloc for AllocationCounter {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        LIVE_BYTES.set(LIVE_BYTES.get().wrapping_add(layout.size()));
         // SAFETY: the caller keeps the contract of the method.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE_BYTES.set(LIVE_BYTES.get().wrapping_sub(layout.size()));
         // SAFETY: the caller keeps the contract of the method.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -98,6 +101,27 @@ fn warm_sessions_send_and_receive_without_allocation() {
     // All messages, and one type tag.
     assert_eq!(b.frames_received(), 220 * 500 + 1);
     assert_eq!(ALLOCATIONS.get() - before, 0);
+}
+
+/// Each `Down` waits for a watcher of its own. SECURITY.md has the figure.
+#[test]
+fn waiting_downs_occupy_what_they_count() {
+    const DOWNS: u64 = 65_536;
+    let (mut a, _b) = connected_sessions();
+    let mut send = |watchers: std::ops::Range<u64>| {
+        for id in watchers {
+            let (watcher, node, reason) = (Key(id), NodeId(1), DownReason::Terminated);
+            a.send(&Down { watcher, actor: Key(1), node, id, reason }.into()).expect("a completion");
+        }
+        (LIVE_BYTES.get(), a.held_bytes())
+    };
+    // These use the credit.
+    let (live, held) = send(0..DOWNS);
+    let (live_after, held_after) = send(DOWNS..2 * DOWNS);
+    let (occupied, counted) = ((live_after - live) as u64 / DOWNS, (held_after - held) / DOWNS);
+    println!("a Down that waits occupies {occupied} bytes, and counts {counted}");
+    assert!(occupied <= counted, "it occupies {occupied} bytes, and counts {counted}");
+    assert!(counted <= 215, "it counts {counted} bytes");
 }
 
 fn transfer(from: &mut Session, to: &mut Session, input: &mut Deframer, out: &mut Vec<u8>) {

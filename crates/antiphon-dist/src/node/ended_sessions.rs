@@ -1,17 +1,22 @@
 //! Sessions that have ended, until everything that was open on them is reported. There may be millions of frames and
 //! requests, so they are reported over several rounds of the loop.
 //!
-//! Invariant: each request, receipt and frame here is reported once. Meanwhile there may be another session with the same peer. The
-//! numbers of requests and receipts are not used again, but a peer may set a monitor again: it stays.
+//! Invariant: each monitor, request, receipt and frame here is reported once. Meanwhile there may be another session with the same peer.
+//! The numbers of requests and receipts are not used again, but a peer may set a monitor again: it stays.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use antiphon_sched::{ActorId, AskError, DeadLetter, Key, MonitorId, NodeId, RequestId, Undelivered};
+use antiphon_sched::{
+    ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Time, Undelivered,
+};
 use antiphon_wire as wire;
 use antiphon_wire::{Frame, Session};
 
+use super::backlog::BacklogItem;
 use super::driver::Driver;
+use super::peer_monitors::LocalWatchers;
+use super::timers::NodeTimer;
 use super::{NO_ACTOR, NodeCore, sched_key};
 use crate::error::DeliverError;
 
@@ -32,6 +37,10 @@ pub(super) struct EndedSession {
     pub(super) node: NodeId,
     /// Why the peer cannot be reached.
     pub(super) peer_lost: Undelivered,
+    /// The local actors that have monitored actors of the peer.
+    pub(super) local_watchers: LocalWatchers,
+    /// When what waits for mailboxes becomes dead letters.
+    pub(super) expires: Time,
     /// The requests that awaited a reply of the peer.
     pub(super) requests: VecDeque<RequestId>,
     /// The receipts that were awaited from the peer.
@@ -115,7 +124,9 @@ impl NodeCore {
         let mut reports = 0;
         while reports < most {
             reports += 1;
-            if let Some((target, id)) = self.ended_sessions.pop_watcher(ended.node) {
+            if let Some((id, (watcher, actor))) = ended.local_watchers.pop_first() {
+                self.report_node_lost(ended, (watcher, id, actor), driver);
+            } else if let Some((target, id)) = self.ended_sessions.pop_watcher(ended.node) {
                 driver.loop_ref().remove_watcher(target, id);
             } else if let Some(request_id) = ended.requests.pop_front() {
                 driver.loop_ref().fail_request(request_id, AskError::from(ended.peer_lost.clone()));
@@ -130,6 +141,21 @@ impl NodeCore {
             }
         }
         (false, reports)
+    }
+
+    /// Sends a `Down` to a local watcher, behind what waits for its mailbox.
+    fn report_node_lost(
+        &mut self,
+        ended: &EndedSession,
+        (watcher, id, actor): (Key, MonitorId, ActorId),
+        driver: &mut impl Driver,
+    ) {
+        if !self.has_backlog_for(ended.node, watcher.actor()) {
+            return driver.loop_ref().down(watcher, id, actor, ExitReason::NodeLost);
+        }
+        let item = BacklogItem::NodeLost { watcher, id, actor };
+        self.add_entry(ended.node, watcher.actor(), item, Some(ended.expires), driver);
+        self.timers.add(ended.expires, NodeTimer::Backlog(ended.node));
     }
 
     /// Reports some of the frames that may not have arrived as dead letters. Returns whether none is left, and their number.

@@ -45,9 +45,13 @@ impl NodeCore {
             }
             return;
         };
-        record_monitor(peer, &signal);
-        self.send_node_hints(node, &mut peer_session, &signal);
-        let sent = send_signal(&mut peer_session.session, &signal);
+        let sent = if is_of_ended_monitor(peer, &signal) {
+            Ok(())
+        } else {
+            record_monitor(peer, &signal);
+            self.send_node_hints(node, &mut peer_session, &signal);
+            send_signal(&mut peer_session.session, &signal)
+        };
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
         }
@@ -184,6 +188,13 @@ fn ends_with_session(signal: &Signal, was_connected: bool) -> bool {
         | Signal::RequestClosed { .. }
         | Signal::Exited { .. } => true,
     }
+}
+
+/// Whether a signal removes a monitor that has ended meanwhile, with its target or an earlier session: an actor that ends removes its
+/// monitors over several rounds of the loop. The peer may have used its number again.
+fn is_of_ended_monitor(peer: &Peer, signal: &Signal) -> bool {
+    let Signal::Demonitor { watcher, id, .. } = signal else { return false };
+    peer.monitors.local_watcher(*id).is_none_or(|(known, _)| known != *watcher)
 }
 
 /// Records a monitor between this node and the peer, or its end.

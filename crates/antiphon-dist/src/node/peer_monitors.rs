@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use antiphon_sched::{ActorId, Key, MonitorId, NodeId};
 
 /// Local watchers and the remote actors that they monitor, by the id of the monitor.
-type LocalWatchers = BTreeMap<MonitorId, (Key, ActorId)>;
+pub(super) type LocalWatchers = BTreeMap<MonitorId, (Key, ActorId)>;
 /// Local actors that remote actors monitor, with the ids of the monitors.
 type RemoteWatchers = BTreeSet<(Key, MonitorId)>;
 

@@ -715,10 +715,13 @@ impl NodeCore {
         if let Some(at) = peer_session.dialled {
             self.forget_dialled(at, node);
         }
-        self.end_backlog_session(node, local_watchers, driver);
+        let expires = self.now + self.settings.limits().lost_after;
+        self.end_backlog_session(node, expires, driver);
         let ended = EndedSession {
             node,
             peer_lost,
+            local_watchers,
+            expires,
             requests: awaited_replies.into(),
             receipts: self.receipts.awaited_from(node, &requests).into(),
             session: peer_session.session,
@@ -742,23 +745,8 @@ impl NodeCore {
         }
     }
 
-    /// At the end of a session: its backlog stays for the time of `peer_timeout`. Each local watcher receives a `Down`,
-    /// behind what waits for its mailbox.
-    fn end_backlog_session(
-        &mut self,
-        node: NodeId,
-        local_watchers: BTreeMap<MonitorId, (Key, ActorId)>,
-        driver: &mut impl Driver,
-    ) {
-        let expires = self.now + self.settings.limits().lost_after;
-        for (id, (watcher, actor)) in local_watchers {
-            if self.has_backlog_for(node, watcher.actor()) {
-                let item = BacklogItem::NodeLost { watcher, id, actor };
-                self.add_entry(node, watcher.actor(), item, Some(expires), driver);
-            } else {
-                driver.loop_ref().down(watcher, id, actor, ExitReason::NodeLost);
-            }
-        }
+    /// At the end of a session: its backlog stays until it expires.
+    fn end_backlog_session(&mut self, node: NodeId, expires: Time, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         for (actor, ticket) in peer.backlog.end_session(expires) {
             driver.loop_ref().cancel_wait(actor, ticket);

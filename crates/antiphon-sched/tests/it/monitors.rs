@@ -325,3 +325,319 @@ fn demonitor_leaves_no_extras() {
     settle(&mut events);
     assert_eq!(events.stats().extras, 0);
 }
+
+/// The most monitors of ended actors that one round completes.
+const MONITORS_A_ROUND: usize = 256;
+
+/// Starts an actor that sets `count` monitors on `target`, and counts its `Down`s.
+fn spawn_counter(events: &mut Loop, target: impl Into<ActorId>, count: usize) -> Rc<Cell<usize>> {
+    let (target, downs) = (target.into(), Rc::new(Cell::new(0)));
+    let counted = downs.clone();
+    events.spawn(move |cx: &mut Cx<()>, event| {
+        match event {
+            Event::Start => (0..count).for_each(|_| drop(cx.monitor(target))),
+            Event::Down(down) => {
+                assert_eq!(down.actor, target);
+                counted.set(counted.get() + 1);
+            }
+            _ => {}
+        }
+        receive()
+    });
+    downs
+}
+
+/// Starts an actor that takes a step in each round, and counts them.
+fn spawn_ticker(events: &mut Loop) -> (Addr<()>, Rc<Cell<usize>>) {
+    let steps = Rc::new(Cell::new(0));
+    let counted = steps.clone();
+    let ticker = events.spawn(move |cx: &mut Cx<()>, _| {
+        counted.set(counted.get() + 1);
+        cx.tell(cx.addr(), ());
+        receive()
+    });
+    (ticker, steps)
+}
+
+#[test]
+fn many_downs_leave_others_their_turns() {
+    let mut events = virtual_loop();
+    let victim = spawn_logger::<u32>(&mut events, &Log::default());
+    let counters: Vec<_> = (0..100).map(|_| spawn_counter(&mut events, victim, 650)).collect();
+    settle(&mut events);
+    let (ticker, steps) = spawn_ticker(&mut events);
+    events.loop_ref().kill(victim);
+    let received = || counters.iter().map(|downs| downs.get()).sum::<usize>();
+    let (mut last, mut rounds) = (0, 0);
+    while received() < 65_000 {
+        let before = steps.get();
+        events.work();
+        assert!(steps.get() > before, "the other actor had no turn after {last} Downs");
+        assert!(received() - last <= MONITORS_A_ROUND, "a round had {} Downs", received() - last);
+        (last, rounds) = (received(), rounds + 1);
+    }
+    assert!((65_000 / MONITORS_A_ROUND..600).contains(&rounds), "it took {rounds} rounds");
+    events.loop_ref().kill(ticker);
+    settle(&mut events);
+    assert!(counters.iter().all(|downs| downs.get() == 650), "each monitor gets one Down");
+    assert_eq!(events.stats().extras, 0);
+    pass(&mut events, secs(1));
+    assert_eq!(received(), 65_000);
+}
+
+#[test]
+fn few_downs_are_sent_at_once() {
+    let mut events = virtual_loop();
+    let victim = spawn_logger::<u32>(&mut events, &Log::default());
+    let counters: Vec<_> = (0..100).map(|_| spawn_counter(&mut events, victim, 1)).collect();
+    settle(&mut events);
+    events.loop_ref().kill(victim);
+    events.work();
+    assert!(counters.iter().all(|downs| downs.get() == 1));
+    assert!(!events.is_runnable());
+}
+
+#[test]
+fn ended_actors_take_turns() {
+    let mut events = virtual_loop();
+    let many = spawn_logger::<u32>(&mut events, &Log::default());
+    let few = spawn_logger::<u32>(&mut events, &Log::default());
+    let of_many = spawn_counter(&mut events, many, 10_000);
+    let of_few = spawn_counter(&mut events, few, 300);
+    settle(&mut events);
+    events.loop_ref().kill(many);
+    events.loop_ref().kill(few);
+    while of_few.get() < 300 {
+        events.work();
+    }
+    assert!(of_many.get() < 1000, "{} others came before", of_many.get());
+    settle(&mut events);
+    assert_eq!((of_many.get(), of_few.get()), (10_000, 300));
+}
+
+#[test]
+fn demonitor_removes_waiting_down() {
+    let mut events = virtual_loop();
+    let victim = spawn_logger::<u32>(&mut events, &Log::default());
+    let downs = Rc::new(Cell::new(0));
+    let (counted, mut monitors) = (downs.clone(), Vec::new());
+    events.spawn(move |cx: &mut Cx<()>, event| {
+        match event {
+            Event::Start => monitors = (0..2000).map(|_| cx.monitor(victim)).collect(),
+            Event::Down(_) => {
+                counted.set(counted.get() + 1);
+                // The Downs of these wait.
+                monitors.drain(1000.min(monitors.len())..).for_each(|monitor| cx.demonitor(monitor));
+            }
+            _ => {}
+        }
+        receive()
+    });
+    settle(&mut events);
+    events.loop_ref().kill(victim);
+    let mut rounds = 0;
+    while events.is_runnable() {
+        events.work();
+        rounds += 1;
+    }
+    assert_eq!((downs.get(), events.stats().extras), (1000, 0));
+    assert!(rounds < 8, "removed Downs need no turn, but there were {rounds} rounds");
+}
+
+#[test]
+fn exited_watcher_leaves_no_waiting_down() {
+    let mut events = virtual_loop();
+    let victim = spawn_logger::<u32>(&mut events, &Log::default());
+    let watcher = events.spawn(move |cx: &mut Cx<()>, event| {
+        if let Event::Start = event {
+            (0..10_000).for_each(|_| drop(cx.monitor(victim)));
+        }
+        receive()
+    });
+    settle(&mut events);
+    events.loop_ref().kill(victim);
+    events.loop_ref().kill(watcher);
+    settle(&mut events);
+    assert_eq!((events.stats().actors, events.stats().extras, events.stats().dead_letters), (0, 0, 0));
+}
+
+#[test]
+fn exit_of_busy_watcher_takes_several_rounds() {
+    let mut events = virtual_loop();
+    let targets: Vec<_> = (0..2000).map(|_| spawn_logger::<u32>(&mut events, &Log::default())).collect();
+    let watched = targets.clone();
+    let watcher = events.spawn(move |cx: &mut Cx<()>, event| {
+        if let Event::Start = event {
+            watched.iter().for_each(|target| drop(cx.monitor(*target)));
+        }
+        receive()
+    });
+    settle(&mut events);
+    assert_eq!(events.stats().extras, 2001);
+    events.loop_ref().kill(watcher);
+    // A target that ends meanwhile is watched by nobody.
+    events.loop_ref().kill(targets[1999]);
+    let mut left = events.stats().extras;
+    while events.is_runnable() {
+        events.work();
+        assert!(left - events.stats().extras <= MONITORS_A_ROUND);
+        left = events.stats().extras;
+    }
+    assert_eq!((left, events.stats().actors, events.stats().dead_letters), (0, 1999, 0));
+}
+
+#[test]
+fn orphan_of_ended_supervisor_fails_as_unmonitored() {
+    let mut test = testing::TestLoop::new(1);
+    let children: Vec<Addr<u32>> = (0..1000)
+        .map(|_| {
+            test.spawn(|_: &mut Cx<u32>, event| match event {
+                Event::Message(_) => fail("orphan"),
+                _ => receive(),
+            })
+        })
+        .collect();
+    let watched = children.clone();
+    let supervisor = test.spawn(move |cx: &mut Cx<()>, event| {
+        if let Event::Start = event {
+            watched.iter().for_each(|child| drop(cx.monitor(*child)));
+        }
+        receive()
+    });
+    test.settle();
+    test.loop_ref().kill(supervisor);
+    test.send(children[999], 1).unwrap();
+    test.settle();
+    assert_eq!(test.failures().len(), 1, "{:?}", test.failures());
+}
+
+#[test]
+fn adapters_with_many_monitors_end_in_parts() {
+    let mut events = virtual_loop();
+    let (to_adapter, addresses) = std::sync::mpsc::channel();
+    let victim = events.spawn(move |cx: &mut Cx<u32>, event| match event {
+        Event::Start => {
+            for _ in 0..3 {
+                to_adapter.send(cx.adapter(|n: u8| u32::from(n))?.id()).unwrap();
+            }
+            receive()
+        }
+        Event::Message(_) => fail("bad"),
+        _ => receive(),
+    });
+    settle(&mut events);
+    let counters: Vec<_> = addresses
+        .try_iter()
+        .chain([victim.id()])
+        .map(|address| spawn_counter(&mut events, address, 500))
+        .collect();
+    settle(&mut events);
+    events.send(victim, 1).unwrap();
+    let mut rounds = 0;
+    while events.is_runnable() {
+        events.work();
+        rounds += 1;
+    }
+    assert!(counters.iter().all(|downs| downs.get() == 500));
+    assert!(rounds >= 2000 / MONITORS_A_ROUND, "all ended in {rounds} rounds");
+    assert_eq!((events.stats().adapters, events.stats().extras), (0, 0));
+}
+
+#[test]
+fn messages_arrive_before_waiting_downs() {
+    let mut events = virtual_loop();
+    let received = Rc::new(Cell::new((0, 0)));
+    let victim = events.spawn(|cx: &mut Cx<Vec<Addr<u32>>>, event| match event {
+        Event::Message(watchers) => {
+            watchers.iter().for_each(|watcher| cx.tell(*watcher, 7));
+            stop()
+        }
+        _ => receive(),
+    });
+    let watchers: Vec<Addr<u32>> = (0..1000)
+        .map(|_| {
+            let (received, mut has_message) = (received.clone(), false);
+            events.spawn(move |cx: &mut Cx<u32>, event| {
+                let (messages, downs) = received.get();
+                match event {
+                    Event::Start => drop(cx.monitor(victim)),
+                    Event::Message(7) => {
+                        has_message = true;
+                        received.set((messages + 1, downs));
+                    }
+                    Event::Down(_) => {
+                        assert!(has_message, "the Down overtook the message");
+                        received.set((messages, downs + 1));
+                    }
+                    _ => {}
+                }
+                receive()
+            })
+        })
+        .collect();
+    settle(&mut events);
+    events.send(victim, watchers).unwrap();
+    settle(&mut events);
+    assert_eq!(received.get(), (1000, 1000));
+}
+
+#[test]
+fn exit_value_with_bad_drop_survives_many_downs() {
+    let mut events = virtual_loop();
+    let victim = events.spawn(|_: &mut Cx<u32>, event| match event {
+        Event::Message(_) => exit_local(PanicOnDrop),
+        _ => receive(),
+    });
+    let watcher = events.spawn(move |cx: &mut Cx<()>, event| {
+        if let Event::Start = event {
+            (0..1000).for_each(|_| drop(cx.monitor(victim)));
+        }
+        receive()
+    });
+    settle(&mut events);
+    events.send(victim, 1).unwrap();
+    events.work();
+    // The value is dropped with what waits.
+    events.loop_ref().kill(watcher);
+    settle(&mut events);
+    assert_eq!(events.stats().actors, 0);
+}
+
+#[test]
+fn many_dropped_replies_leave_others_their_turns() {
+    let mut events = virtual_loop();
+    let mut kept = Vec::new();
+    let server = events.spawn(move |_: &mut Cx<ReplyTo<u32>>, event| {
+        if let Event::Message(reply) = event {
+            kept.push(reply);
+        }
+        receive()
+    });
+    let dropped = Rc::new(Cell::new(0_usize));
+    let counted = dropped.clone();
+    events.spawn(move |cx: &mut Cx<Result<u32, AskError>>, event| {
+        match event {
+            Event::Start => {
+                (0..10_000).for_each(|_| cx.ask(server, secs(60), |reply| reply, |result| result))
+            }
+            Event::Message(result) => {
+                assert_eq!(result, Err(AskError::Dropped));
+                counted.set(counted.get() + 1);
+            }
+            _ => {}
+        }
+        receive()
+    });
+    settle(&mut events);
+    let (ticker, steps) = spawn_ticker(&mut events);
+    events.loop_ref().kill(server);
+    let mut last = 0;
+    while dropped.get() < 10_000 {
+        let before = steps.get();
+        events.work();
+        assert!(steps.get() > before && dropped.get() - last <= 1024, "{} at once", dropped.get() - last);
+        last = dropped.get();
+    }
+    events.loop_ref().kill(ticker);
+    settle(&mut events);
+}

@@ -20,6 +20,7 @@
 //! - The counted bytes keep to twice the cap.
 
 mod frame_list;
+mod pair_lists;
 mod room;
 
 pub(crate) use frame_list::{FrameClass, WaitingBytes};
@@ -35,16 +36,18 @@ use crate::ids::{FrameTarget, Key, Pair};
 use crate::limits::{FRAGMENT_BYTES_MAX, Limits};
 use crate::session::outbound::Outbound;
 use crate::session::send_queue::frame_list::{
-    FrameList, LargeFrame, QueuedFrames, SMALL_BYTES_MAX, SmallFrames, receipt_of,
+    DOWN_BYTES_LEAST, FrameList, LargeFrame, QueuedFrames, SMALL_BYTES_MAX, SmallFrames, receipt_of,
 };
+use crate::session::send_queue::pair_lists::PairLists;
 use crate::session::send_queue::room::AwaitedRoom;
 
 /// The waiting frames of one session.
 #[derive(Debug)]
 pub(crate) struct SendQueue {
     budget: QueueBudget,
-    /// The receivers for which frames wait, and the paused actors.
-    targets: BTreeMap<FrameTarget, TargetQueues>,
+    /// The receivers for which frames wait, and the paused actors. There may be very many, and leaves of such a map are half empty: so
+    /// its values are boxed.
+    targets: BTreeMap<FrameTarget, Box<TargetQueues>>,
     /// Small answers. Each completes something of its own, so they keep no order with later frames.
     answers: FrameList,
     /// Other frames that name no pair. They keep their order.
@@ -84,9 +87,7 @@ struct TargetQueues {
     /// Bytes that count as waiting for this actor.
     counted: u64,
     /// The waiting frames, in one list for each sender.
-    lists: BTreeMap<Key, FrameList>,
-    /// The sender of the last part. The next part is of the next sender.
-    last_from: Key,
+    lists: PairLists,
     /// Urgent frames that passed a pause, of all senders.
     urgent: FrameList,
 }
@@ -201,7 +202,7 @@ impl SendQueue {
     /// Whether a frame of this pair has to wait in the list of the pair.
     fn keeps_order(&self, pair: Pair) -> bool {
         self.targets.get(&pair.to()).is_some_and(|queues| {
-            queues.is_paused || !queues.urgent.is_empty() || queues.lists.contains_key(&pair.from())
+            queues.is_paused || !queues.urgent.is_empty() || queues.lists.get(pair.from()).is_some()
         })
     }
 
@@ -214,7 +215,18 @@ impl SendQueue {
     /// As [`is_full_of_answers`](SendQueue::is_full_of_answers), also with the `Down`s that wait behind the messages of their actors.
     #[inline]
     pub(crate) fn withholds_credit(&self) -> bool {
-        self.is_full_of_answers() || self.waiting.downs - self.waiting_answers.downs > DOWNS_BYTES_MAX
+        self.is_full_of_answers() || self.waiting.downs + self.downs_overhead() > DOWNS_BYTES_MAX
+    }
+
+    /// What `Down`s without a value that wait for their pairs occupy besides their bytes.
+    fn downs_overhead(&self) -> u64 {
+        let downs = self.waiting.downs - self.waiting_answers.downs;
+        downs / DOWN_FRAME_BYTES * PAIR_OVERHEAD_BYTES
+    }
+
+    /// What frames in the reserve occupy besides their bytes, except answers.
+    fn reserve_overhead(&self) -> u64 {
+        (self.waiting.reserved_frames - self.waiting_answers.reserved_frames) * PAIR_OVERHEAD_BYTES
     }
 
     /// Whether a frame of this class may wait for `to`.
@@ -229,7 +241,7 @@ impl SendQueue {
                 fits.then_some(()).ok_or(queued)
             }
             FrameClass::Urgent | FrameClass::Reserved => {
-                let queued = self.waiting.reserved;
+                let queued = self.waiting.reserved + self.reserve_overhead();
                 (queued + bytes <= self.budget.cap).then_some(()).ok_or(queued)
             }
             FrameClass::Completion | FrameClass::Down => Ok(()),
@@ -295,7 +307,7 @@ impl SendQueue {
             return None;
         }
         let queues = self.targets.get_mut(&pair.to())?;
-        let list = queues.lists.get_mut(&pair.from())?;
+        let list = queues.lists.get_mut(pair.from())?;
         let bytes = (HEADER_BYTES + size) as u64;
         if !self.budget.fits(queues.counted, self.waiting.counted, bytes, SendMark::Cap) {
             return Some(Err(queues.counted));
@@ -326,8 +338,7 @@ impl SendQueue {
             Some(pair) => {
                 let queues = self.targets.entry(pair.to()).or_default();
                 let is_urgent = queues.is_paused && class == FrameClass::Urgent;
-                let list =
-                    if is_urgent { &mut queues.urgent } else { queues.lists.entry(pair.from()).or_default() };
+                let list = if is_urgent { &mut queues.urgent } else { queues.lists.list_for(pair.from()) };
                 (list, is_urgent)
             }
         };
@@ -399,15 +410,16 @@ impl SendQueue {
         let queues = self.targets.entry(to).or_default();
         queues.is_paused = true;
         let mut begun = Vec::new();
-        for (from, list) in queues.lists.iter_mut().filter(|(_, list)| list.has_urgent()) {
+        for from in queues.lists.senders() {
+            let Some(list) = queues.lists.get_mut(from).filter(|list| list.has_urgent()) else { continue };
             if let Some(large) = list.move_urgent(&mut queues.urgent, &mut self.spare) {
-                self.begun.remove(&Pair::new(*from, actor));
+                self.begun.remove(&Pair::new(from, actor));
                 begun.push(large);
             }
+            queues.lists.forget_if_empty(from);
         }
         // These come first: a frame before them could wait for the room that the peer has reserved for them.
         begun.into_iter().for_each(|large| queues.urgent.push_front(large));
-        queues.lists.retain(|_, list| !list.is_empty());
         self.refresh(to);
         true
     }
@@ -435,8 +447,7 @@ impl SendQueue {
     /// Moves the small frames that name no pair to `outbound`, and keeps all others, because a goodbye follows.
     pub(crate) fn close(&mut self, outbound: &mut Outbound) {
         for source in [PartSource::Answers, PartSource::Unpaired] {
-            let is_small = |frames: Option<&QueuedFrames>| matches!(frames, Some(QueuedFrames::Small(_)));
-            while is_small(self.list_mut(source).and_then(|list| list.front())) {
+            while self.list_mut(source).is_some_and(|list| list.begins_small()) {
                 self.move_part(source, outbound);
             }
         }
@@ -475,13 +486,11 @@ impl SendQueue {
             return None;
         }
         let others_have_credit = end <= until.others;
-        let can_move = |frames: Option<&QueuedFrames>| {
-            frames.is_some_and(|frames| !frames.has_to_wait(self.in_progress, reassembly_bytes_max))
-        };
+        let can_move = |list: &FrameList| list.can_move(self.in_progress, reassembly_bytes_max);
         self.last_group.in_turn().into_iter().find_map(|group| match group {
-            TurnGroup::Answers => can_move(self.answers.front()).then_some(PartSource::Answers),
+            TurnGroup::Answers => can_move(&self.answers).then_some(PartSource::Answers),
             TurnGroup::Unpaired => {
-                (others_have_credit && can_move(self.unpaired.front())).then_some(PartSource::Unpaired)
+                (others_have_credit && can_move(&self.unpaired)).then_some(PartSource::Unpaired)
             }
             TurnGroup::Pairs => self.next_in_pairs(others_have_credit, can_move),
         })
@@ -491,7 +500,7 @@ impl SendQueue {
     fn next_in_pairs(
         &self,
         others_have_credit: bool,
-        can_move: impl Fn(Option<&QueuedFrames>) -> bool,
+        can_move: impl Fn(&FrameList) -> bool,
     ) -> Option<PartSource> {
         let first = if others_have_credit { FIRST_ACTOR } else { FIRST_REQUEST };
         let last_served = self.last_served.filter(|last| *last >= first);
@@ -501,16 +510,14 @@ impl SendQueue {
         let mut in_turn = later.chain(earlier.into_iter().flatten());
         in_turn.find_map(|to| {
             let queues = self.targets.get(to)?;
-            if can_move(queues.urgent.front()) {
+            if can_move(&queues.urgent) {
                 return Some(PartSource::Urgent(*to));
             }
             if queues.is_paused || !queues.urgent.is_empty() {
                 return self.begun_pair(*to).map(PartSource::Pair);
             }
-            let later = queues.lists.range((Bound::Excluded(queues.last_from), Bound::Unbounded));
-            let mut in_turn = later.chain(queues.lists.range(..=queues.last_from));
-            let (from, _) = in_turn.find(|(_, list)| can_move(list.front()))?;
-            Some(PartSource::Pair(Pair::of(*from, *to)))
+            let from = queues.lists.next_in_turn(&can_move)?;
+            Some(PartSource::Pair(Pair::of(from, *to)))
         })
     }
 
@@ -519,7 +526,7 @@ impl SendQueue {
             PartSource::Answers => Some(&mut self.answers),
             PartSource::Unpaired => Some(&mut self.unpaired),
             PartSource::Urgent(to) => Some(&mut self.targets.get_mut(&to)?.urgent),
-            PartSource::Pair(pair) => self.targets.get_mut(&pair.to())?.lists.get_mut(&pair.from()),
+            PartSource::Pair(pair) => self.targets.get_mut(&pair.to())?.lists.get_mut(pair.from()),
         }
     }
 
@@ -578,11 +585,9 @@ impl SendQueue {
     /// Frames of a pair were taken from the front of its list.
     fn on_taken(&mut self, pair: Pair, taken: WaitingBytes) {
         let Some(queues) = self.targets.get_mut(&pair.to()) else { return };
-        queues.last_from = pair.from();
+        queues.lists.note_turn(pair.from());
         queues.counted -= taken.counted;
-        if queues.lists.get(&pair.from()).is_some_and(FrameList::is_empty) {
-            queues.lists.remove(&pair.from());
-        }
+        queues.lists.forget_if_empty(pair.from());
         self.update_room(pair.to());
     }
 
@@ -640,9 +645,7 @@ impl SendQueue {
     fn on_withdrawn(&mut self, pair: Pair, bytes: WaitingBytes) {
         let Some(queues) = self.targets.get_mut(&pair.to()) else { return };
         queues.counted -= bytes.counted;
-        if queues.lists.get(&pair.from()).is_some_and(FrameList::is_empty) {
-            queues.lists.remove(&pair.from());
-        }
+        queues.lists.forget_if_empty(pair.from());
         self.update_room(pair.to());
     }
 
@@ -650,7 +653,8 @@ impl SendQueue {
     /// frames, and the entries of paused actors.
     pub(crate) fn held_bytes(&self) -> u64 {
         let WaitingBytes { counted, reserved, downs, .. } = self.waiting;
-        let waiting = counted + reserved + downs + self.waiting_answers.completions;
+        let overhead = self.downs_overhead() + self.reserve_overhead();
+        let waiting = counted + reserved + downs + overhead + self.waiting_answers.completions;
         let heads = (self.unacknowledged.len() * HEAD_BYTES) as u64;
         waiting + heads + u64::from(self.paused) * PAUSED_ACTOR_BYTES
     }
@@ -667,8 +671,9 @@ impl SendQueue {
 
     fn lists(&self) -> impl Iterator<Item = &FrameList> {
         let of_targets = self.targets.values();
-        let of_targets =
-            of_targets.flat_map(|queues| std::iter::once(&queues.urgent).chain(queues.lists.values()));
+        let of_targets = of_targets.flat_map(|queues| {
+            std::iter::once(&queues.urgent).chain(queues.lists.iter().map(|(_, list)| list))
+        });
         [&self.answers, &self.unpaired].into_iter().chain(of_targets)
     }
 
@@ -687,15 +692,7 @@ impl SendQueue {
         }
         while let Some(mut target) = self.targets.first_entry() {
             let queues = target.get_mut();
-            let from_pair = |queues: &mut TargetQueues| {
-                let mut list = queues.lists.first_entry()?;
-                let item = list.get_mut().pop_front();
-                if list.get().is_empty() {
-                    list.remove();
-                }
-                item
-            };
-            if let Some(item) = queues.urgent.pop_front().or_else(|| from_pair(queues)) {
+            if let Some(item) = queues.urgent.pop_front().or_else(|| queues.lists.pop_any()) {
                 item.frames.report(&mut each);
                 return true;
             }
@@ -708,7 +705,7 @@ impl SendQueue {
     #[cfg(test)]
     pub(crate) fn undelivered(&self, acked: u64, mut each: impl FnMut(&Frame<'_>, bool)) {
         self.unacknowledged.iter().for_each(|sent| sent.report(acked, &mut each));
-        self.lists().flat_map(FrameList::iter).for_each(|frames| frames.report(&mut each));
+        self.lists().for_each(|list| list.report(&mut each));
     }
 
     /// Panics if an invariant does not hold.
@@ -718,13 +715,13 @@ impl SendQueue {
         let mut receipts = 0;
         for (to, queues) in &self.targets {
             let mut counted = 0;
-            for (from, list) in &queues.lists {
+            for (from, list) in queues.lists.iter() {
                 assert!(!list.is_empty(), "a pair has a list only while a frame waits");
                 assert!(!(queues.is_paused && list.has_urgent()), "urgent frames pass a pause");
                 let bytes = list.check();
                 waiting += bytes;
                 counted += bytes.counted;
-                let pair = Pair::of(*from, *to);
+                let pair = Pair::of(from, *to);
                 receipts += self.check_list(pair, list);
             }
             waiting += queues.urgent.check();
@@ -740,32 +737,24 @@ impl SendQueue {
         assert!(self.ready.iter().all(|to| self.targets.contains_key(to)), "a ready receiver has frames");
         let paused = self.targets.values().filter(|queues| queues.is_paused).count();
         assert_eq!(paused, self.paused as usize, "paused actors are counted");
-        let in_progress = self.lists().flat_map(FrameList::iter).map(|frames| match frames {
-            QueuedFrames::Large(LargeFrame { stream: Some(_), payload, .. }) => payload.len() as u64,
-            QueuedFrames::Large(_) | QueuedFrames::Small(_) => 0,
-        });
+        let in_progress = self.lists().map(FrameList::in_progress);
         assert_eq!(in_progress.sum::<u64>(), self.in_progress, "begun large frames are counted");
         let most = self.budget.cap * 2;
         assert!(self.waiting.counted <= most, "{} bytes wait for actors", self.waiting.counted);
-        let most = self.budget.cap;
-        assert!(self.waiting.reserved <= most, "{} bytes wait in the reserve", self.waiting.reserved);
+        // The last frame has its overhead in addition.
+        let (reserved, most) = (self.waiting.reserved + self.reserve_overhead(), self.budget.cap);
+        assert!(reserved <= most + PAIR_OVERHEAD_BYTES, "{reserved} bytes wait in the reserve");
         self.room.check(self.budget, |actor| self.counted(FrameTarget::Actor(actor)));
     }
 
     /// Checks the list of a pair. Returns the number of its messages that ask for a receipt.
     fn check_list(&self, pair: Pair, list: &FrameList) -> usize {
-        let is_begun = matches!(list.front(), Some(QueuedFrames::Large(LargeFrame { stream: Some(_), .. })));
-        assert_eq!(is_begun, self.begun.contains(&pair), "pairs with begun large frames are known");
+        assert_eq!(list.is_begun(), self.begun.contains(&pair), "pairs with begun large frames are known");
         // This visits every frame, which is too much for a simulator.
         if !cfg!(test) {
             return self.receipts.len();
         }
-        let receipts = list.iter().map(|frames| match frames {
-            QueuedFrames::Small(small) => small.iter().filter_map(|(_, raw)| receipt_of(&raw)).collect(),
-            QueuedFrames::Large(large) if large.stream.is_none() => large.receipt().into_iter().collect(),
-            QueuedFrames::Large(_) => Vec::new(),
-        });
-        let receipts: Vec<u64> = receipts.flatten().collect();
+        let receipts = list.receipts();
         assert!(receipts.iter().all(|receipt| self.receipts.contains_key(receipt)), "each receipt is known");
         receipts.len()
     }
@@ -872,8 +861,14 @@ const _: () =
     assert!(PART_BYTES_MAX >= SMALL_BYTES_MAX, "a buffer of small frames is no larger than a fragment");
 /// The bytes of waiting answers without a body above which the peer gets no credit for what may cause further ones.
 const ANSWERS_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// The same for `Down`s behind messages of their actors. Those of all monitors that a peer may have by default are a third of it.
+/// The same for `Down`s that wait for their pairs, with what these occupy: for 79,000 of them. Those of all monitors that a peer may
+/// have by default fit.
 const DOWNS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// What a frame occupies besides its bytes, if it is the only one of its pair: entries in half-empty leaves of two maps, the queues of
+/// its receiver, and its allocation. `waiting_downs_occupy_what_they_count` measures it.
+const PAIR_OVERHEAD_BYTES: u64 = 176;
+/// The bytes of a `Down` without a value or a text.
+const DOWN_FRAME_BYTES: u64 = (HEADER_BYTES + DOWN_BYTES_LEAST) as u64;
 /// Bytes of receipts for messages that wait for mailboxes, and that asked for them.
 const LATE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// What the entry of a paused actor occupies.

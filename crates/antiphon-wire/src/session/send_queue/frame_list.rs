@@ -1,6 +1,9 @@
 //! A list of waiting frames, in order: small frames in buffers, and large frames.
 //!
+//! Most lists hold one small frame, for example a `Down`, and there may be very many lists. So such a list is no more than the frame.
+//!
 //! Invariants:
+//! - A list that is `Many` holds an item.
 //! - The serial numbers of items rise from the front to the back. An item keeps its number while it is in the list.
 //! - A buffer of small frames holds at least one frame that was not removed.
 //! - A removed frame stays in its buffer as a header of the kind [`REMOVED`] and its payload. At most half of a buffer is
@@ -66,6 +69,8 @@ pub(crate) struct WaitingBytes {
     pub(crate) completions: u64,
     /// Bytes of `Down`s without a value or a text.
     pub(crate) downs: u64,
+    /// The number of frames in the reserve.
+    pub(crate) reserved_frames: u64,
 }
 
 impl WaitingBytes {
@@ -73,7 +78,9 @@ impl WaitingBytes {
         let mut waiting = WaitingBytes::default();
         match class {
             FrameClass::Counted => waiting.counted = bytes,
-            FrameClass::Urgent | FrameClass::Reserved => waiting.reserved = bytes,
+            FrameClass::Urgent | FrameClass::Reserved => {
+                (waiting.reserved, waiting.reserved_frames) = (bytes, 1);
+            }
             FrameClass::Completion => waiting.completions = bytes,
             FrameClass::Down => waiting.downs = bytes,
         }
@@ -92,6 +99,7 @@ impl std::ops::AddAssign for WaitingBytes {
         self.reserved += other.reserved;
         self.completions += other.completions;
         self.downs += other.downs;
+        self.reserved_frames += other.reserved_frames;
     }
 }
 
@@ -102,12 +110,23 @@ impl std::ops::SubAssign for WaitingBytes {
         self.reserved -= other.reserved;
         self.completions -= other.completions;
         self.downs -= other.downs;
+        self.reserved_frames -= other.reserved_frames;
     }
 }
 
 /// Waiting frames in order.
 #[derive(Debug, Default)]
-pub(super) struct FrameList {
+pub(super) enum FrameList {
+    #[default]
+    Empty,
+    /// One small frame, with its header. The serial number of its item is [`FIRST_SERIAL`].
+    Single(Box<[u8]>),
+    Many(Box<FrameItems>),
+}
+
+/// The items of a list.
+#[derive(Debug, Default)]
+pub(super) struct FrameItems {
     items: VecDeque<ListItem>,
     /// The number of urgent frames.
     urgent: u32,
@@ -162,6 +181,11 @@ impl QueuedFrames {
         }
     }
 
+    /// Whether it is a large frame of which some fragments were moved.
+    fn is_begun(&self) -> bool {
+        matches!(self, QueuedFrames::Large(LargeFrame { stream: Some(_), .. }))
+    }
+
     /// Calls `each` with its frames, and whether a part of the frame was moved.
     pub(super) fn report(&self, each: &mut impl FnMut(&Frame<'_>, bool)) {
         let mut report = |kind, payload: &[u8], is_begun| {
@@ -210,6 +234,13 @@ impl LargeFrame {
 }
 
 impl SmallFrames {
+    /// A buffer of one frame.
+    fn of_one(frame: Box<[u8]>) -> SmallFrames {
+        let mut small = SmallFrames { bytes: frame.into_vec(), ..SmallFrames::default() };
+        small.count(0);
+        small
+    }
+
     /// Counts the frame at the back, which begins at `start`.
     #[inline]
     fn count(&mut self, start: usize) {
@@ -260,39 +291,92 @@ impl SmallFrames {
 
 impl FrameList {
     pub(super) fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        matches!(self, FrameList::Empty)
     }
 
     /// Whether a frame is urgent.
     pub(super) fn has_urgent(&self) -> bool {
-        self.urgent > 0
+        match self {
+            FrameList::Empty => false,
+            FrameList::Single(frame) => class_of_bytes(frame) == FrameClass::Urgent,
+            FrameList::Many(many) => many.urgent > 0,
+        }
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &QueuedFrames> {
-        self.items.iter().map(|item| &item.frames)
+    fn front(&self) -> Option<&QueuedFrames> {
+        match self {
+            FrameList::Empty | FrameList::Single(_) => None,
+            FrameList::Many(many) => many.items.front().map(|item| &item.frames),
+        }
     }
 
-    pub(super) fn front(&self) -> Option<&QueuedFrames> {
-        self.items.front().map(|item| &item.frames)
+    /// Whether the frames at the front can be moved now: see [`QueuedFrames::has_to_wait`].
+    pub(super) fn can_move(&self, in_progress: u64, reassembly_bytes_max: u64) -> bool {
+        match self.front() {
+            Some(frames) => !frames.has_to_wait(in_progress, reassembly_bytes_max),
+            None => !self.is_empty(),
+        }
+    }
+
+    /// Whether small frames are at the front.
+    pub(super) fn begins_small(&self) -> bool {
+        match self.front() {
+            Some(frames) => matches!(frames, QueuedFrames::Small(_)),
+            None => !self.is_empty(),
+        }
+    }
+
+    /// Whether a large frame of which some fragments were moved is at the front.
+    pub(super) fn is_begun(&self) -> bool {
+        self.front().is_some_and(QueuedFrames::is_begun)
     }
 
     pub(super) fn pop_front(&mut self) -> Option<ListItem> {
-        let item = self.items.pop_front()?;
-        self.urgent -= item.frames.urgent();
-        Some(item)
+        match self {
+            FrameList::Empty => None,
+            FrameList::Single(frame) => {
+                let small = SmallFrames::of_one(std::mem::take(frame));
+                *self = FrameList::Empty;
+                Some(ListItem { serial: FIRST_SERIAL, frames: QueuedFrames::Small(small) })
+            }
+            FrameList::Many(many) => {
+                let item = many.items.pop_front()?;
+                many.urgent -= item.frames.urgent();
+                self.forget_if_empty();
+                Some(item)
+            }
+        }
     }
 
     /// Returns an item that was taken from the front.
     pub(super) fn return_front(&mut self, item: ListItem) {
-        self.urgent += item.frames.urgent();
-        self.items.push_front(item);
+        let many = self.many();
+        many.urgent += item.frames.urgent();
+        many.items.push_front(item);
     }
 
-    fn push_back(&mut self, frames: QueuedFrames) -> i64 {
-        let serial = self.items.back().map_or(0, |last| last.serial + 1);
-        self.urgent += frames.urgent();
-        self.items.push_back(ListItem { serial, frames });
-        serial
+    /// The items, to which one is added.
+    fn many(&mut self) -> &mut FrameItems {
+        if let FrameList::Empty | FrameList::Single(_) = self {
+            let mut many = Box::<FrameItems>::default();
+            if let Some(item) = self.pop_front() {
+                many.urgent += item.frames.urgent();
+                many.items.push_back(item);
+            }
+            *self = FrameList::Many(many);
+        }
+        match self {
+            FrameList::Many(many) => many,
+            FrameList::Empty | FrameList::Single(_) => unreachable!("the list was changed"),
+        }
+    }
+
+    fn forget_if_empty(&mut self) {
+        if let FrameList::Many(many) = self
+            && many.items.is_empty()
+        {
+            *self = FrameList::Empty;
+        }
     }
 
     /// Adds a small frame of `bytes` bytes, which `put` appends to a buffer. Returns the serial number of its item. A full
@@ -304,6 +388,139 @@ impl FrameList {
         spare: &mut Vec<Vec<u8>>,
         put: impl FnOnce(&mut Vec<u8>),
     ) -> i64 {
+        if let FrameList::Empty = self {
+            let mut frame = Vec::with_capacity(bytes);
+            put(&mut frame);
+            *self = FrameList::Single(frame.into_boxed_slice());
+            return FIRST_SERIAL;
+        }
+        self.many().push_small(bytes, spare, put)
+    }
+
+    /// Adds a large frame. Returns the serial number of its item.
+    pub(super) fn push_large(&mut self, large: LargeFrame) -> i64 {
+        self.many().push_back(QueuedFrames::Large(large))
+    }
+
+    /// Adds a large frame before all others.
+    pub(super) fn push_front(&mut self, large: LargeFrame) {
+        let many = self.many();
+        let serial = many.items.front().map_or(FIRST_SERIAL, |front| front.serial - 1);
+        self.return_front(ListItem { serial, frames: QueuedFrames::Large(large) });
+    }
+
+    /// Removes the message that asks for this receipt from the item with this serial number. Returns its bytes; `None` if
+    /// there is none, or a fragment of it was moved.
+    pub(super) fn withdraw(&mut self, serial: i64, receipt: u64) -> Option<WaitingBytes> {
+        let withdrawn = match self {
+            FrameList::Empty => None,
+            FrameList::Single(frame) => {
+                let is_it = message_receipt(frame[0], &frame[HEADER_BYTES..]) == Some(receipt);
+                let bytes = is_it.then(|| waiting_of_bytes(frame))?;
+                *self = FrameList::Empty;
+                Some(bytes)
+            }
+            FrameList::Many(many) => many.withdraw(serial, receipt),
+        };
+        self.forget_if_empty();
+        withdrawn
+    }
+
+    /// Moves all urgent frames to the back of `into`, except a large one at the front of which some fragments were moved. It
+    /// is returned instead.
+    pub(super) fn move_urgent(
+        &mut self,
+        into: &mut FrameList,
+        spare: &mut Vec<Vec<u8>>,
+    ) -> Option<LargeFrame> {
+        match self {
+            FrameList::Empty => None,
+            FrameList::Single(frame) => {
+                if class_of_bytes(frame) == FrameClass::Urgent {
+                    into.push_small(frame.len(), spare, |bytes| bytes.extend_from_slice(frame));
+                    *self = FrameList::Empty;
+                }
+                None
+            }
+            FrameList::Many(many) => {
+                let begun = many.move_urgent(into, spare);
+                self.forget_if_empty();
+                begun
+            }
+        }
+    }
+
+    /// Calls `each` with its frames, and whether a part of the frame was moved.
+    #[cfg(test)]
+    pub(super) fn report(&self, each: &mut impl FnMut(&Frame<'_>, bool)) {
+        match self {
+            FrameList::Empty => {}
+            FrameList::Single(frame) => {
+                QueuedFrames::Small(SmallFrames::of_one(frame.clone())).report(each);
+            }
+            FrameList::Many(many) => many.items.iter().for_each(|item| item.frames.report(each)),
+        }
+    }
+
+    /// The receipts that its messages ask for, without large ones that have begun.
+    pub(super) fn receipts(&self) -> Vec<u64> {
+        match self {
+            FrameList::Empty => Vec::new(),
+            FrameList::Single(frame) => {
+                message_receipt(frame[0], &frame[HEADER_BYTES..]).into_iter().collect()
+            }
+            FrameList::Many(many) => {
+                let of_item = |item: &ListItem| match &item.frames {
+                    QueuedFrames::Small(small) => {
+                        small.iter().filter_map(|(_, raw)| receipt_of(&raw)).collect()
+                    }
+                    QueuedFrames::Large(large) if large.stream.is_none() => {
+                        large.receipt().into_iter().collect()
+                    }
+                    QueuedFrames::Large(_) => Vec::new(),
+                };
+                many.items.iter().flat_map(of_item).collect()
+            }
+        }
+    }
+
+    /// The payload bytes of its large frames that have begun.
+    pub(super) fn in_progress(&self) -> u64 {
+        let FrameList::Many(many) = self else { return 0 };
+        let begun = many.items.iter().filter(|item| item.frames.is_begun());
+        let bytes = begun.map(|item| match &item.frames {
+            QueuedFrames::Large(large) => large.payload.len() as u64,
+            QueuedFrames::Small(_) => 0,
+        });
+        bytes.sum()
+    }
+
+    /// Panics if an invariant does not hold. Returns the bytes of all frames.
+    pub(super) fn check(&self) -> WaitingBytes {
+        match self {
+            FrameList::Empty => WaitingBytes::default(),
+            FrameList::Single(frame) => {
+                let mut rest = &frame[..];
+                let first = RawFrame::take_from(&mut rest);
+                assert!(matches!(first, Ok(Some(raw)) if raw.kind != REMOVED), "it is a frame");
+                assert!(rest.is_empty(), "it is a single frame");
+                waiting_of_bytes(frame)
+            }
+            FrameList::Many(many) => many.check(),
+        }
+    }
+}
+
+impl FrameItems {
+    fn push_back(&mut self, frames: QueuedFrames) -> i64 {
+        let serial = self.items.back().map_or(FIRST_SERIAL, |last| last.serial + 1);
+        self.urgent += frames.urgent();
+        self.items.push_back(ListItem { serial, frames });
+        serial
+    }
+
+    #[inline]
+    fn push_small(&mut self, bytes: usize, spare: &mut Vec<Vec<u8>>, put: impl FnOnce(&mut Vec<u8>)) -> i64 {
         let new = match self.items.back() {
             Some(ListItem { frames: QueuedFrames::Small(small), .. }) => {
                 let is_full = small.bytes.len() + bytes > SMALL_BYTES_MAX;
@@ -325,14 +542,7 @@ impl FrameList {
         *serial
     }
 
-    /// Adds a large frame. Returns the serial number of its item.
-    pub(super) fn push_large(&mut self, large: LargeFrame) -> i64 {
-        self.push_back(QueuedFrames::Large(large))
-    }
-
-    /// Removes the message that asks for this receipt from the item with this serial number. Returns its bytes; `None` if
-    /// there is none, or a fragment of it was moved.
-    pub(super) fn withdraw(&mut self, serial: i64, receipt: u64) -> Option<WaitingBytes> {
+    fn withdraw(&mut self, serial: i64, receipt: u64) -> Option<WaitingBytes> {
         let index = self.items.binary_search_by_key(&serial, |item| item.serial).ok()?;
         match &mut self.items[index].frames {
             QueuedFrames::Large(large) => {
@@ -356,19 +566,7 @@ impl FrameList {
         }
     }
 
-    /// Adds a large frame before all others.
-    pub(super) fn push_front(&mut self, large: LargeFrame) {
-        let serial = self.items.front().map_or(0, |front| front.serial - 1);
-        self.return_front(ListItem { serial, frames: QueuedFrames::Large(large) });
-    }
-
-    /// Moves all urgent frames to the back of `into`, except a large one at the front of which some fragments were moved. It
-    /// is returned instead.
-    pub(super) fn move_urgent(
-        &mut self,
-        into: &mut FrameList,
-        spare: &mut Vec<Vec<u8>>,
-    ) -> Option<LargeFrame> {
+    fn move_urgent(&mut self, into: &mut FrameList, spare: &mut Vec<Vec<u8>>) -> Option<LargeFrame> {
         let mut begun = None;
         let mut index = 0;
         while index < self.items.len() && self.urgent > 0 {
@@ -418,11 +616,11 @@ impl FrameList {
         false
     }
 
-    /// Panics if an invariant does not hold. Returns the bytes of all frames.
-    pub(super) fn check(&self) -> WaitingBytes {
+    fn check(&self) -> WaitingBytes {
+        assert!(!self.items.is_empty(), "a list without items is `Empty`");
         assert!(self.items.iter().is_sorted_by_key(|item| item.serial), "serial numbers rise");
         let mut waiting = WaitingBytes::default();
-        for frames in self.iter() {
+        for frames in self.items.iter().map(|item| &item.frames) {
             waiting += frames.waiting();
             let QueuedFrames::Small(small) = frames else { continue };
             assert!(small.frames > 0, "a buffer holds a frame");
@@ -442,12 +640,22 @@ impl FrameList {
             assert_eq!(small.bytes.len() - small.removed, counted.bytes.len(), "removed bytes are counted");
         }
         assert_eq!(
-            self.iter().map(QueuedFrames::urgent).sum::<u32>(),
+            self.items.iter().map(|item| item.frames.urgent()).sum::<u32>(),
             self.urgent,
             "urgent frames are counted"
         );
         waiting
     }
+}
+
+/// The class of an encoded frame.
+fn class_of_bytes(frame: &[u8]) -> FrameClass {
+    FrameClass::of(frame[0], frame.len() - HEADER_BYTES)
+}
+
+/// The bytes of an encoded frame, by its class.
+fn waiting_of_bytes(frame: &[u8]) -> WaitingBytes {
+    WaitingBytes::of(class_of_bytes(frame), frame.len() as u64)
 }
 
 /// The number of the receipt that a frame asks for, if it is a message that asks for one.
@@ -467,6 +675,8 @@ fn message_receipt(kind: u8, payload: &[u8]) -> Option<u64> {
 
 /// The bytes of the payload of a `Down` without a value or a text: watcher, actor, node, id and reason.
 pub(super) const DOWN_BYTES_LEAST: usize = 4 * 8 + 1;
+/// The serial number of the first item of a list that was empty.
+const FIRST_SERIAL: i64 = 0;
 /// The kind of a removed frame. No frame has it.
 const REMOVED: u8 = 0;
 /// The bytes before the receipt of a message: receiver, sender and type tag.
@@ -517,11 +727,12 @@ mod tests {
             assert_eq!(list.withdraw(serial, receipt), None, "it is withdrawn once");
         }
         assert_eq!(list.check().counted, 100 * 135);
-        let capacity = |frames: &QueuedFrames| match frames {
+        let capacity = |item: &ListItem| match &item.frames {
             QueuedFrames::Small(small) => small.bytes.capacity(),
             QueuedFrames::Large(_) => 0,
         };
-        let kept: usize = list.iter().map(capacity).sum();
+        let FrameList::Many(many) = &list else { panic!("messages wait") };
+        let kept: usize = many.items.iter().map(capacity).sum();
         assert!(kept <= 100 * 135 * 2 + 2 * SMALL_BYTES_MAX, "{kept} bytes are kept for 100 messages");
     }
 
@@ -537,13 +748,10 @@ mod tests {
         assert_eq!(list.check().counted, 1000 * 31);
         assert_eq!(urgent.check().reserved, 1000 * 21);
         let mut order = Vec::new();
-        for frames in urgent.iter() {
-            let QueuedFrames::Small(small) = frames else { panic!("all frames are small") };
-            order.extend(small.iter().filter_map(|(_, raw)| match raw.decode() {
-                Ok(Some(Frame::Terminate(terminate))) => Some(terminate.from.0),
-                _ => None,
-            }));
-        }
+        urgent.report(&mut |frame, _| match frame {
+            Frame::Terminate(terminate) => order.push(terminate.from.0),
+            other => panic!("{} is not urgent", other.name()),
+        });
         assert_eq!(order, (0..1000).collect::<Vec<u64>>());
     }
 }

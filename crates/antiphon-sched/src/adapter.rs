@@ -372,6 +372,46 @@ mod tests {
         assert_eq!(received.get(), 1, "the second adapter converts for the actor");
     }
 
+    /// Two adapters with one key, of which `Down`s wait at the same time.
+    #[test]
+    fn adapter_number_reused_while_downs_wait_keeps_both() {
+        const MONITORS: usize = 500;
+        let (mut events, owner, _) = loop_with_actor();
+        let downs = Rc::new(Cell::new((0, 0)));
+        let seen = downs.clone();
+        let watcher = events.spawn(move |_: &mut Cx<()>, event| {
+            let (closed, ended) = seen.get();
+            match event {
+                Event::Down(down) if matches!(down.reason, ExitReason::Done(_)) => {
+                    seen.set((closed + 1, ended))
+                }
+                Event::Down(_) => seen.set((closed, ended + 1)),
+                _ => {}
+            }
+            receive()
+        });
+        events.work();
+        let core = events.loop_ref().core;
+        for _ in 0..2 {
+            core.extras(owner).expect("the actor is alive").adapters.last = MAX - 1;
+            let key = core.open_adapter(owner, |n: u8| n).expect("the limit is not reached");
+            assert_eq!(key, owner.with_adapter_number(MAX));
+            let monitors: Vec<_> =
+                (0..MONITORS).map(|_| core.monitor(watcher.id().key(), core.id(key))).collect();
+            if downs.get().0 == 0 && core.ended_monitors.is_waiting() {
+                core.end_actor(owner, ExitReason::Terminated);
+            } else {
+                core.close_adapter(key);
+            }
+            core.demonitor(watcher.id().key(), monitors[MONITORS - 1]);
+        }
+        while events.is_runnable() {
+            events.work();
+        }
+        assert_eq!(downs.get(), (MONITORS - 1, MONITORS - 1));
+        assert_eq!(events.stats().extras, 0);
+    }
+
     #[test]
     fn adapter_refuses_messages_while_it_converts() {
         let (mut events, owner, _) = loop_with_actor();

@@ -154,3 +154,31 @@ fn waiting_signals_fail_when_lost_node_refuses_dials() {
         assert_eq!(waiting, left, "{status:?}");
     }
 }
+
+/// Monitors with a peer whose session has ended are completed in parts.
+#[test]
+fn lost_peer_is_reported_to_watchers_in_parts() {
+    const MONITORS: usize = 5000;
+    let mut test = TestCore::new();
+    let node = test.add_peer(5);
+    let (watcher, downs) = spawn_watcher(&mut test);
+    test.add_session(node);
+    for number in 0..MONITORS as u64 {
+        let id = MonitorId { origin: node, number };
+        test.apply(node, InboundSignal::Notify { watcher, id, actor: remote_actor(node, number) });
+    }
+    assert_eq!(test.core.counts().monitors, MONITORS);
+    test.core.end_session(node, "the test ends it", &mut test.driver);
+    let (mut last, mut parts) = (0, 0);
+    while downs.borrow().len() < MONITORS {
+        test.advance();
+        let received = downs.borrow().len();
+        assert!(received - last <= 2000, "{} Downs at once", received - last);
+        (last, parts) = (received, parts + 1);
+        test.core.handle(test.core.now, super::Input::Tick, &mut test.driver);
+        assert!(parts < 10, "{received} Downs after {parts} rounds");
+    }
+    assert!(parts >= 3 && !test.core.is_dirty());
+    test.advance();
+    assert_eq!(downs.borrow().len(), MONITORS);
+}

@@ -3,18 +3,17 @@
 //! Invariant: the connection of a session is established and belongs to no other session. When a session ends, each open
 //! operation on it completes once, in `end_session`, and no result arrives later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, ExitReason, Key, MonitorId, NodeId, Time, Undelivered};
+use antiphon_sched::{NodeId, Time, Undelivered};
 use antiphon_wire as wire;
 use antiphon_wire::frame::{Close, CloseReason, Goodbye, GoodbyeReason};
 use antiphon_wire::{
     CONTROL_FRAMES_AT_ONCE, HeldCredit, ProvenConnection, Session, SessionError, SessionEvent,
 };
 
-use super::backlog::BacklogItem;
 use super::connections::ConnectionState;
 use super::disconnect::Disconnect;
 use super::driver::{ConnId, Driver, Output};
@@ -92,6 +91,27 @@ pub(super) struct Successor {
 }
 
 impl PeerSession {
+    /// A session that begins now, without a connection.
+    pub(super) fn new(session: Session, now: Time) -> Self {
+        Self {
+            session,
+            conn: None,
+            started: now,
+            connected_at: now,
+            inquiry: None,
+            silent_since: None,
+            dialled: None,
+            held_credit: Vec::new(),
+            dirty: false,
+            idle: IdleClose::new(now),
+            disconnect: None,
+            timer: None,
+            unconnected_since: now,
+            refused_dials: 0,
+            old_epochs: 0,
+        }
+    }
+
     /// Whether the session needs a connection and has none.
     pub(super) fn needs_connection(&self) -> bool {
         self.conn.is_none() && !self.idle.is_closed()
@@ -153,23 +173,8 @@ impl NodeCore {
         let is_new = peer.peer_session.is_none();
         let limits = self.settings.limits();
         let peer_session = peer.peer_session.get_or_insert_with(|| {
-            Box::new(PeerSession {
-                session: Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection),
-                conn: None,
-                started: self.now,
-                connected_at: self.now,
-                inquiry: None,
-                silent_since: None,
-                dialled: None,
-                held_credit: Vec::new(),
-                dirty: false,
-                idle: IdleClose::new(self.now),
-                disconnect: None,
-                timer: None,
-                unconnected_since: self.now,
-                refused_dials: 0,
-                old_epochs: 0,
-            })
+            let session = Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection);
+            Box::new(PeerSession::new(session, self.now))
         });
         if let Err(reason) = peer_session.session.connected(now, connection) {
             if self.may_log("connection mismatch", node) {

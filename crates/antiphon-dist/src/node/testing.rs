@@ -3,8 +3,10 @@
 use antiphon_sched::{
     Actor, Addr, ExitReason, Key, Loop, LoopConfig, LoopRef, MonitorId, NodeId, Platform, Wire, millis,
 };
-use antiphon_wire::Entropy;
+use antiphon_wire as wire;
+use antiphon_wire::{Deframer, Entropy, Handshake, HeldSession, ResumeState, Session};
 
+use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::{Driver, NodeCore, Output};
 use crate::config::Config;
@@ -65,6 +67,31 @@ impl TestCore {
         let node = NodeId::from_bits(number);
         self.core.peers.insert(node, Peer::new(node, "peer", Vec::new()));
         node
+    }
+
+    /// Begins a session with a known peer. It has no connection.
+    pub(super) fn add_session(&mut self, node: NodeId) {
+        let entropy = || Entropy::system().expect("the system has random numbers");
+        let here = &self.core.settings.profile;
+        let there = wire::Profile { node: wire::NodeId(node.to_bits()), ..here.clone() };
+        let (mut to_here, mut to_there) = (Deframer::new(), Deframer::new());
+        let (mut sent, mut received) = (Vec::new(), Vec::new());
+        let mut dialler = Handshake::dial(here, entropy(), ResumeState::unknown(1), None, &mut sent);
+        let mut acceptor = Handshake::accept(None);
+        to_there.push(&std::mem::take(&mut sent));
+        acceptor.advance(&there, &mut to_there, &mut received).expect("the hello is sound");
+        acceptor.answer(&there, entropy(), ResumeState::unknown(1), &mut received).expect("at this step");
+        to_here.push(&std::mem::take(&mut received));
+        dialler.advance(here, &mut to_here, &mut sent).expect("the answer is sound");
+        dialler.prove(here, HeldSession::nothing(), &mut sent).expect("at this step");
+        to_there.push(&sent);
+        acceptor.advance(&there, &mut to_there, &mut received).expect("the proof is sound");
+        let connection =
+            acceptor.confirm(&there, &HeldSession::nothing(), &mut received).expect("at this step");
+        let (now, limits) = (self.core.wire_now(), here.limits);
+        let session = Session::begin(now, &limits, wire::NodeId(self.core.me.to_bits()), &connection);
+        let peer = self.core.peers.get_mut(&node).expect("the peer is known");
+        peer.peer_session = Some(Box::new(PeerSession::new(session, self.core.now)));
     }
 
     /// Receives a `Down` of a peer.

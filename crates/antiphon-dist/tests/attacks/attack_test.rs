@@ -41,6 +41,8 @@ pub(crate) struct AttackTest {
     allocated_before: u64,
     /// The bytes that it may hold more after the attack.
     kept_max: u64,
+    /// The limit for one reply.
+    reply_within: Duration,
     /// The round-trip time that 99 of 100 requests of the bystander kept to, before the attack.
     quiet: Option<Duration>,
 }
@@ -66,6 +68,7 @@ impl AttackTest {
             bytes_before,
             allocated_before,
             kept_max: KEPT_BYTES,
+            reply_within: REPLY_WITHIN,
             quiet: None,
         }
     }
@@ -82,6 +85,12 @@ impl AttackTest {
     /// Allows the victim to hold more after the attack.
     pub(crate) fn which_leaves(mut self, bytes: u64) -> Self {
         self.kept_max += bytes;
+        self
+    }
+
+    /// Sets another limit for one reply.
+    pub(crate) fn with_replies_within(mut self, limit: Duration) -> Self {
+        self.reply_within = limit;
         self
     }
 
@@ -115,7 +124,7 @@ impl AttackTest {
             at(0.99),
         );
         assert!(grown <= bound, "the victim grew by {grown} bytes, and the limits allow {bound}");
-        assert!(slowest < REPLY_WITHIN, "a reply took {slowest:?}");
+        assert!(slowest < self.reply_within, "a reply took {slowest:?}");
         if let Some(quiet) = self.quiet {
             let (p99, limit) = (at(0.99), quiet * 10 + BUSY_MACHINE);
             println!("{attack}: p99 was {quiet:?} before");

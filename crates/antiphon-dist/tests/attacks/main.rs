@@ -91,6 +91,7 @@ fn main() -> ExitCode {
             queues::answers_untaken_end_session,
             queues::exit_values_untaken_stay_within_reserve,
             queues::frames_unacknowledged_are_kept_within_bound,
+            queues::monitors_of_ended_actor_leave_others_their_share,
             queues::pauses_beside_long_queue_leave_others_their_share,
             queues::small_messages_for_sleepers_wait_at_sender,
             protocol::announce_relays_are_served_once_a_second,

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
-use antiphon_dist::Limits;
+use antiphon_dist::{Limits, PeerLimits};
 use antiphon_sched::{Bytes, Wire, secs};
 use antiphon_wire::frame::{
     Credit, Goodbye, GoodbyeReason, Lookup, LookupResult, Message, Monitor, NameSpace, Pause, Pong, Tag,
-    Unpause,
+    Terminate, Unpause,
 };
 use antiphon_wire::{Frame, Key, Route, TagId};
 
@@ -153,6 +153,29 @@ pub(crate) fn exit_values_untaken_stay_within_reserve() {
         member.read().expect("the session continues");
     }
     attack.end("untaken exit values", bounds::unread_session(&Limits::default()));
+}
+
+/// The end of an actor that many actors of many members monitor. The members read nothing, so the `Down`s wait, each for an actor of its
+/// own.
+pub(crate) fn monitors_of_ended_actor_leave_others_their_share() {
+    const MEMBERS: u64 = 20;
+    const MONITORS: u64 = 60_000;
+    let mut attack = AttackTest::without_discovery().measure_quiet().with_replies_within(secs(1));
+    let mut members: Vec<Hoarder> =
+        (0..MEMBERS).map(|_| Hoarder::join(&attack.net, &attack.victim)).collect();
+    let target = members[0].find("heavy-0");
+    let begun = Instant::now();
+    let monitors: Vec<Frame<'_>> =
+        (0..MONITORS).map(|id| Monitor { watcher: Key(id + 1), target, id }.into()).collect();
+    members.iter_mut().for_each(|member| member.send_all(&monitors));
+    attack.victim.wait_for_count("monitors", MEMBERS * MONITORS);
+    println!("{} monitors were set in {:?}", MEMBERS * MONITORS, begun.elapsed());
+    let begun = Instant::now();
+    members[0].send_all(&[Terminate { from: Key(1), target, grace: None }.into()]);
+    attack.victim.wait_for_count_at_most("monitors", 0);
+    println!("all had ended after {:?}", begun.elapsed());
+    let each = bounds::monitors(&PeerLimits::default()) + u64::from(Limits::default().window_bytes);
+    attack.end("monitors of an ended actor", MEMBERS * each + bounds::sessions(MEMBERS));
 }
 
 /// Messages of 1,000 bytes for many actors that take none. They stay in the mailboxes, also after the end of the session.

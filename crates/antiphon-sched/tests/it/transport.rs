@@ -1536,3 +1536,88 @@ fn long_steps_end_their_batch_early() {
     }
     assert!(log.take().starts_with("busy other"));
 }
+
+/// Adds monitors of actors on node 0 for an actor of node 1, as the node of the watchers requests them.
+fn add_watchers(net: &mut TwoNodes, target: Key, numbers: std::ops::Range<u64>) {
+    let origin = net.nodes[0].node_id();
+    for number in numbers {
+        let watcher = ActorId::new(origin, Key::from_bits(number));
+        net.nodes[1].loop_ref().add_watcher(target, MonitorId { origin, number }, watcher);
+    }
+}
+
+/// The numbers of the monitors whose `Down`s node 1 has sent since the last call.
+fn take_downs(net: &TwoNodes) -> Vec<u64> {
+    let frames = std::mem::take(&mut net.records[1].borrow_mut().frames);
+    let number = |frame: SentFrame| match frame {
+        SentFrame::Signal(Signal::Down { id, .. }) => Some(id.number),
+        _ => None,
+    };
+    frames.into_iter().filter_map(number).collect()
+}
+
+#[test]
+fn remote_watchers_get_downs_in_parts() {
+    let mut net = two_nodes();
+    let target = net.remote_actor::<u32>(&Log::default()).id().key();
+    net.settle();
+    add_watchers(&mut net, target, 0..5000);
+    let actor = ActorId::new(net.nodes[1].node_id(), target);
+    net.nodes[1].loop_ref().kill(actor);
+    let mut sent = take_downs(&net);
+    assert_eq!(net.records[1].borrow().exited, [target], "it is reported before the Downs that wait");
+    // The Down of a monitor that its watcher removes meanwhile is never sent.
+    for number in 4000..4500 {
+        let id = MonitorId { origin: net.nodes[0].node_id(), number };
+        net.nodes[1].loop_ref().remove_watcher(target, id);
+    }
+    // A monitor that is set again in another session has one Down.
+    let id = MonitorId { origin: net.nodes[0].node_id(), number: 4500 };
+    let watcher = ActorId::new(id.origin, Key::from_bits(4500));
+    net.nodes[1].loop_ref().refuse_monitor(target, id, watcher, ExitReason::NoActor);
+    sent.extend(take_downs(&net));
+    while net.nodes[1].is_runnable() {
+        net.nodes[1].work();
+        let part = take_downs(&net);
+        assert!(part.len() <= 256, "a round sent {} Downs", part.len());
+        sent.extend(part);
+    }
+    sent.sort_unstable();
+    assert_eq!(sent, (0..4000).chain(4500..5000).collect::<Vec<u64>>());
+    assert_eq!(net.records[1].borrow().exited, [target]);
+}
+
+#[test]
+fn loop_that_ends_sends_waiting_downs() {
+    for is_stopped in [false, true] {
+        let mut net = two_nodes();
+        let target = net.nodes[1].spawn(|_: &mut Cx<u32>, event| match event {
+            Event::Message(_) => stop(),
+            _ => receive(),
+        });
+        settle(&mut net.nodes[1]);
+        add_watchers(&mut net, target.id().key(), 0..5000);
+        if is_stopped {
+            net.nodes[1].handle().stop();
+        } else {
+            net.nodes[1].send(target, 1).unwrap();
+        }
+        net.nodes[1].run().unwrap();
+        assert_eq!(take_downs(&net).len(), 5000, "stopped: {is_stopped}");
+        assert!(!net.nodes[1].is_runnable());
+    }
+}
+
+#[test]
+fn exit_value_is_encoded_once_for_all_parts() {
+    let mut net = two_nodes();
+    let target = net.nodes[1].spawn(|_: &mut Cx<u32>, event| match event {
+        Event::Message(_) => exit(Counted),
+        _ => receive(),
+    });
+    settle(&mut net.nodes[1]);
+    add_watchers(&mut net, target.id().key(), 0..1000);
+    net.nodes[1].send(target, 1).unwrap();
+    settle(&mut net.nodes[1]);
+    assert_eq!((take_downs(&net).len(), ENCODED.get()), (1000, 1));
+}

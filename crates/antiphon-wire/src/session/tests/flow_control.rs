@@ -300,9 +300,9 @@ fn completions_are_never_refused() {
     let text = "x".repeat(15_000);
     let down = |reason| Down { watcher: Key(2), actor: Key(1), node: NodeId(3), id: 4, reason };
     let with_text = down(DownReason::Failed(&text)).into();
-    assert_eq!(fill(&mut a, &with_text) / with_text.encoded_size(), 66, "a text counts in the reserve");
+    assert_eq!(fill(&mut a, &with_text) / with_text.encoded_size(), 65, "a text counts in the reserve");
     let down = down(DownReason::Failed(""));
-    for _ in 0..134 {
+    for _ in 0..135 {
         assert_eq!(a.session().send(&down.into()), Ok(()));
     }
     a.session().check();

@@ -5,13 +5,14 @@
 //! - A monitor of a live address is in the table of that address, and one of an ended address is here, until it is completed
 //!   or removed. So the limits of monitors also bound what waits here.
 //! - One round completes at most [`MONITORS_A_ROUND`] monitors. The ended addresses take turns.
+//! - Of one address, the monitors that actors of this loop have set come first: those of peers do not delay a supervisor.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use crate::actor_event::ExitReason;
 use crate::core::Core;
-use crate::id::{ActorId, Key};
+use crate::id::{ActorId, Key, NodeId};
 use crate::panic_guard;
 use crate::time::Time;
 use crate::transport::{MonitorId, Signal};
@@ -106,6 +107,16 @@ impl EndedAddress {
         self.watchers.is_empty() && self.watching.is_empty()
     }
 
+    /// Takes out the next watcher: first those whose monitors the node `me` has numbered.
+    fn pop_watcher(&mut self, me: NodeId) -> Option<(MonitorId, ActorId)> {
+        let own = |number| MonitorId { origin: me, number };
+        let first_own = self.watchers.range(own(0)..=own(u64::MAX)).next().map(|(id, _)| *id);
+        match first_own {
+            Some(id) => self.watchers.remove_entry(&id),
+            None => self.watchers.pop_first(),
+        }
+    }
+
     /// The exit value may be of a user's type, whose drop may panic.
     fn discard(self) {
         panic_guard::log_panic(|| drop(self));
@@ -155,7 +166,7 @@ impl Core {
     fn complete_some(&mut self, key: Key, ended: &mut EndedAddress, most: usize) -> usize {
         let mut completed = 0;
         while completed < most {
-            if let Some((id, watcher)) = ended.watchers.pop_first() {
+            if let Some((id, watcher)) = ended.pop_watcher(self.node_id) {
                 self.complete_monitor(key, ended, id, watcher);
             } else if let Some((id, target)) = ended.watching.pop_first() {
                 self.end_monitor_of(key, id, target);

@@ -194,7 +194,7 @@ fn watchers_share_one_local_exit_value() {
     for _ in 0..3 {
         events.spawn(move |cx: &mut Cx<()>, event| {
             match event {
-                Event::Start => drop(cx.monitor(victim)),
+                Event::Start => _ = cx.monitor(victim),
                 Event::Down(Down { reason: ExitReason::Done(shared), .. }) => {
                     let shared = shared.get_local::<Rc<Cell<u32>>>().unwrap();
                     shared.set(shared.get() + 1);
@@ -223,7 +223,7 @@ fn watchers_each_decode_exit_value_with_address() {
     for _ in 0..3 {
         events.spawn(move |cx: &mut Cx<()>, event| {
             match event {
-                Event::Start => drop(cx.monitor(victim)),
+                Event::Start => _ = cx.monitor(victim),
                 Event::Down(Down { reason: ExitReason::Done(value), .. }) => {
                     let (text, sink) = value.get::<(String, Addr<String>)>()?;
                     cx.send(sink, text)?;
@@ -335,7 +335,7 @@ fn spawn_counter(events: &mut Loop, target: impl Into<ActorId>, count: usize) ->
     let counted = downs.clone();
     events.spawn(move |cx: &mut Cx<()>, event| {
         match event {
-            Event::Start => (0..count).for_each(|_| drop(cx.monitor(target))),
+            Event::Start => (0..count).for_each(|_| _ = cx.monitor(target)),
             Event::Down(down) => {
                 assert_eq!(down.actor, target);
                 counted.set(counted.get() + 1);
@@ -450,7 +450,7 @@ fn exited_watcher_leaves_no_waiting_down() {
     let victim = spawn_logger::<u32>(&mut events, &Log::default());
     let watcher = events.spawn(move |cx: &mut Cx<()>, event| {
         if let Event::Start = event {
-            (0..10_000).for_each(|_| drop(cx.monitor(victim)));
+            (0..10_000).for_each(|_| _ = cx.monitor(victim));
         }
         receive()
     });
@@ -468,7 +468,7 @@ fn exit_of_busy_watcher_takes_several_rounds() {
     let watched = targets.clone();
     let watcher = events.spawn(move |cx: &mut Cx<()>, event| {
         if let Event::Start = event {
-            watched.iter().for_each(|target| drop(cx.monitor(*target)));
+            watched.iter().for_each(|target| _ = cx.monitor(*target));
         }
         receive()
     });
@@ -500,7 +500,7 @@ fn orphan_of_ended_supervisor_fails_as_unmonitored() {
     let watched = children.clone();
     let supervisor = test.spawn(move |cx: &mut Cx<()>, event| {
         if let Event::Start = event {
-            watched.iter().for_each(|child| drop(cx.monitor(*child)));
+            watched.iter().for_each(|child| _ = cx.monitor(*child));
         }
         receive()
     });
@@ -560,7 +560,7 @@ fn messages_arrive_before_waiting_downs() {
             events.spawn(move |cx: &mut Cx<u32>, event| {
                 let (messages, downs) = received.get();
                 match event {
-                    Event::Start => drop(cx.monitor(victim)),
+                    Event::Start => _ = cx.monitor(victim),
                     Event::Message(7) => {
                         has_message = true;
                         received.set((messages + 1, downs));
@@ -590,7 +590,7 @@ fn exit_value_with_bad_drop_survives_many_downs() {
     });
     let watcher = events.spawn(move |cx: &mut Cx<()>, event| {
         if let Event::Start = event {
-            (0..1000).for_each(|_| drop(cx.monitor(victim)));
+            (0..1000).for_each(|_| _ = cx.monitor(victim));
         }
         receive()
     });

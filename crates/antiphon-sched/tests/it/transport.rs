@@ -1588,6 +1588,28 @@ fn remote_watchers_get_downs_in_parts() {
 }
 
 #[test]
+fn local_watcher_gets_down_before_remote_ones() {
+    let mut net = two_nodes();
+    let log = Log::default();
+    let target = net.remote_actor::<u32>(&Log::default());
+    for bits in [0, u64::MAX] {
+        for number in 0..5000 {
+            let origin = NodeId::from_bits(bits);
+            let watcher = ActorId::new(origin, Key::from_bits(number));
+            let id = MonitorId { origin, number };
+            net.nodes[1].loop_ref().add_watcher(target.id().key(), id, watcher);
+        }
+    }
+    log_exit(&mut net.nodes[1], &log, target);
+    settle(&mut net.nodes[1]);
+    net.nodes[1].loop_ref().kill(target);
+    net.nodes[1].work();
+    assert_eq!(log.take(), "[terminated]");
+    settle(&mut net.nodes[1]);
+    assert_eq!(take_downs(&net).len(), 10_000);
+}
+
+#[test]
 fn loop_that_ends_sends_waiting_downs() {
     for is_stopped in [false, true] {
         let mut net = two_nodes();

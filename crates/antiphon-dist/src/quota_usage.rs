@@ -30,6 +30,11 @@ impl<K: Ord, N: Copy + Default + PartialEq + AddAssign + SubAssign> QuotaUsage<K
         self.total
     }
 
+    /// The number of keys with usage.
+    pub(crate) fn keys(&self) -> usize {
+        self.by_key.len()
+    }
+
     pub(crate) fn add(&mut self, key: K, more: N) {
         self.total += more;
         *self.by_key.entry(key).or_default() += more;
@@ -59,6 +64,6 @@ mod tests {
         assert_eq!((usage.of(&"a"), usage.of(&"b"), usage.of(&"c"), usage.all()), (1, 3, 0, 4));
         usage.take(&"a", 1);
         usage.take(&"c", 1);
-        assert_eq!((usage.by_key.len(), usage.all()), (1, 3));
+        assert_eq!((usage.keys(), usage.all()), (1, 3));
     }
 }

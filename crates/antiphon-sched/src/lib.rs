@@ -149,7 +149,7 @@ pub use time::{Time, millis, secs};
 mod timers;
 
 mod transport;
-pub use transport::{Destination, MonitorId, OutboundMessage, Signal, Transport};
+pub use transport::{Destination, MonitorId, OutboundMessage, QueueRoom, Signal, Transport};
 
 mod value;
 pub use value::Value;

@@ -20,7 +20,7 @@ use crate::remote::{EncodedMessage, exposed_as};
 use crate::requests::{ReplyTo, RequestId};
 use crate::termination::GRACE;
 use crate::time::Time;
-use crate::transport::{MonitorId, Signal, Transport};
+use crate::transport::{MonitorId, QueueRoom, Signal, Transport};
 use crate::value::Value;
 use crate::wire::Wire;
 
@@ -424,11 +424,11 @@ impl LoopRef<'_> {
         self.core.signal(Signal::Lagged { channel, subscriber, missed, ended });
     }
 
-    /// Whether the queue to `to`, on another node, has room for so many bytes of the actor whose step is running: of a
-    /// message, or of a report by [`LoopRef::report_missed`]. If not, the actor is registered for an
+    /// Whether the queue to `to`, on another node, has this room for the actor whose step is running: for a message, or for a
+    /// report by [`LoopRef::report_missed`]. If not, the actor is registered for an
     /// [`Event::Writable`](crate::Event::Writable) as after a message in this mode.
-    pub fn has_queue_room(&mut self, to: ActorId, bytes: u64, mode: SendMode) -> bool {
-        self.core.has_queue_room(to, bytes, mode)
+    pub fn has_queue_room(&mut self, to: ActorId, room: QueueRoom, mode: SendMode) -> bool {
+        self.core.has_queue_room(to, room, mode)
     }
 
     /// Encodes a message once, so that [`LoopRef::send_encoded`] can send it to many actors of other nodes.

@@ -12,7 +12,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::loop_ref::{Delivery, LoopRef};
 use crate::requests::{ExpectedReply, ReplyHandler, RequestId};
 use crate::timers::{DueTimer, TimerKey};
-use crate::transport::{Destination, OutboundMessage, Signal};
+use crate::transport::{Destination, OutboundMessage, QueueRoom, Signal};
 use crate::value::Value;
 use crate::wire::{Wire, check_type_name};
 
@@ -189,13 +189,13 @@ impl Core {
         Ok(())
     }
 
-    /// Whether the queue to an actor of another node has room for `bytes` bytes of the current actor, which is registered for
-    /// `Writable` if not. Without the node, nothing holds them back.
-    pub(crate) fn has_queue_room(&mut self, to: ActorId, bytes: u64, mode: SendMode) -> bool {
+    /// Whether the queue to an actor of another node has this room for the current actor, which is registered for `Writable` if
+    /// not. Without the node, nothing holds it back.
+    pub(crate) fn has_queue_room(&mut self, to: ActorId, room: QueueRoom, mode: SendMode) -> bool {
         let (Some(from), TransportSlot::Present(transport)) = (self.current, &mut self.transport) else {
             return true;
         };
-        let is_busy = transport.check_room(self.now, from, (to, bytes), mode) == Err(Undelivered::Busy);
+        let is_busy = transport.check_room(self.now, from, (to, room), mode) == Err(Undelivered::Busy);
         if is_busy {
             self.after_refusal(to, mode);
         }

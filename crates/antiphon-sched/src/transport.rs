@@ -26,8 +26,8 @@ pub trait Transport: Any {
     /// messages of handles wait for ever. Other modes and errors need no call.
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered>;
 
-    /// Whether the queue to an actor of another node has room for so many bytes: of a message, or of a signal that `from` may
-    /// hold back. `mode` says how a message would be sent.
+    /// Whether the queue to an actor of another node has this room: for a message, or for a signal that `from` may hold back.
+    /// `mode` says how a message would be sent.
     ///
     /// # Errors
     /// As [`Transport::send`], with the same contract after [`Undelivered::Busy`].
@@ -35,7 +35,7 @@ pub trait Transport: Any {
         &mut self,
         now: Time,
         from: Key,
-        to: (ActorId, u64),
+        to: (ActorId, QueueRoom),
         mode: SendMode,
     ) -> Result<(), Undelivered>;
 
@@ -83,6 +83,22 @@ pub struct OutboundMessage<'a> {
     pub nodes: &'a [NodeId],
     /// The open requests with a `ReplyTo` in the body: they fail with `NodeLost` when the receiving node is lost.
     pub requests: &'a [RequestId],
+}
+
+/// Room in the queue to an actor of another node.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct QueueRoom {
+    /// The bytes that are to fit.
+    pub bytes: u64,
+    /// The most bytes that may wait for the actor already.
+    pub waiting_max: u64,
+}
+
+impl QueueRoom {
+    /// Room for so many bytes, however many wait.
+    pub const fn for_bytes(bytes: u64) -> Self {
+        Self { bytes, waiting_max: u64::MAX }
+    }
 }
 
 /// The receiver of an outbound message.

@@ -1,5 +1,7 @@
 //! A message on its way to the subscribers of a topic, or the number of those that the topic has missed.
 //!
+//! Or the upstreams of a topic, on their way to its downstream topics.
+//!
 //! A message is encoded once for all actors of other nodes, and once for all topics of other nodes. Its subscribers may be so many
 //! that the topic lets others run in between; it takes no other message and no event meanwhile.
 
@@ -7,8 +9,8 @@ use std::any::type_name;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, AskError, Budget, Cx, EncodedMessage, NodeId, Permit, ReplyTo, RequestId, SendMode,
-    Target, Timer, Undelivered, Wire,
+    ActorId, Addr, AskError, Budget, Cx, EncodedMessage, LoopRef, NodeId, Permit, QueueRoom, ReplyTo,
+    RequestId, SendMode, Target, Timer, Undelivered, Wire,
 };
 
 use super::message::{ChannelMessage, DeliveryResult, SelfMessage, TopicAddr, self_message};
@@ -20,6 +22,10 @@ use crate::from_node::FromNode;
 use crate::node::complete_if_open;
 use crate::panic_guard::{catch_panic, log_panic};
 
+/// The most entries between two readings of the clock.
+const ENTRIES_PER_READING: usize = 32;
+/// The most bytes of the id of an upstream in its message.
+const UPSTREAM_BYTES_MAX: u64 = 19;
 /// The most that a `Deliver` is longer than its message on the wire.
 const DELIVER_FIELDS_BYTES_MAX: u64 = 128;
 /// The size up to which the copies of a peer's message do not count: mailboxes are limited by the number of messages.
@@ -43,6 +49,39 @@ pub(super) enum Content<T> {
     Message(Box<OutgoingMessage<T>>),
     /// So many messages that the topic itself has missed.
     Missed(u64),
+    Upstreams(Box<UpstreamsUpdate>),
+}
+
+/// The ids of all upstreams of a topic, for its downstream topics, which answer as to a delivery.
+pub(super) struct UpstreamsUpdate {
+    ids: Vec<ActorId>,
+    delivery: SentDelivery,
+}
+
+/// A part of work on very many entries: as many as fit into one step.
+///
+/// The first readings of the clock follow each other sooner, so one part takes at most about twice the time that the round has left.
+pub(super) struct Part {
+    entries: usize,
+    next_reading: usize,
+}
+
+impl Part {
+    pub(super) fn new() -> Self {
+        Self { entries: 0, next_reading: 1 }
+    }
+
+    /// Whether the work is to go on in a later step, asked before each entry.
+    pub(super) fn is_over(&mut self, loop_ref: &mut LoopRef<'_>) -> bool {
+        if self.entries == self.next_reading {
+            self.next_reading = self.entries + self.entries.min(ENTRIES_PER_READING);
+            if loop_ref.ends_round() {
+                return true;
+            }
+        }
+        self.entries += 1;
+        false
+    }
 }
 
 /// A message to all subscribers.
@@ -65,7 +104,7 @@ pub(super) struct SentDelivery {
     pub(super) number: u64,
     /// The node that has requested it; `None`: this node.
     pub(super) peer: Option<NodeId>,
-    pub(super) reply: ReplyTo<DeliveryResult>,
+    pub(super) reply: Option<ReplyTo<DeliveryResult>>,
     /// The time that the subscribers have, and the timer at which their open answers time out.
     pub(super) within: Duration,
     pub(super) timer: Timer,
@@ -121,7 +160,30 @@ impl<T> Fanout<T> {
                 log_panic(|| drop(message));
                 delivery
             }
+            Content::Upstreams(update) => Some(update.delivery),
             Content::Missed(_) => None,
+        }
+    }
+}
+
+impl UpstreamsUpdate {
+    pub(super) fn new(ids: Vec<ActorId>, delivery: SentDelivery) -> Self {
+        Self { ids, delivery }
+    }
+
+    /// Asks one downstream topic. One without room is not asked: it learns of the upstreams at the next change.
+    pub(super) fn send_to<T: Wire>(&mut self, cx: &mut ChannelCx<'_, T>, to: TopicAddr<T>) {
+        let bytes = self.ids.len() as u64 * UPSTREAM_BYTES_MAX + DELIVER_FIELDS_BYTES_MAX;
+        let is_local = to.node() == cx.id().node();
+        if !is_local && !cx.loop_ref().has_queue_room(to.id(), QueueRoom::for_bytes(bytes), SendMode::Once) {
+            return;
+        }
+        let (from, ids, number) = (cx.addr(), self.ids.clone(), self.delivery.number);
+        let request = move |reply| ChannelMessage::Upstreams { from, ids, reply: Some(reply) }.into();
+        let answer =
+            move |answer: Result<DeliveryResult, _>| acked(number, answer.unwrap_or(DeliveryResult::To(0)));
+        if let Ok(request_id) = cx.ask_with_mode(to, SendMode::Once, request, answer) {
+            self.delivery.open.push(OpenAnswer::Reply(request_id));
         }
     }
 }
@@ -131,6 +193,14 @@ impl<T: Wire + Clone> OutgoingMessage<T> {
     /// sent it, else 0.
     pub(super) fn new(message: T, hops: u8, bytes: usize, delivery: Option<SentDelivery>) -> Self {
         Self { message, hops, bytes, delivery, is_uncopyable: false, for_actors: None, for_topics: None }
+    }
+
+    /// Its bytes in the form for the wire; 0 if it was not made.
+    pub(super) fn encoded_bytes(&self) -> usize {
+        let of_actors = self.for_actors.as_ref().and_then(|encoded| encoded.as_ref().ok());
+        let of_topics = self.for_topics.as_ref().and_then(|encoded| encoded.as_ref().ok());
+        let of_topics = of_topics.map_or(0, EncodedMessage::bytes);
+        of_actors.map_or(0, EncodedMessage::bytes).max(of_topics)
     }
 
     /// Sends the message to one subscriber. `copies` counts the bytes of large messages of peers that wait in its mailbox, and
@@ -180,7 +250,8 @@ impl<T: Wire + Clone> OutgoingMessage<T> {
                 // Each request is encoded anew, so the room is checked before.
                 let bytes = encoded(cx, &mut self.for_actors, &self.message)?.bytes() as u64;
                 let mode = room.send_mode();
-                if !cx.loop_ref().has_queue_room(to.id(), bytes + DELIVER_FIELDS_BYTES_MAX, mode) {
+                let room = QueueRoom::for_bytes(bytes + DELIVER_FIELDS_BYTES_MAX);
+                if !cx.loop_ref().has_queue_room(to.id(), room, mode) {
                     return Err(Undelivered::Busy.into());
                 }
                 self.ask_topic(cx, to, mode, None)

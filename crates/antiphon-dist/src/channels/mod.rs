@@ -8,6 +8,7 @@
 mod fanout;
 mod message;
 mod pending_deliveries;
+mod queue_share;
 mod subscriber_lag;
 mod subscribers;
 mod topic;

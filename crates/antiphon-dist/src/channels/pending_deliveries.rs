@@ -5,7 +5,7 @@
 //! leaves room for the other peers, and all peers leave room for the node of the channel. `usage` is the sum over the
 //! tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{AddAssign, SubAssign};
 
 use antiphon_sched::{NodeId, ReplyTo, Time, Timer};
@@ -123,6 +123,8 @@ impl SubAssign for DeliveryUsage {
 pub(super) struct PendingDeliveries<T> {
     /// Deliveries that wait for subscribers, each with the timer of its timeout.
     waiting: BTreeMap<u64, (DeliveryRequest<T>, Timer)>,
+    /// The same by the numbers of subscribers that they wait for.
+    by_need: BTreeSet<(u64, u64)>,
     /// Deliveries that wait for acknowledgements.
     pending: BTreeMap<u64, PendingDelivery<T>>,
     /// The usage of each peer, and of this node (`None`).
@@ -134,6 +136,7 @@ impl<T> PendingDeliveries<T> {
     pub(super) fn new() -> Self {
         Self {
             waiting: BTreeMap::new(),
+            by_need: BTreeSet::new(),
             pending: BTreeMap::new(),
             usage: QuotaUsage::default(),
             last_number: 0,
@@ -178,11 +181,14 @@ impl<T> PendingDeliveries<T> {
     /// Keeps a delivery until there are enough subscribers.
     pub(super) fn add_waiting(&mut self, number: u64, request: DeliveryRequest<T>, timer: Timer) {
         self.usage.add(request.peer, DeliveryUsage::waiting(request.bytes));
+        self.by_need.insert((request.n, number));
         self.waiting.insert(number, (request, timer));
     }
 
     /// Removes the first waiting delivery for which this number of subscribers is enough.
     pub(super) fn take_satisfied(&mut self, subscribers: u64) -> Option<(DeliveryRequest<T>, Timer)> {
+        // Most changes of the number of subscribers satisfy none.
+        self.by_need.first().filter(|(n, _)| *n <= subscribers)?;
         let satisfied = self.waiting.iter().find(|(_, (request, _))| request.n <= subscribers);
         let number = satisfied.map(|(number, _)| *number)?;
         self.take(number)
@@ -195,6 +201,7 @@ impl<T> PendingDeliveries<T> {
 
     fn take(&mut self, number: u64) -> Option<(DeliveryRequest<T>, Timer)> {
         let (request, timer) = self.waiting.remove(&number)?;
+        self.by_need.remove(&(request.n, number));
         self.usage.take(&request.peer, DeliveryUsage::waiting(request.bytes));
         Some((request, timer))
     }
@@ -225,10 +232,9 @@ impl<T> PendingDeliveries<T> {
         None
     }
 
-    /// Takes the requests of a pending delivery whose time is over. Each of them is still to be answered.
-    pub(super) fn take_requests(&mut self, number: u64) -> Vec<OpenAnswer> {
-        let delivery = self.pending.get_mut(&number);
-        delivery.map(|delivery| std::mem::take(&mut delivery.requests)).unwrap_or_default()
+    /// Takes the next request of a pending delivery whose time is over. It is still to be answered.
+    pub(super) fn take_request(&mut self, number: u64) -> Option<OpenAnswer> {
+        self.pending.get_mut(&number)?.requests.pop()
     }
 
     /// Adds an answer to a pending delivery. The last answer finishes it.

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-use antiphon_sched::{ActorId, Cx, ExitReason, Lag, SendMode};
+use antiphon_sched::{ActorId, Cx, ExitReason, Lag, QueueRoom, SendMode};
 
 use crate::cx::may_log;
 
@@ -44,6 +44,15 @@ pub(super) struct LaggingAt {
     pub(super) channel: ActorId,
     /// The messages that the topic has forwarded, with the present one.
     pub(super) forwarded: u64,
+    /// The bytes that may wait for a subscriber of another node when it gets one more message. `None` if the topic need not look.
+    pub(super) waiting_max: Option<u64>,
+}
+
+impl LaggingAt {
+    /// The room that the next message or report of a subscriber of another node needs at least.
+    pub(super) fn needed_room(self) -> QueueRoom {
+        QueueRoom { bytes: REPORT_BYTES_MAX, waiting_max: self.waiting_max.unwrap_or(u64::MAX) }
+    }
 }
 
 /// Whether a subscription continues after missed messages.
@@ -163,7 +172,7 @@ impl SubscriberLag {
     }
 
     fn count<M: 'static>(&mut self, cx: &mut Cx<'_, M>, at: LaggingAt, missed: u64) {
-        let LaggingAt { subscriber, channel, forwarded } = at;
+        let LaggingAt { subscriber, channel, forwarded, .. } = at;
         if self.unreported == 0 {
             self.since = forwarded;
         }
@@ -210,7 +219,7 @@ impl SubscriberLag {
         at: LaggingAt,
         room: &mut LaggingSubscribers,
     ) -> Subscription {
-        let LaggingAt { subscriber, channel, forwarded } = at;
+        let LaggingAt { subscriber, channel, forwarded, .. } = at;
         let missed = self.take_unreported(cx, at);
         room.remove(cx, subscriber);
         if missed == 0 {
@@ -220,7 +229,7 @@ impl SubscriberLag {
         let loop_ref = cx.loop_ref();
         let after = if self.ends { Subscription::Ends } else { Subscription::Continues };
         if subscriber.node() != me.node() {
-            if !loop_ref.has_queue_room(subscriber, REPORT_BYTES_MAX, room.send_mode()) {
+            if !loop_ref.has_queue_room(subscriber, at.needed_room(), room.send_mode()) {
                 (self.unreported, self.since) = (missed, forwarded);
                 room.add(subscriber);
                 return Subscription::Continues;

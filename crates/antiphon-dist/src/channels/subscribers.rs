@@ -10,13 +10,15 @@ use std::any::type_name;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, Budget, Cx, DeadLetter, Monitor, NodeId, PayloadError, Undelivered, Wire,
+    ActorId, Addr, Budget, Cx, DeadLetter, Monitor, NodeId, PayloadError, Time, Undelivered, Wire, millis,
 };
 
-use super::fanout::{Content, Fanout, Missed};
+use super::fanout::{Content, Fanout, Missed, Part, UpstreamsUpdate};
 use super::message::{ChannelMessage, TopicAddr};
+use super::queue_share::{QueueShares, SentCopies};
 use super::subscriber_lag::{LaggingAt, LaggingSubscribers, SubscriberLag, Subscription};
 use crate::cx::node_mut;
 use crate::error::SubscribeError;
@@ -31,11 +33,10 @@ const ENTRIES_OF_PEERS_MAX: usize = 12_288;
 /// The largest count that a downstream topic can report: more than there can be subscribers, and small enough that sums
 /// do not overflow.
 const COUNT_MAX: u64 = 1 << 40;
-/// The most entries between two readings of the clock. The first readings follow each other sooner, so one part takes at most
-/// about twice the time that the round has left.
-const ENTRIES_PER_READING: usize = 32;
-/// The subscribers without a registration for room that are tried again at each message.
+/// The subscribers without a registration for room that are tried again at a message, and how long none is tried after it. So a
+/// fast channel spends little on those that take nothing.
 const UNREGISTERED_TRIED: usize = 16;
+const TRIED_AGAIN_AFTER: Duration = millis(10);
 
 type ChannelCx<'c, T> = Cx<'c, FromNode<ChannelMessage<T>>>;
 
@@ -53,6 +54,9 @@ pub(super) struct Subscribers<T> {
     /// The number of entries that each peer has added.
     by_peer: QuotaUsage<NodeId>,
     awaited_room: LaggingSubscribers,
+    /// When subscribers without a registration for room are tried again at the soonest.
+    next_try: Time,
+    queue_shares: QueueShares,
     /// The large messages of peers that wait in the mailboxes of this node's subscribers.
     copies: Budget,
 }
@@ -63,6 +67,7 @@ struct SubscriberEntry<T> {
     /// The quota that the entry uses; `None` if this node added it.
     quota: Option<SubscriberQuota>,
     lag: SubscriberLag,
+    sent: SentCopies,
     /// Its part of the topic's `copies`, if it has had one.
     copies: Option<Budget>,
 }
@@ -116,6 +121,8 @@ impl<T: Wire + Clone> Subscribers<T> {
             forwarded: 0,
             by_peer: QuotaUsage::default(),
             awaited_room: LaggingSubscribers::default(),
+            next_try: Time::ZERO,
+            queue_shares: QueueShares::default(),
             copies: Budget::default(),
         }
     }
@@ -197,10 +204,6 @@ impl<T: Wire + Clone> Subscribers<T> {
         self.topics.len()
     }
 
-    pub(super) fn topics(&self) -> impl Iterator<Item = TopicAddr<T>> {
-        self.topics.values().copied()
-    }
-
     pub(super) fn actors(&self) -> impl Iterator<Item = Addr<T>> {
         self.entries().filter_map(|entry| match &entry.recipient {
             Recipient::Actor(addr) => Some(*addr),
@@ -221,7 +224,8 @@ impl<T: Wire + Clone> Subscribers<T> {
         let Some(entry) = self.entry_mut(id) else {
             let monitor = cx.monitor(id);
             let lag = SubscriberLag::new(ends_on_lag);
-            self.receiving.insert(id, SubscriberEntry { recipient, monitor, quota, lag, copies: None });
+            let sent = SentCopies::default();
+            self.receiving.insert(id, SubscriberEntry { recipient, monitor, quota, lag, sent, copies: None });
             return;
         };
         entry.lag.set_ends(ends_on_lag);
@@ -237,6 +241,9 @@ impl<T: Wire + Clone> Subscribers<T> {
     fn count(&mut self, recipient: &Recipient<T>, node_id: NodeId) {
         self.total += recipient.weight();
         self.answering += usize::from(recipient.answers(node_id));
+        if recipient.id().node() != node_id {
+            self.queue_shares.add(recipient.id().node());
+        }
         if let Recipient::Topic(topic, _) = recipient {
             self.topics.insert(topic.id(), *topic);
         }
@@ -246,6 +253,9 @@ impl<T: Wire + Clone> Subscribers<T> {
     fn uncount(&mut self, recipient: &Recipient<T>, quota: Option<SubscriberQuota>, node_id: NodeId) {
         self.total -= recipient.weight();
         self.answering -= usize::from(recipient.answers(node_id));
+        if recipient.id().node() != node_id {
+            self.queue_shares.remove(recipient.id().node());
+        }
         self.topics.remove(&recipient.id());
         if let Some(quota) = &quota {
             self.by_peer.take(&quota.peer, 1);
@@ -287,13 +297,18 @@ impl<T: Wire + Clone> Subscribers<T> {
         content: &Content<T>,
     ) -> bool {
         let mut has_ended = false;
-        for _ in 0..self.awaited_room.unregistered().min(UNREGISTERED_TRIED) {
-            let Some(actor) = self.awaited_room.next_unregistered() else { break };
-            has_ended |= self.report(cx, channel, actor);
+        let unregistered = self.awaited_room.unregistered();
+        if unregistered > 0 && cx.now() >= self.next_try {
+            self.next_try = cx.now() + TRIED_AGAIN_AFTER;
+            for _ in 0..unregistered.min(UNREGISTERED_TRIED) {
+                let Some(actor) = self.awaited_room.next_unregistered() else { break };
+                has_ended |= self.report(cx, channel, actor);
+            }
         }
         let messages = match content {
             Content::Message(_) => 1,
             Content::Missed(missed) => *missed,
+            Content::Upstreams(_) => 0,
         };
         self.forwarded = self.forwarded.saturating_add(messages);
         has_ended
@@ -307,35 +322,65 @@ impl<T: Wire + Clone> Subscribers<T> {
         channel: ActorId,
         fanout: &mut Fanout<T>,
     ) -> bool {
+        if let Fanout { content: Content::Upstreams(update), last, .. } = fanout {
+            return self.send_upstreams(cx, update, last);
+        }
         let after = fanout.last.map_or(Bound::Unbounded, Bound::Excluded);
-        let (mut moved, mut entries, mut next_reading) = (Vec::new(), 0, 1);
+        let (mut moved, mut part) = (Vec::new(), Part::new());
         let mut is_complete = true;
         for (id, entry) in self.receiving.range_mut((after, Bound::Unbounded)) {
             // The clock is not read after the last one, but before the next.
-            if entries == next_reading {
-                next_reading = entries + entries.min(ENTRIES_PER_READING);
-                if cx.loop_ref().ends_round() {
-                    is_complete = false;
-                    break;
-                }
+            if part.is_over(cx.loop_ref()) {
+                is_complete = false;
+                break;
             }
-            let at = entry.lagging_at(cx, channel, self.forwarded);
+            let at = entry.lagging_at(cx, channel, self.forwarded, &self.queue_shares);
             let after = match &mut fanout.content {
                 Content::Message(outgoing) => {
+                    let has_share = entry.has_queue_share(cx, at, &self.awaited_room);
                     let SubscriberEntry { recipient, copies, .. } = entry;
-                    let sent = outgoing.send_to(cx, &self.awaited_room, recipient, copies, &self.copies);
+                    let sent = if has_share {
+                        outgoing.send_to(cx, &self.awaited_room, recipient, copies, &self.copies)
+                    } else {
+                        Err(Undelivered::Busy.into())
+                    };
+                    if sent.is_ok() && id.node() != cx.id().node() {
+                        entry.sent.add(outgoing.encoded_bytes());
+                    }
                     entry.after_sending(cx, at, &mut self.awaited_room, sent)
                 }
                 Content::Missed(missed) => entry.lag.add(cx, at, &mut self.awaited_room, *missed),
+                Content::Upstreams(_) => Subscription::Continues,
             };
             if after == Subscription::Ends || entry.lag.is_waiting() {
                 moved.push((*id, after));
             }
             fanout.last = Some(*id);
-            entries += 1;
         }
         fanout.has_ended |= self.settle(cx, moved);
         is_complete
+    }
+
+    /// Sends the upstreams to the next downstream topics, until the time of the round is over. Those that lag have no room. Returns
+    /// whether they have gone to all.
+    fn send_upstreams(
+        &self,
+        cx: &mut ChannelCx<'_, T>,
+        update: &mut UpstreamsUpdate,
+        last: &mut Option<ActorId>,
+    ) -> bool {
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut part = Part::new();
+        for (id, topic) in self.topics.range((after, Bound::Unbounded)) {
+            if part.is_over(cx.loop_ref()) {
+                return false;
+            }
+            if !self.lagging.contains_key(id) {
+                update.send_to(cx, *topic);
+            }
+            *last = Some(*id);
+        }
+        true
     }
 
     /// Counts one message that a subscriber has refused. Returns true if its subscription has ended.
@@ -344,7 +389,7 @@ impl<T: Wire + Clone> Subscribers<T> {
         let Some(entry) = self.receiving.get_mut(&actor).or_else(|| self.lagging.get_mut(&actor)) else {
             return false;
         };
-        let at = entry.lagging_at(cx, channel, self.forwarded);
+        let at = entry.lagging_at(cx, channel, self.forwarded, &self.queue_shares);
         let after = entry.lag.add(cx, at, &mut self.awaited_room, 1);
         self.settle(cx, vec![(actor, after)])
     }
@@ -367,8 +412,11 @@ impl<T: Wire + Clone> Subscribers<T> {
     /// Reports the missed messages of a subscriber that lags, if there is room. Returns true if its subscription has ended.
     fn report(&mut self, cx: &mut ChannelCx<'_, T>, channel: ActorId, actor: ActorId) -> bool {
         let Some(entry) = self.lagging.get_mut(&actor) else { return false };
-        let at = entry.lagging_at(cx, channel, self.forwarded);
+        let at = entry.lagging_at(cx, channel, self.forwarded, &self.queue_shares);
         let after = entry.lag.report(cx, at, &mut self.awaited_room);
+        if at.waiting_max.is_some() && !entry.lag.is_waiting() {
+            entry.sent.restart();
+        }
         self.settle(cx, vec![(actor, after)])
     }
 
@@ -389,19 +437,45 @@ impl<T: Wire + Clone> Subscribers<T> {
     /// Reports all missed messages before the topic ends.
     pub(super) fn report_all(&mut self, cx: &mut ChannelCx<'_, T>, channel: ActorId) {
         for entry in self.receiving.values_mut().chain(self.lagging.values_mut()) {
-            let at = entry.lagging_at(cx, channel, self.forwarded);
+            let at = entry.lagging_at(cx, channel, self.forwarded, &self.queue_shares);
             entry.lag.report_at_end(cx, at, &mut self.awaited_room);
         }
     }
 }
 
 impl<T: Wire> SubscriberEntry<T> {
-    fn lagging_at(&self, cx: &ChannelCx<'_, T>, channel: ActorId, forwarded: u64) -> LaggingAt {
-        match &self.recipient {
-            Recipient::Actor(addr) => LaggingAt { subscriber: addr.id(), channel, forwarded },
+    fn lagging_at(
+        &self,
+        cx: &ChannelCx<'_, T>,
+        channel: ActorId,
+        forwarded: u64,
+        shares: &QueueShares,
+    ) -> LaggingAt {
+        let subscriber = self.recipient.id();
+        let channel = match &self.recipient {
+            Recipient::Actor(_) => channel,
             // A downstream topic knows its upstream, which may be a relay.
-            Recipient::Topic(addr, _) => LaggingAt { subscriber: addr.id(), channel: cx.id(), forwarded },
+            Recipient::Topic(..) => cx.id(),
+        };
+        let waiting_max = shares.waiting_max(subscriber.node(), &self.sent);
+        LaggingAt { subscriber, channel, forwarded, waiting_max }
+    }
+
+    /// Whether one more copy may wait for it. If not, it is registered for room.
+    fn has_queue_share(
+        &mut self,
+        cx: &mut ChannelCx<'_, T>,
+        at: LaggingAt,
+        room: &LaggingSubscribers,
+    ) -> bool {
+        if at.waiting_max.is_none() {
+            return true;
         }
+        let has_room = cx.loop_ref().has_queue_room(at.subscriber, at.needed_room(), room.send_mode());
+        if has_room {
+            self.sent.restart();
+        }
+        has_room
     }
 
     /// Handles the result of sending one message.

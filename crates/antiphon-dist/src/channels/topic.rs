@@ -18,7 +18,7 @@ use antiphon_sched::{
     SignalPolicy, Step, Undelivered, Wire, receive, secs, sleep, stop,
 };
 
-use super::fanout::{Content, Fanout, OutgoingMessage, SentDelivery, acked};
+use super::fanout::{Content, Fanout, OutgoingMessage, Part, SentDelivery, UpstreamsUpdate, acked};
 use super::message::{ChannelMessage, DeliveryResult, SelfMessage, SubscribeResult, TopicAddr, self_message};
 use super::pending_deliveries::{
     DeliveryEnd, DeliveryRequest, FinishedDelivery, OpenAnswers, PendingDeliveries,
@@ -206,11 +206,7 @@ impl<T: Wire + Clone> Topic<T> {
                 let outcome = DeliveryResult::To(0);
                 self.on_self_message(cx, SelfMessage::Acked { delivery, outcome });
             }
-            SelfMessage::Overdue(number) => {
-                for request in self.deliveries.take_requests(number) {
-                    request.time_out(cx);
-                }
-            }
+            SelfMessage::Overdue(number) => self.time_out_answers(cx, number),
             SelfMessage::Due(number) => {
                 if let Some(request) = self.deliveries.take_due(number) {
                     cx.reply(request.reply, DeliveryResult::TooFew(self.subscribers.total()));
@@ -232,6 +228,18 @@ impl<T: Wire + Clone> Topic<T> {
         }
     }
 
+    /// Times out the open answers of a delivery, until the time of the round is over.
+    fn time_out_answers(&mut self, cx: &mut TopicCx<'_, T>, delivery: u64) {
+        let mut part = Part::new();
+        while let Some(answer) = self.deliveries.take_request(delivery) {
+            answer.time_out(cx);
+            if part.is_over(cx.loop_ref()) {
+                cx.push_self(self_message(SelfMessage::Overdue(delivery)));
+                return;
+            }
+        }
+    }
+
     // Messages and deliveries.
 
     fn forward(&mut self, cx: &mut TopicCx<'_, T>, message: T, hops: u8, bytes: usize) {
@@ -242,6 +250,7 @@ impl<T: Wire + Clone> Topic<T> {
     }
 
     fn begin_fanout(&mut self, cx: &mut TopicCx<'_, T>, content: Content<T>) {
+        debug_assert!(self.fanout.is_none(), "a topic takes no message and no event during a fan-out");
         let channel = self.channel_id(cx.id());
         let has_ended = self.subscribers.begin(cx, channel, &content);
         self.fanout = Some(Fanout { has_ended, ..Fanout::new(content) });
@@ -275,7 +284,7 @@ impl<T: Wire + Clone> Topic<T> {
             cx.cancel(timer);
             None
         };
-        self.begin_delivery(cx, peer, (number, count, received), answers, DeliveryEnd::Answer(Some(reply)));
+        self.begin_delivery(cx, peer, (number, count, received), answers, DeliveryEnd::Answer(reply));
     }
 
     /// Handles messages that this topic has missed: its subscribers miss them too. A transform might have dropped some of
@@ -369,7 +378,7 @@ impl<T: Wire + Clone> Topic<T> {
         let sent = SentDelivery {
             number: delivery,
             peer: request.peer,
-            reply: request.reply,
+            reply: Some(request.reply),
             within,
             timer,
             received: 0,
@@ -660,10 +669,12 @@ impl<T: Wire + Clone> Topic<T> {
             None => {
                 let monitor = cx.monitor(from);
                 self.upstreams.insert(from.id(), Upstream { addr: from, ids, reported: 0, monitor });
-                self.on_count_changed(cx);
             }
         }
         self.update_downstream(cx, peer, reply);
+        if is_new {
+            self.on_count_changed(cx);
+        }
     }
 
     fn detach(&mut self, cx: &mut TopicCx<'_, T>, from: ActorId) {
@@ -697,33 +708,37 @@ impl<T: Wire + Clone> Topic<T> {
         peer: Option<NodeId>,
         reply: Option<ReplyTo<DeliveryResult>>,
     ) {
-        let upstreams = truncated(self.upstream_ids(cx.id()));
-        let delivery = self.deliveries.next_number();
-        let topics: Vec<TopicAddr<T>> = self.subscribers.topics().collect();
-        for topic in &topics {
-            send_upstreams(cx, *topic, upstreams.clone(), delivery, DeliveryResult::To(0));
-        }
-        self.begin_delivery(cx, peer, (delivery, topics.len(), 0), None, DeliveryEnd::Answer(reply));
+        let number = self.deliveries.next_number();
+        let Ok(timer) = cx.after(ANSWER_WITHIN, self_message(SelfMessage::Overdue(number))) else {
+            if let Some(reply) = reply {
+                cx.reply(reply, DeliveryResult::Refused(SubscribeError::Busy));
+            }
+            return;
+        };
+        let (within, received, open) = (ANSWER_WITHIN, 0, Vec::new());
+        let delivery = SentDelivery { number, peer, reply, within, timer, received, open };
+        let update = UpstreamsUpdate::new(truncated(self.upstream_ids(cx.id())), delivery);
+        self.begin_fanout(cx, Content::Upstreams(Box::new(update)));
     }
 
     // Exits.
 
     fn on_down(&mut self, cx: &mut TopicCx<'_, T>, down: &Down) {
-        if self.subscribers.remove(cx, down.actor).is_some() {
+        let is_subscriber = self.subscribers.remove(cx, down.actor).is_some();
+        if self.upstreams.remove(&down.actor).is_some() {
+            self.report_count_if_queued(cx);
+            match &self.role {
+                TopicRole::Channel { .. } => self.update_downstream_when_possible(cx),
+                TopicRole::Relay { .. } => {
+                    let lost = matches!(down.reason, ExitReason::NodeLost);
+                    let reason = if lost { SubscribeError::NodeLost } else { SubscribeError::NoChannel };
+                    self.fail(cx, &down.reason, reason);
+                }
+            }
+        }
+        if is_subscriber {
             tracing::debug!(subscriber = %down.actor, reason = %down.reason, "a subscriber has exited");
             self.on_count_changed(cx);
-        }
-        if self.upstreams.remove(&down.actor).is_none() {
-            return;
-        }
-        self.report_count_if_queued(cx);
-        match &self.role {
-            TopicRole::Channel { .. } => self.update_downstream_when_possible(cx),
-            TopicRole::Relay { .. } => {
-                let lost = matches!(down.reason, ExitReason::NodeLost);
-                let reason = if lost { SubscribeError::NodeLost } else { SubscribeError::NoChannel };
-                self.fail(cx, &down.reason, reason);
-            }
         }
     }
 

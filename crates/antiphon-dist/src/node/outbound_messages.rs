@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, PayloadError, RequestId,
-    SendMode, Signal, Time, Transport, Undelivered,
+    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, PayloadError, QueueRoom,
+    RequestId, SendMode, Signal, Time, Transport, Undelivered,
 };
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendMark, SendRefused, Session};
@@ -67,7 +67,8 @@ impl Transport for NodeCore {
         sent.map_err(|refusal| match refusal {
             OutboundRefusal::NoRoom { bytes, by_total } => {
                 if let Destination::Actor(to) = outbound.to {
-                    self.await_room(outbound.from, to, outbound.mode, (bytes, by_total));
+                    let needed = NeededRoom { bytes, mark: mark_of(outbound.mode), by_total };
+                    self.await_room(outbound.from, to, outbound.mode, needed);
                 }
                 Undelivered::Busy
             }
@@ -79,16 +80,23 @@ impl Transport for NodeCore {
         &mut self,
         now: Time,
         from: Key,
-        (to, bytes): (ActorId, u64),
+        (to, QueueRoom { bytes, waiting_max }): (ActorId, QueueRoom),
         mode: SendMode,
     ) -> Result<(), Undelivered> {
         self.now = self.now.max(now);
         let peer = self.peers.get_mut(&to.node()).ok_or(Undelivered::NoNode)?;
         let session = open_session(&mut peer.peer_session).ok_or(Undelivered::NoNode)?;
-        if session.fits(wire_key(to.key()), bytes, mark_of(mode)) {
+        let (key, mark) = (wire_key(to.key()), mark_of(mode));
+        let needed = if session.queued_for(key) > waiting_max {
+            // At the high mark, so many bytes fit when no more than these wait.
+            let high = self.settings.profile.limits.queue_bytes_high;
+            NeededRoom { bytes: high.saturating_sub(waiting_max), mark: SendMark::High, by_total: false }
+        } else if session.fits(key, bytes, mark) {
             return Ok(());
-        }
-        self.await_room(Some(from), to, mode, (bytes, false));
+        } else {
+            NeededRoom { bytes, mark, by_total: false }
+        };
+        self.await_room(Some(from), to, mode, needed);
         Err(Undelivered::Busy)
     }
 
@@ -205,17 +213,11 @@ impl NodeCore {
     }
 
     /// Registers the sender of a refused message for `Writable`, if it may send the message again.
-    fn await_room(
-        &mut self,
-        sender: Option<Key>,
-        to: ActorId,
-        mode: SendMode,
-        (bytes, by_total): (u64, bool),
-    ) {
+    fn await_room(&mut self, sender: Option<Key>, to: ActorId, mode: SendMode, needed: NeededRoom) {
         let (SendMode::Send | SendMode::Try) = mode else { return };
         let Some(peer) = self.peers.get_mut(&to.node()) else { return };
         let waiter = RoomWaiter { sender, address: to.key() };
-        peer.room_waiters.add(waiter, NeededRoom { bytes, mark: mark_of(mode), by_total });
+        peer.room_waiters.add(waiter, needed);
         self.with_room_waiters.insert(to.node());
         await_least_room(peer, to.key().actor());
     }

@@ -60,7 +60,13 @@ impl Transport for FakeTransport {
         Ok(())
     }
 
-    fn check_room(&mut self, _: Time, _: Key, _: (ActorId, u64), _: SendMode) -> Result<(), Undelivered> {
+    fn check_room(
+        &mut self,
+        _: Time,
+        _: Key,
+        _: (ActorId, QueueRoom),
+        _: SendMode,
+    ) -> Result<(), Undelivered> {
         self.0.borrow_mut().refusals.pop_front().map_or(Ok(()), Err)
     }
 
@@ -1057,7 +1063,13 @@ fn transport_is_taken_only_by_its_type() {
         fn send(&mut self, _: Time, _: &OutboundMessage<'_>) -> Result<(), Undelivered> {
             Err(Undelivered::NoNode)
         }
-        fn check_room(&mut self, _: Time, _: Key, _: (ActorId, u64), _: SendMode) -> Result<(), Undelivered> {
+        fn check_room(
+            &mut self,
+            _: Time,
+            _: Key,
+            _: (ActorId, QueueRoom),
+            _: SendMode,
+        ) -> Result<(), Undelivered> {
             Ok(())
         }
         fn withdraw(&mut self, _: Time, _: RequestId) -> AskError {

@@ -35,6 +35,11 @@ impl<K: Ord, N: Copy + Default + PartialEq + AddAssign + SubAssign> QuotaUsage<K
         self.by_key.len()
     }
 
+    /// The keys with usage, in order.
+    pub(crate) fn iter_keys(&self) -> impl Iterator<Item = &K> {
+        self.by_key.keys()
+    }
+
     pub(crate) fn add(&mut self, key: K, more: N) {
         self.total += more;
         *self.by_key.entry(key).or_default() += more;

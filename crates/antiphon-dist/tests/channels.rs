@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::time::{Duration, Instant};
 
 use antiphon_dist::{
-    Channel, Config, DeliverError, EndOnLag, LocateError, NetCx, RegisterError, SubscribeError, Subscriber,
+    Channel, Config, DeliverError, EndOnLag, LocateError, NetCx, NetHandle, RegisterError, SubscribeError,
+    Subscriber,
 };
 use antiphon_sched::{
     ActorId, Addr, Cx, DecodeError, Down, EncodeError, Event, LoopConfig, SendError, Undelivered, Wire,
@@ -897,4 +898,97 @@ fn messages_for_many_subscribers_take_turns() {
     }
     let ended = received.iter().filter(|event| event.1.is_none()).count();
     assert_eq!(ended as u64, MANY);
+}
+
+/// While a node takes nothing, so many messages wait for each of its very many subscribers as is their share. Each subscriber misses the
+/// others, learns of them in their place, and gets what is sent later.
+#[test]
+fn subscribers_of_busy_node_share_its_queue() {
+    const SUBSCRIBERS: u64 = 4096;
+    const MESSAGES: u64 = 600;
+    /// The bytes of the copies that may wait: 2^19, and those that are on their way.
+    const QUEUED_MAX: u64 = (1 << 19) * 64 + (4 << 20);
+    let (there, here) = Net::new().pair();
+    let news: Channel<u64> = there.with(|node| node.channel("news")).expect("the name is free");
+    let (sender, events) = channel();
+    let actors: Vec<Addr<u64>> = here.step(move |cx| {
+        let spawn = |_| {
+            let sender = sender.clone();
+            let (mut next, mut missed_in_all) = (0, 0);
+            cx.spawn(move |_cx, event: Event<u64>| {
+                match event {
+                    Event::Message(number) => {
+                        assert_eq!(number, next, "each message that is missed was reported before");
+                        next += 1;
+                        if number >= MESSAGES {
+                            report(&sender, missed_in_all);
+                        }
+                    }
+                    Event::Lagged { missed, .. } => {
+                        next += missed;
+                        missed_in_all += missed;
+                        if next >= MESSAGES {
+                            report(&sender, missed_in_all);
+                        }
+                    }
+                    _ => {}
+                }
+                receive()
+            })
+        };
+        (0..SUBSCRIBERS).map(spawn).collect()
+    });
+    // The channel's own node subscribes them, so each gets its own copy.
+    let (all, subscribed) = channel();
+    let mut left = SUBSCRIBERS;
+    there.spawn(move |cx: &mut Cx<Addr<u64>>, event| {
+        match event {
+            Event::Start => cx.register("desk")?,
+            Event::Message(actor) => {
+                cx.subscribe(news, actor);
+                left -= 1;
+                if left == 0 {
+                    report(&all, ());
+                }
+            }
+            _ => {}
+        }
+        receive()
+    });
+    let desk: Addr<Addr<u64>> = here.find("desk");
+    here.step(move |cx| actors.into_iter().for_each(|actor| assert!(cx.send(desk, actor).is_ok())));
+    recv(&subscribed);
+    there.step(move |cx| cx.send(news, 0).expect("the channel has room"));
+    let (go_on, wait) = channel::<()>();
+    let (is_busy, busy) = channel();
+    here.spawn(move |_: &mut Cx<()>, _| {
+        report(&is_busy, ());
+        // Its node takes nothing meanwhile.
+        recv(&wait);
+        stop()
+    });
+    recv(&busy);
+    let (sender, taken) = channel();
+    let last = there.spawn(move |_: &mut Cx<u64>, event| {
+        if matches!(event, Event::Message(number) if number + 1 == MESSAGES) {
+            report(&sender, ());
+        }
+        receive()
+    });
+    there.step(move |cx| {
+        cx.subscribe(news, last);
+        (1..MESSAGES).for_each(|number| cx.send(news, number).expect("the channel has room"));
+    });
+    recv(&taken);
+    let page = there.handle.peer_infos(None, PATIENCE).expect("the node runs");
+    let queued: u64 = page.peers.iter().map(|peer| peer.queued_bytes).sum();
+    assert!((1..=QUEUED_MAX).contains(&queued), "{queued} bytes wait");
+    report(&go_on, ());
+    let reported: Vec<u64> = (0..SUBSCRIBERS).map(|_| recv(&events)).collect();
+    assert!(
+        reported.iter().all(|missed| (1..MESSAGES).contains(missed)),
+        "all have missed some, and none all"
+    );
+    there.step(move |cx| cx.send(news, MESSAGES).expect("the channel has room"));
+    assert_eq!((0..SUBSCRIBERS).map(|_| recv(&events)).collect::<Vec<_>>().len() as u64, SUBSCRIBERS);
 }

@@ -246,3 +246,53 @@ fn channel_crashes_answer_deliveries_once_and_resubscribe() {
     // In a run in which the node of the channel never crashes, no subscriber receives a `Down`.
     assert_covered(downs > 0, "no subscriber received a Down");
 }
+
+/// A channel that is subscribed below another tells all channels below it, in parts. So each of them refuses a cycle.
+#[test]
+fn upstreams_reach_many_channels_in_parts() {
+    const BELOW: usize = 9;
+    enum Answer {
+        Below(Result<(), SubscribeError>),
+        Middle(Result<(), SubscribeError>),
+        Cycle(Result<(), SubscribeError>),
+    }
+    let config = Config { secret: Some("key".into()), ..Config::default() };
+    let refused = Rc::new(RefCell::new(Vec::new()));
+    let mut world = World::new(1, Faults::default());
+    let results = refused.clone();
+    world.add(at(1), move |seed| {
+        SimNode::new(&config, at(1), seed, |sched| {
+            let (results, mut channels, mut subscribed) = (results.clone(), Vec::new(), 0);
+            sched.spawn(move |cx: &mut Cx<Answer>, event| {
+                match event {
+                    Event::Start => {
+                        for number in 0..BELOW + 2 {
+                            channels.push(cx.channel::<u64>(&format!("channel {number}"))?);
+                        }
+                        for below in &channels[2..] {
+                            cx.subscribe_within(channels[1], *below, secs(30), Answer::Below);
+                        }
+                    }
+                    Event::Message(Answer::Below(result)) => {
+                        result?;
+                        subscribed += 1;
+                        if subscribed == BELOW {
+                            cx.subscribe_within(channels[0], channels[1], secs(30), Answer::Middle);
+                        }
+                    }
+                    Event::Message(Answer::Middle(result)) => {
+                        result?;
+                        for below in &channels[2..] {
+                            cx.subscribe_within(*below, channels[0], secs(30), Answer::Cycle);
+                        }
+                    }
+                    Event::Message(Answer::Cycle(result)) => results.borrow_mut().push(result),
+                    _ => {}
+                }
+                receive()
+            });
+        })
+    });
+    world.run_for(secs(60));
+    assert_eq!(*refused.borrow(), [Err(SubscribeError::Cycle); BELOW]);
+}

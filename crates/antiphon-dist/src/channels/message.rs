@@ -56,6 +56,8 @@ pub enum SelfMessage {
     Attached(Result<SubscribeResult, SubscribeError>),
     /// The relay has handled all messages that were in its mailbox when it lost its last subscriber.
     End,
+    /// Go on with the fan-out: the topic is terminated.
+    GoOn,
 }
 
 /// Wraps a message of a topic actor to itself.

@@ -12,6 +12,7 @@ mod queue_share;
 mod subscriber_lag;
 mod subscribers;
 mod topic;
+mod upstreams;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

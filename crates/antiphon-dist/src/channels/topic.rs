@@ -10,12 +10,12 @@
 //! bounds how often a message is forwarded. The messages of one sender reach each subscriber in order. A panic of user
 //! code does not end the topic actor.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::any::type_name;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, DeadLetter, Down, Event, ExitReason, Monitor, NodeId, ReplyTo, SendError,
-    SignalPolicy, Step, Undelivered, Wire, receive, secs, sleep, stop,
+    Actor, ActorId, Addr, Cx, DeadLetter, Down, Event, ExitReason, NodeId, ReplyTo, SendError, SignalPolicy,
+    Step, Undelivered, Wire, finishing, receive, secs, sleep, stop,
 };
 
 use super::fanout::{Content, Fanout, OutgoingMessage, Part, SentDelivery, UpstreamsUpdate, acked};
@@ -24,13 +24,12 @@ use super::pending_deliveries::{
     DeliveryEnd, DeliveryRequest, FinishedDelivery, OpenAnswers, PendingDeliveries,
 };
 use super::subscribers::{ENTRIES_MAX, Recipient, Subscribers};
+use super::upstreams::{UPSTREAMS_MAX, Upstreams};
 use crate::cx::{may_log, node_mut};
 use crate::error::SubscribeError;
 use crate::from_node::FromNode;
 use crate::panic_guard::{catch_panic, log_panic};
 
-/// The most upstreams of one channel, of all levels together.
-const UPSTREAMS_MAX: usize = 64;
 /// The direct upstreams of one channel that are on one other node.
 const UPSTREAMS_OF_PEER_MAX: usize = UPSTREAMS_MAX / 2;
 /// The most topics that a message may come through: two for each level.
@@ -47,6 +46,9 @@ const TIME_FOR_SUBSCRIBERS: (u32, u32) = (7, 8);
 /// answers.
 const UPDATE_DOWNSTREAM_AGAIN_AFTER: Duration = secs(1);
 
+/// How long a topic that is terminated may take to complete what it has begun, within its grace time.
+const ENDING_WITHIN: Duration = secs(3600);
+
 type Message<T> = ChannelMessage<T>;
 type TopicCx<'c, T> = Cx<'c, FromNode<Message<T>>>;
 
@@ -56,7 +58,7 @@ pub(super) type Transform<T> = dyn FnMut(&str, T) -> Option<T>;
 pub(super) struct Topic<T> {
     role: TopicRole<T>,
     subscribers: Subscribers<T>,
-    upstreams: BTreeMap<ActorId, Upstream<T>>,
+    upstreams: Upstreams<T>,
     deliveries: PendingDeliveries<T>,
     /// What goes to the subscribers at present. Until it has gone to all, the topic sleeps between its parts.
     fanout: Option<Fanout<T>>,
@@ -64,6 +66,8 @@ pub(super) struct Topic<T> {
     is_report_queued: bool,
     /// An `UpdateDownstream` is queued.
     is_update_queued: bool,
+    /// It is terminated: it passes on what it has begun, and takes no message any more.
+    is_ending: bool,
     is_over: bool,
 }
 
@@ -80,16 +84,6 @@ enum UpstreamPhase<T> {
     Closing,
 }
 
-/// A topic that this one subscribes to.
-struct Upstream<T> {
-    addr: TopicAddr<T>,
-    /// The upstream itself, and all upstreams of it.
-    ids: Vec<ActorId>,
-    /// The number of subscribers that was last reported to it.
-    reported: u64,
-    monitor: Monitor,
-}
-
 impl<T: Wire + Clone> Topic<T> {
     pub(super) fn channel(name: &str, transform: Option<Box<Transform<T>>>) -> Self {
         Self::new(TopicRole::Channel { name: name.into(), transform })
@@ -103,11 +97,12 @@ impl<T: Wire + Clone> Topic<T> {
         Self {
             role,
             subscribers: Subscribers::new(),
-            upstreams: BTreeMap::new(),
+            upstreams: Upstreams::new(),
             deliveries: PendingDeliveries::new(),
             fanout: None,
             is_report_queued: false,
             is_update_queued: false,
+            is_ending: false,
             is_over: false,
         }
     }
@@ -123,8 +118,7 @@ impl<T: Wire + Clone> Topic<T> {
                 cx.set_name("relay of a channel");
                 cx.set_signal_policy(SignalPolicy::None);
                 let monitor = cx.monitor(of);
-                let upstream = Upstream { addr: of, ids: vec![of.id()], reported: 0, monitor };
-                self.upstreams.insert(of.id(), upstream);
+                self.upstreams.insert(of, vec![of.id()], monitor);
                 let topic = cx.addr();
                 let attach =
                     move |reply| Message::Attach { topic, is_relay: true, reply: Some(reply) }.into();
@@ -225,6 +219,8 @@ impl<T: Wire + Clone> Topic<T> {
                 self.fail(cx, &super::reason_of(reason), reason)
             }
             SelfMessage::End => self.is_over = true,
+            // It is sent only at the end.
+            SelfMessage::GoOn => {}
         }
     }
 
@@ -291,7 +287,7 @@ impl<T: Wire + Clone> Topic<T> {
     /// them.
     fn on_lagged(&mut self, cx: &mut TopicCx<'_, T>, upstream: ActorId, missed: u64) {
         // A peer can name any of its actors.
-        if self.upstreams.contains_key(&upstream) {
+        if self.upstreams.has(upstream) {
             self.begin_fanout(cx, Content::Missed(missed));
         }
     }
@@ -495,13 +491,12 @@ impl<T: Wire + Clone> Topic<T> {
         reply: Option<ReplyTo<SubscribeResult>>,
     ) {
         let id = topic.id();
-        let upstreams = self.upstream_ids(cx.id());
         let refusal = match () {
-            () if id == cx.id() || upstreams.contains(&id) => Some(SubscribeError::Cycle),
+            () if id == cx.id() || self.upstreams.includes(id) => Some(SubscribeError::Cycle),
             // Otherwise each peer could connect all channels with each other, and a message would multiply at each one.
             () if peer.is_some_and(|peer| peer != topic.node()) => Some(SubscribeError::NotYours),
             // A relay is always admitted: its subscribers are actors, and false upstreams must not exclude them.
-            () if !is_relay && upstreams.len() > UPSTREAMS_MAX => Some(SubscribeError::TooMany),
+            () if !is_relay && self.has_too_many_upstreams() => Some(SubscribeError::TooMany),
             () if !is_relay && !self.deliveries.has_room(peer, 1) => Some(SubscribeError::Busy),
             () => None,
         };
@@ -518,13 +513,14 @@ impl<T: Wire + Clone> Topic<T> {
         self.subscribers.insert(cx, Recipient::Topic(topic, 0), quota, false);
         if is_relay {
             if let Some(reply) = reply {
-                cx.reply(reply, SubscribeResult::Done(truncated(upstreams)));
+                cx.reply(reply, SubscribeResult::Done(self.upstream_ids(cx.id())));
             }
             return;
         }
         let delivery = self.deliveries.next_number();
         let no_answer = DeliveryResult::Refused(SubscribeError::NoSubscriber);
-        send_upstreams(cx, topic, truncated(upstreams), delivery, no_answer);
+        let upstreams = self.upstream_ids(cx.id());
+        send_upstreams(cx, topic, upstreams, delivery, no_answer);
         self.begin_delivery(cx, peer, (delivery, 1, 0), None, DeliveryEnd::Attached { topic, reply });
     }
 
@@ -594,7 +590,7 @@ impl<T: Wire + Clone> Topic<T> {
     /// As [`Topic::on_count_changed`], if there are fewer subscribers than before.
     fn on_count_fallen(&mut self, cx: &mut TopicCx<'_, T>) {
         let total = self.subscribers.total();
-        if self.upstreams.values().any(|upstream| upstream.reported != total)
+        if self.upstreams.iter().any(|upstream| upstream.reported != total)
             && !std::mem::replace(&mut self.is_report_queued, true)
         {
             cx.push_self(self_message(SelfMessage::ReportCount));
@@ -605,7 +601,7 @@ impl<T: Wire + Clone> Topic<T> {
     fn report_count(&mut self, cx: &mut TopicCx<'_, T>) {
         self.is_report_queued = false;
         let (topic, subscribers) = (cx.id(), self.subscribers.total());
-        for upstream in self.upstreams.values_mut().filter(|upstream| upstream.reported != subscribers) {
+        for upstream in self.upstreams.iter_mut().filter(|upstream| upstream.reported != subscribers) {
             match cx.send(upstream.addr, Message::Count { topic, subscribers }.into()) {
                 // `Writable` follows.
                 Err(SendError::Full(_) | SendError::Busy(_)) => self.is_report_queued = true,
@@ -624,14 +620,17 @@ impl<T: Wire + Clone> Topic<T> {
 
     // Upstreams.
 
-    /// The ids of all upstreams of a downstream topic: those of this topic, and this topic itself if it is a channel.
+    /// The ids of all upstreams of a downstream topic: this topic itself if it is a channel, and those of this topic. At most
+    /// one more than allowed, so that a downstream topic still sees that there are too many.
     fn upstream_ids(&self, me: ActorId) -> Vec<ActorId> {
-        let mut ids: BTreeSet<ActorId> =
-            self.upstreams.values().flat_map(|upstream| upstream.ids.iter().copied()).collect();
-        if matches!(self.role, TopicRole::Channel { .. }) {
-            ids.insert(me);
-        }
-        ids.into_iter().collect()
+        let own = matches!(self.role, TopicRole::Channel { .. }).then_some(me);
+        own.into_iter().chain(self.upstreams.ids()).take(UPSTREAMS_MAX + 1).collect()
+    }
+
+    /// Whether a downstream topic would have too many upstreams.
+    fn has_too_many_upstreams(&self) -> bool {
+        let own = usize::from(matches!(self.role, TopicRole::Channel { .. }));
+        own + self.upstreams.len_all() > UPSTREAMS_MAX
     }
 
     fn on_upstreams(
@@ -642,15 +641,13 @@ impl<T: Wire + Clone> Topic<T> {
         ids: Vec<ActorId>,
         reply: Option<ReplyTo<DeliveryResult>>,
     ) {
-        let is_new = !self.upstreams.contains_key(&from.id());
-        let of_peer =
-            || self.upstreams.values().filter(|upstream| upstream.addr.node() == from.node()).count();
+        let is_new = !self.upstreams.has(from.id());
         let refusal = match () {
             () if ids.contains(&cx.id()) => Some(SubscribeError::Cycle),
             () if ids.len() > UPSTREAMS_MAX || (is_new && self.upstreams.len() >= UPSTREAMS_MAX) => {
                 Some(SubscribeError::TooMany)
             }
-            () if is_new && peer.is_some() && of_peer() >= UPSTREAMS_OF_PEER_MAX => {
+            () if is_new && peer.is_some() && self.upstreams.len_of(from.node()) >= UPSTREAMS_OF_PEER_MAX => {
                 Some(SubscribeError::TooMany)
             }
             () if !self.deliveries.has_room(peer, self.subscribers.topics_len()) => {
@@ -664,12 +661,11 @@ impl<T: Wire + Clone> Topic<T> {
             }
             return;
         }
-        match self.upstreams.get_mut(&from.id()) {
-            Some(upstream) => upstream.ids = ids,
-            None => {
-                let monitor = cx.monitor(from);
-                self.upstreams.insert(from.id(), Upstream { addr: from, ids, reported: 0, monitor });
-            }
+        if is_new {
+            let monitor = cx.monitor(from);
+            self.upstreams.insert(from, ids, monitor);
+        } else {
+            self.upstreams.set_ids(from.id(), ids);
         }
         self.update_downstream(cx, peer, reply);
         if is_new {
@@ -680,7 +676,7 @@ impl<T: Wire + Clone> Topic<T> {
     fn detach(&mut self, cx: &mut TopicCx<'_, T>, from: ActorId) {
         // A relay keeps its one channel until it ends.
         if matches!(self.role, TopicRole::Channel { .. })
-            && let Some(upstream) = self.upstreams.remove(&from)
+            && let Some(upstream) = self.upstreams.remove(from)
         {
             cx.demonitor(upstream.monitor);
             self.report_count_if_queued(cx);
@@ -717,7 +713,7 @@ impl<T: Wire + Clone> Topic<T> {
         };
         let (within, received, open) = (ANSWER_WITHIN, 0, Vec::new());
         let delivery = SentDelivery { number, peer, reply, within, timer, received, open };
-        let update = UpstreamsUpdate::new(truncated(self.upstream_ids(cx.id())), delivery);
+        let update = UpstreamsUpdate::new(self.upstream_ids(cx.id()), delivery);
         self.begin_fanout(cx, Content::Upstreams(Box::new(update)));
     }
 
@@ -725,7 +721,7 @@ impl<T: Wire + Clone> Topic<T> {
 
     fn on_down(&mut self, cx: &mut TopicCx<'_, T>, down: &Down) {
         let is_subscriber = self.subscribers.remove(cx, down.actor).is_some();
-        if self.upstreams.remove(&down.actor).is_some() {
+        if self.upstreams.remove(down.actor).is_some() {
             self.report_count_if_queued(cx);
             match &self.role {
                 TopicRole::Channel { .. } => self.update_downstream_when_possible(cx),
@@ -745,9 +741,7 @@ impl<T: Wire + Clone> Topic<T> {
     /// Handles the answer of the channel to its relay: the queued subscriptions follow.
     fn attached(&mut self, cx: &mut TopicCx<'_, T>, upstreams: Vec<ActorId>) {
         let TopicRole::Relay { of, phase, .. } = &mut self.role else { return };
-        if let Some(upstream) = self.upstreams.get_mut(&of.id()) {
-            upstream.ids = upstreams;
-        }
+        self.upstreams.set_ids(of.id(), upstreams);
         let UpstreamPhase::Attaching(waiting) = std::mem::replace(phase, UpstreamPhase::Open) else { return };
         for message in waiting {
             self.on_subscription(cx, None, message);
@@ -780,6 +774,33 @@ impl<T: Wire + Clone> Topic<T> {
         self.is_over = true;
     }
 
+    /// A step of a topic that was terminated during a fan-out: it completes what it has begun. Messages behind the termination are
+    /// dropped, as those in the mailbox of an actor that has ended.
+    fn step_at_end(&mut self, cx: &mut TopicCx<'_, T>, event: Event<FromNode<Message<T>>>) {
+        match event {
+            Event::Message(FromNode {
+                message: Message::SelfMessage(SelfMessage::GoOn), from: None, ..
+            }) => {
+                self.go_on_with_fanout(cx);
+                self.begin_deliveries(cx);
+                if self.fanout.is_some() {
+                    cx.push_self(self_message(SelfMessage::GoOn));
+                    return;
+                }
+                self.close(cx, &ExitReason::Terminated);
+                let me = cx.id();
+                cx.kill(me);
+            }
+            Event::Message(message) => {
+                let (me, type_name) = (cx.id(), type_name::<FromNode<Message<T>>>());
+                cx.loop_ref().dead_letter(DeadLetter::new(me, type_name, Undelivered::NoActor));
+                log_panic(|| drop(message));
+            }
+            Event::Thrown(thrown) => log_panic(|| drop(thrown.take())),
+            _ => {}
+        }
+    }
+
     fn leave_relay_table(&mut self, cx: &mut TopicCx<'_, T>) {
         let TopicRole::Relay { of, tag, .. } = &self.role else { return };
         let me = cx.id().key();
@@ -802,7 +823,7 @@ impl<T: Wire + Clone> Topic<T> {
     }
 }
 
-/// Limits upstream ids to one more than allowed, so that a downstream topic still sees that there are too many.
+/// Limits the upstream ids of a peer to one more than allowed.
 fn truncated(mut upstreams: Vec<ActorId>) -> Vec<ActorId> {
     upstreams.truncate(UPSTREAMS_MAX + 1);
     upstreams
@@ -850,6 +871,10 @@ impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Topic<T> {
         cx: &mut TopicCx<'_, T>,
         event: Event<FromNode<Message<T>>>,
     ) -> Step<FromNode<Message<T>>> {
+        if self.is_ending {
+            self.step_at_end(cx, event);
+            return receive();
+        }
         match event {
             Event::Start => self.start(cx),
             Event::Message(message) => self.on_message(cx, message),
@@ -860,12 +885,12 @@ impl<T: Wire + Clone> Actor<FromNode<Message<T>>> for Topic<T> {
                 self.go_on_with_fanout(cx);
                 self.begin_deliveries(cx);
             }
+            Event::Terminate if self.fanout.is_some() => {
+                self.is_ending = true;
+                cx.push_self(self_message(SelfMessage::GoOn));
+                return finishing(ENDING_WITHIN);
+            }
             Event::Terminate => {
-                // What it has begun, it completes.
-                while self.fanout.is_some() {
-                    self.go_on_with_fanout(cx);
-                    self.begin_deliveries(cx);
-                }
                 self.close(cx, &ExitReason::Terminated);
                 return receive();
             }

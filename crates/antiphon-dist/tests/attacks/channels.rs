@@ -1,6 +1,8 @@
 //! Attacks by a member on a channel: messages that the channel has to send to very many subscribers.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use antiphon_dist::{Limits, PeerLimits};
 use antiphon_sched::{Bytes, Wire, secs};
@@ -71,6 +73,25 @@ impl Crowd {
         self.send(&body);
     }
 
+    /// Publishes a message, and returns how long it took until its own subscriber got it.
+    #[track_caller]
+    fn wait_for_own_message(&mut self, number: u64) -> Duration {
+        let begun = Instant::now();
+        let value = Bytes::from(number.to_be_bytes().to_vec());
+        let mut body = Vec::new();
+        value.encode(&mut body).expect("bytes have an encoding");
+        // One that is missed is published again.
+        while {
+            self.publish_value(&value);
+            !self.member.run_until(|frame| match frame {
+                Frame::Message(message) if message.body == body => Some(true),
+                Frame::Lagged(_) => Some(false),
+                _ => None,
+            })
+        } {}
+        begun.elapsed()
+    }
+
     /// Leaves with a goodbye: then the victim keeps nothing for it.
     #[track_caller]
     fn leave(mut self) {
@@ -131,6 +152,54 @@ pub(crate) fn small_messages_for_many_subscribers_end_with_member() {
     attack.end(
         "small messages for many subscribers",
         bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),
+    );
+}
+
+/// Small messages for as many subscribers as all peers together may have. Their members read nothing, and then they vanish. Messages of another member
+/// of the same channel arrive meanwhile.
+pub(crate) fn silent_subscribers_leave_channel_to_others() {
+    const REPLY_WITHIN: Duration = secs(3);
+    let attack = AttackTest::without_discovery().measure_quiet();
+    let subscribers = PeerLimits::default().channel_subscriptions_max as u64;
+    let mut other = Crowd::join(&attack, 1);
+    let silent = [(); 3].map(|()| Crowd::join(&attack, subscribers));
+    let mut publisher = Crowd::join(&attack, 0);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over = is_over.clone();
+    let flood = std::thread::spawn(move || {
+        let mut sent = 0;
+        while !over.load(Ordering::SeqCst) {
+            publisher.publish(0);
+            sent += 1;
+        }
+        sent
+    });
+    let mut waits = Vec::new();
+    let mut measure = |other: &mut Crowd, span: Duration| {
+        let begun = Instant::now();
+        while begun.elapsed() < span {
+            waits.push(other.wait_for_own_message(waits.len() as u64));
+        }
+    };
+    measure(&mut other, secs(5));
+    is_over.store(true, Ordering::SeqCst);
+    let sent = flood.join().expect("the member can send");
+    attack.victim.has_logged("misses messages of its channel");
+    // Without a goodbye: what waits for them is kept.
+    drop(silent);
+    let ran_before = attack.victim.cpu_time();
+    measure(&mut other, secs(5));
+    let ran = attack.victim.cpu_time() - ran_before;
+    let longest = waits.iter().max().copied().unwrap_or_default();
+    println!(
+        "{sent} messages; {} messages of another, which took at most {longest:?}; then {ran:?} of a processor in 5 s",
+        waits.len()
+    );
+    assert!(longest < REPLY_WITHIN, "a message took {longest:?}");
+    other.leave();
+    attack.end(
+        "small messages for silent subscribers",
+        5 * bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),
     );
 }
 

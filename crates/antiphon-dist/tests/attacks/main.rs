@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         tests![
             channels::large_message_for_many_subscribers_takes_turns,
             channels::large_messages_for_sleeping_subscribers_are_bounded,
+            channels::silent_subscribers_leave_channel_to_others,
             channels::small_messages_for_many_subscribers_end_with_member,
             crowds::hello_oversized_is_refused_after_4_kib,
             crowds::slow_handshakes_are_closed_after_five_seconds,

@@ -3,6 +3,8 @@
 //! These queues are bounded by their bytes, which are millions of small messages. A topic would be busy for seconds until the
 //! queues of nodes that take none are full. So their copies are bounded as well. The topic does not learn when a copy leaves a queue, so it
 //! looks at the queue after half of the subscriber's share. If more bytes wait there than it has sent since the last look, the subscriber has to wait.
+//! After that it gets one copy until the next look, then two, and so on, as TCP begins slowly: otherwise a node that takes almost as many
+//! copies as the topic can send would get all of them, and the topic would never be done with the messages in its mailbox.
 //!
 //! Invariant: of the copies for one subscriber, at most its share waits. The shares of all nodes are equal, and so are those of the
 //! subscribers of one node. Their sum is [`COPIES_MAX`], unless they are very many: then each has [`SHARE_MIN`].
@@ -25,10 +27,18 @@ pub(super) struct QueueShares {
 }
 
 /// The copies that were sent to one subscriber of another node since the topic looked at the queue to it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SentCopies {
     copies: usize,
     bytes: u64,
+    /// The copies until the next look, if that is less than half of its share.
+    copies_max: usize,
+}
+
+impl Default for SentCopies {
+    fn default() -> Self {
+        Self { copies: 0, bytes: 0, copies_max: usize::MAX }
+    }
 }
 
 impl SentCopies {
@@ -38,9 +48,20 @@ impl SentCopies {
         self.bytes += bytes as u64 + COPY_FIELDS_BYTES;
     }
 
-    /// Notes that no more waits than these copies: others may follow.
+    /// Notes that the subscriber has to wait.
+    pub(super) fn slow_down(&mut self) {
+        self.copies_max = 1;
+    }
+
+    /// Notes that a subscriber that had to wait gets copies again.
     pub(super) fn restart(&mut self) {
-        *self = Self::default();
+        (self.copies, self.bytes) = (0, 0);
+    }
+
+    /// Notes that no more waits than these copies: others may follow.
+    pub(super) fn speed_up(&mut self) {
+        self.copies_max = self.copies_max.saturating_mul(2);
+        self.restart();
     }
 }
 
@@ -57,8 +78,10 @@ impl QueueShares {
 
     /// The bytes that may wait for a subscriber when it gets one more copy. `None` if the topic need not look.
     pub(super) fn waiting_max(&self, node: NodeId, sent: &SentCopies) -> Option<u64> {
-        // Most subscribers are found here, without a look at the shares.
-        (sent.copies >= SHARE_MIN / 2 && sent.copies >= self.share(node) / 2).then_some(sent.bytes)
+        // Most subscribers need no look at the shares.
+        let is_due = sent.copies >= sent.copies_max
+            || sent.copies >= SHARE_MIN / 2 && sent.copies >= self.share(node) / 2;
+        is_due.then_some(sent.bytes)
     }
 
     fn share(&self, node: NodeId) -> usize {
@@ -102,7 +125,24 @@ mod tests {
         }
         let bytes = half as u64 * (10 + COPY_FIELDS_BYTES);
         assert_eq!(shares.waiting_max(node(1), &sent), Some(bytes), "as many as were sent since");
-        sent.restart();
+        sent.speed_up();
         assert_eq!(shares.waiting_max(node(1), &sent), None);
+    }
+
+    #[test]
+    fn copies_after_wait_begin_slowly() {
+        let mut shares = QueueShares::default();
+        (0..8192).for_each(|_| shares.add(node(1)));
+        let mut sent = SentCopies::default();
+        sent.slow_down();
+        sent.restart();
+        for copies in [1, 2, 4, 8, 16, 32, 32] {
+            for _ in 0..copies {
+                assert_eq!(shares.waiting_max(node(1), &sent), None);
+                sent.add(0);
+            }
+            assert_eq!(shares.waiting_max(node(1), &sent), Some(copies * COPY_FIELDS_BYTES));
+            sent.speed_up();
+        }
     }
 }

@@ -353,6 +353,7 @@ impl<T: Wire + Clone> Subscribers<T> {
                 Content::Upstreams(_) => Subscription::Continues,
             };
             if after == Subscription::Ends || entry.lag.is_waiting() {
+                entry.sent.slow_down();
                 moved.push((*id, after));
             }
             fanout.last = Some(*id);
@@ -414,7 +415,7 @@ impl<T: Wire + Clone> Subscribers<T> {
         let Some(entry) = self.lagging.get_mut(&actor) else { return false };
         let at = entry.lagging_at(cx, channel, self.forwarded, &self.queue_shares);
         let after = entry.lag.report(cx, at, &mut self.awaited_room);
-        if at.waiting_max.is_some() && !entry.lag.is_waiting() {
+        if !entry.lag.is_waiting() {
             entry.sent.restart();
         }
         self.settle(cx, vec![(actor, after)])
@@ -473,7 +474,7 @@ impl<T: Wire> SubscriberEntry<T> {
         }
         let has_room = cx.loop_ref().has_queue_room(at.subscriber, at.needed_room(), room.send_mode());
         if has_room {
-            self.sent.restart();
+            self.sent.speed_up();
         }
         has_room
     }

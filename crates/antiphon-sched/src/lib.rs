@@ -56,8 +56,9 @@ mod remote;
 #[doc(hidden)]
 pub use remote::__private;
 pub use remote::{
-    Delivery, Destination, EncodedMessage, LoopRef, MailboxLoad, MonitorId, Origin, OutboundMessage, Signal,
-    TYPE_NAME_MAX, Transport, Wire, origin, with_origin,
+    Delivery, Destination, EncodedMessage, LocalActors, LoopRef, MailboxLoad, Mailboxes, MonitorId, Origin,
+    OutboundMessage, PayloadRules, Requests, ServiceRef, Signal, Signals, TYPE_NAME_MAX, Transport, Wire,
+    origin, with_origin,
 };
 
 mod request;

@@ -369,11 +369,11 @@ impl<M: 'static> SteppedActor<M> {
         if let Some(reason) = self.exit_reason() {
             panic!("the stepped actor has ended ({reason}), so it takes no further step");
         }
-        let (core, key) = (test.loop_ref().core, self.addr.id().key());
+        let (scheduler, key) = (test.loop_ref().scheduler, self.addr.id().key());
         let effect = StepEffect::of(&event);
-        core.current = Some(key);
-        let step = self.actor.step(&mut Cx::new(core, key), event);
-        core.current = None;
+        scheduler.core.current = Some(key);
+        let step = self.actor.step(&mut Cx::new(scheduler, key), event);
+        scheduler.core.current = None;
         let result = match effect.and_then(|effect| effect.exit_reason(&step)) {
             Some(reason) => Err(reason),
             None => self.follow(step),
@@ -384,7 +384,7 @@ impl<M: 'static> SteppedActor<M> {
                 ExitReason::Terminated => Stepped::Terminated,
                 _ => Stepped::Stopped,
             };
-            core.end_actor(key, reason);
+            scheduler.core.end_actor(key, reason);
             stepped
         })
     }

@@ -302,7 +302,7 @@ fn run_actors(seed: u64, steps: u64) {
         for addr in idle {
             let mut loop_ref = events.loop_ref();
             match loop_ref.random() % 16 {
-                0..4 => drop(loop_ref.resume_here(addr.id().key(), Value::new(()))),
+                0..4 => drop(events.local_actors().signals().resume(addr.id().key(), Value::new(()))),
                 4 => drop(loop_ref.send(addr, StressMessage::new(&state, 2))),
                 _ => {}
             }

@@ -77,7 +77,7 @@ fn reach_local<M: 'static>(
     message: M,
     mode: SendMode,
 ) -> Result<(), SendError<M>> {
-    loop_ref.core.push_local(to, message, mode)
+    loop_ref.scheduler.core.push_local(to, message, mode)
 }
 
 /// A receiver of messages: an [`Addr`] or a channel.

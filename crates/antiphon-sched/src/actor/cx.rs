@@ -18,7 +18,6 @@ use crate::remote::LoopRef;
 use crate::remote::Wire;
 use crate::remote::{MonitorId, Signal};
 use crate::request::{AskHandler, ReplyTo, RequestHandler, RequestId};
-use crate::scheduler::Core;
 use crate::scheduler::DeadLetter;
 use crate::scheduler::Flag;
 use crate::scheduler::MailboxLimit;
@@ -26,6 +25,7 @@ use crate::scheduler::PendingTimer;
 use crate::scheduler::Permit;
 use crate::scheduler::SignalPolicy;
 use crate::scheduler::{ActorCursor, ActorPage};
+use crate::scheduler::{Core, Scheduler};
 use crate::scheduler::{DueTimer, TimerKey};
 use crate::thread::Handle;
 use crate::thread::JobPool;
@@ -52,12 +52,12 @@ pub struct Monitor(MonitorId);
 
 impl<'a, M: 'static> Cx<'a, M> {
     #[inline]
-    pub(crate) fn new(core: &'a mut Core, me: Key) -> Self {
-        Self { loop_ref: LoopRef { core }, me, messages: PhantomData }
+    pub(crate) fn new(scheduler: &'a mut Scheduler, me: Key) -> Self {
+        Self { loop_ref: LoopRef { scheduler }, me, messages: PhantomData }
     }
 
     fn core(&mut self) -> &mut Core {
-        self.loop_ref.core
+        &mut self.loop_ref.scheduler.core
     }
 
     /// The loop as the code that embeds it uses it: for crates that add methods to `Cx`.
@@ -72,7 +72,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// The id of this actor: its address without the type of its messages.
     pub fn id(&self) -> ActorId {
-        self.loop_ref.core.id(self.me)
+        self.loop_ref.scheduler.core.id(self.me)
     }
 
     /// Makes an adapter: a second address of this actor, for messages of type `T`. `convert` turns each of them into
@@ -111,7 +111,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// The time at which this round began; it does not change while the actor runs.
     pub fn now(&self) -> Time {
-        self.loop_ref.core.now
+        self.loop_ref.scheduler.core.now
     }
 
     /// A random number, from the generator that the loop's seed determines.
@@ -219,7 +219,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         answer: impl FnOnce(Result<R, AskError>) -> M + 'static,
     ) {
         let me = self.me;
-        let core = &mut *self.loop_ref.core;
+        let core = &mut self.loop_ref.scheduler.core;
         let request_id = match core.open_request::<M, _>(me, answer, AskHandler::<R, M, _>::boxed) {
             Ok(request_id) => request_id,
             Err(answer) => return core.push_reply(me, || answer(Err(AskError::TooManyOpen))),
@@ -227,7 +227,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         core.set_request_timeout(request_id, timeout);
         let reply = ReplyTo::new(core.node_id, request_id);
         if let Err(error) = to.put(&mut self.loop_ref, request(reply), SendMode::Ask) {
-            self.loop_ref.fail_request(request_id, error.reason().into());
+            self.core().fail_request(request_id, error.reason().into());
         }
     }
 
@@ -257,7 +257,9 @@ impl<'a, M: 'static> Cx<'a, M> {
         request: impl FnOnce(ReplyTo<R>) -> T,
         answer: impl FnOnce(Result<R, AskError>) -> M + 'static,
     ) -> Result<RequestId, AskError> {
-        self.ask_by(request, answer, |loop_ref, request| loop_ref.put_with_permit(to, request, permit))
+        self.ask_by(request, answer, |loop_ref, request| {
+            loop_ref.service().put_with_permit(to, request, permit)
+        })
     }
 
     fn ask_by<T, R: 'static>(
@@ -267,7 +269,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         put: impl FnOnce(&mut LoopRef<'_>, T) -> Result<(), SendError<T>>,
     ) -> Result<RequestId, AskError> {
         let me = self.me;
-        let core = &mut *self.loop_ref.core;
+        let core = &mut self.loop_ref.scheduler.core;
         let opened = core.open_request::<M, _>(me, answer, AskHandler::<R, M, _>::boxed);
         let request_id = opened.map_err(|_| AskError::TooManyOpen)?;
         let reply = ReplyTo::new(core.node_id, request_id);
@@ -361,7 +363,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         pending: impl FnOnce(TimerKey) -> PendingTimer<M>,
     ) -> Result<Timer, TooManyOpen> {
         let me = self.me;
-        let core = &mut *self.loop_ref.core;
+        let core = &mut self.loop_ref.scheduler.core;
         let (until, max) = (core.now + span, core.requests_max);
         let Some(mailbox) = core.mailbox::<M>(me) else {
             // The actor was ended during this step. It gets a timer that has fired.
@@ -477,7 +479,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         let me = self.me;
         let core = self.core();
         if actor.node() != core.node_id {
-            match core.export(value) {
+            match crate::remote::export(core, value) {
                 Ok(value) => core.signal(to_signal(me, actor, value)),
                 Err(reason) => core.dead_signal(actor, what, reason.into()),
             }
@@ -531,7 +533,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// The handle by which other threads use this loop.
     pub fn handle(&self) -> Handle {
-        Handle::of(&self.loop_ref.core.shared)
+        Handle::of(&self.loop_ref.scheduler.core.shared)
     }
 
     /// Registers a readiness source: this actor receives [`Event::Ready`] when `source` is ready. The actor owns the
@@ -590,7 +592,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     }
 
     fn check_source(&mut self, id: Source) -> io::Result<()> {
-        if self.loop_ref.core.readiness.is_of(id, self.me) {
+        if self.loop_ref.scheduler.core.readiness.is_of(id, self.me) {
             Ok(())
         } else {
             Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered by this actor"))

@@ -33,6 +33,7 @@ use crate::actor::{Fold, Step};
 use crate::error::{SendError, SettingError};
 use crate::id::ActorId;
 use crate::id::NodeId;
+use crate::remote::LocalActors;
 use crate::remote::LoopRef;
 use crate::remote::Transport;
 use crate::remote::Wire;
@@ -41,7 +42,7 @@ use crate::scheduler::DueTimer;
 use crate::scheduler::MailboxLimit;
 use crate::scheduler::panic_guard;
 use crate::scheduler::{ActorCursor, ActorPage};
-use crate::scheduler::{Core, TransportSlot};
+use crate::scheduler::{Core, Scheduler};
 use crate::scheduler::{DeadLetter, DeadLetterCounts};
 use crate::thread::JoinHandle;
 use crate::thread::{Handle, LoopJob, LoopQueues, Shared};
@@ -215,7 +216,7 @@ pub struct ExternalReadiness {
 
 /// A scheduler on one thread. Build it, spawn actors, then call [`Loop::run`].
 pub struct Loop {
-    core: Core,
+    scheduler: Scheduler,
     queues: LoopQueues,
     poll: Option<Poll>,
     events: Events,
@@ -266,7 +267,7 @@ impl Loop {
         let clock = poll.is_some().then(Instant::now);
         let core = Core::new(node_id, seed, clock, &config, shared, Readiness::new(registry), pools);
         Ok(Self {
-            core,
+            scheduler: Scheduler::new(core),
             queues,
             events: Events::with_capacity(if poll.is_some() { EVENTS_MAX } else { 0 }),
             poll,
@@ -290,12 +291,12 @@ impl Loop {
     where
         F: FnMut(&mut Cx<'_, M>, Event<M>) -> Step<M> + 'static,
     {
-        self.core.spawn(actor)
+        self.scheduler.core.spawn(actor)
     }
 
     /// Starts an actor from any value that implements [`Actor`].
     pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
-        self.core.spawn(actor)
+        self.scheduler.core.spawn(actor)
     }
 
     /// Starts an actor from a state and a fold: a function that takes the state and returns the next one.
@@ -303,7 +304,7 @@ impl Loop {
     where
         F: FnMut(&mut Cx<'_, M>, S, Event<M>) -> Fold<S, M> + 'static,
     {
-        self.core.spawn(FoldActor::new(state, fold))
+        self.scheduler.core.spawn(FoldActor::new(state, fold))
     }
 
     /// Sends a message from outside of all actors.
@@ -316,7 +317,7 @@ impl Loop {
 
     /// Starts an actor whose mailbox has a limit of its own.
     pub fn spawn_with<M: 'static>(&mut self, limit: MailboxLimit, actor: impl Actor<M>) -> Addr<M> {
-        self.core.spawn_with(limit, actor)
+        self.scheduler.core.spawn_with(limit, actor)
     }
 
     /// Starts an actor, and returns a handle that keeps its exit value, however early it ends; `stop` has the value `()`.
@@ -324,21 +325,21 @@ impl Loop {
         &mut self,
         actor: impl Actor<M>,
     ) -> (Addr<M>, JoinHandle<V>) {
-        let addr = self.core.spawn(actor);
+        let addr = self.scheduler.core.spawn(actor);
         (addr, self.join_handle(addr))
     }
 
     /// Returns a handle that waits for the exit value of an actor of this loop; `stop` has the value `()`.
     pub fn join_handle<V: Wire + Send>(&mut self, actor: impl Into<ActorId>) -> JoinHandle<V> {
-        JoinHandle::of(&mut self.core, actor.into())
+        JoinHandle::of(&mut self.scheduler.core, actor.into())
     }
 
     /// A cell that holds the exit reason of an actor of this loop when it has ended.
     pub fn exit_of(&mut self, actor: impl Into<ActorId>) -> Rc<RefCell<Option<ExitReason>>> {
         let (actor, ended) = (actor.into(), Rc::new(RefCell::new(None)));
         let report = ended.clone();
-        if actor.node() == self.core.node_id {
-            self.core.monitor_by_callback(
+        if actor.node() == self.scheduler.core.node_id {
+            self.scheduler.core.monitor_by_callback(
                 actor.key(),
                 Box::new(move |reason| *report.borrow_mut() = Some(reason)),
             );
@@ -350,60 +351,61 @@ impl Loop {
 
     /// Returns a handle for other threads.
     pub fn handle(&self) -> Handle {
-        Handle::of(&self.core.shared)
+        Handle::of(&self.scheduler.core.shared)
     }
 
     /// Access to the loop for the code that embeds or extends it.
     pub fn loop_ref(&mut self) -> LoopRef<'_> {
-        LoopRef { core: &mut self.core }
+        LoopRef { scheduler: &mut self.scheduler }
+    }
+
+    /// The actors of the loop, as its transport reaches them.
+    pub fn local_actors(&mut self) -> LocalActors<'_> {
+        LocalActors { core: &mut self.scheduler.core, registry: self.poll.as_ref().map(Poll::registry) }
     }
 
     /// The incarnation of this loop.
     pub fn node_id(&self) -> NodeId {
-        self.core.node_id
+        self.scheduler.core.node_id
     }
 
     /// The time of the present round.
     pub fn now(&self) -> Time {
-        self.core.now
+        self.scheduler.core.now
     }
 
     /// The loop's sizes and counters.
     pub fn stats(&self) -> LoopStats {
-        self.core.stats()
+        self.scheduler.core.stats()
     }
 
     /// Some of the loop's actors, from `from` on; see [`Handle::actors`].
     pub fn actors(&mut self, from: Option<ActorCursor>) -> ActorPage {
-        self.core.actors_from(from)
+        self.scheduler.core.actors_from(from)
     }
 
     /// Calls `report` with each dead letter: at most 1,024 in a round. Further ones are only counted.
     pub fn on_dead_letter(&mut self, report: impl FnMut(&DeadLetter) + 'static) {
-        self.core.dead_letters.hook = Some(Box::new(report));
+        self.scheduler.core.dead_letters.hook = Some(Box::new(report));
     }
 
-    /// Sets the transport for messages and signals to other nodes. Queued signals are sent at once.
+    /// Sets the transport for messages and signals to other nodes.
     pub fn set_transport(&mut self, transport: Box<dyn Transport>) {
-        self.core.transport = TransportSlot::Present(transport);
-        for signal in std::mem::take(&mut self.core.queued_signals) {
-            self.core.signal(signal);
-        }
+        self.scheduler.set_transport(transport);
     }
 
-    /// Takes the transport out; [`Loop::set_transport`] puts it back. Signals are queued meanwhile. `None` when
-    /// there is no transport, or it is not a `T`.
-    pub fn take_transport<T: Transport>(&mut self) -> Option<Box<T>> {
-        match std::mem::replace(&mut self.core.transport, TransportSlot::Taken) {
-            TransportSlot::Present(transport) if (&*transport as &dyn std::any::Any).is::<T>() => {
-                let transport: Box<dyn std::any::Any> = transport;
-                transport.downcast().ok()
-            }
-            other => {
-                self.core.transport = other;
-                None
-            }
-        }
+    /// Calls `act` with the transport and what it may use of the loop meanwhile. Then the transport gets the signals that this has
+    /// caused. `None` when there is no transport, or it is not a `T`.
+    pub fn with_transport<T: Transport, R>(
+        &mut self,
+        act: impl FnOnce(&mut T, &mut LocalActors<'_>) -> R,
+    ) -> Option<R> {
+        let registry = self.poll.as_ref().map(Poll::registry);
+        let (core, transport) = self.scheduler.parts()?;
+        let transport = transport.as_a::<T>()?;
+        let result = act(transport, &mut LocalActors { core, registry });
+        self.scheduler.pass_signals();
+        Some(result)
     }
 
     /// The registry in which the program that embeds the loop registers its own sources, with tokens from
@@ -414,30 +416,30 @@ impl Loop {
 
     /// Whether the loop has an actor that is not a daemon.
     pub fn has_live_actors(&self) -> bool {
-        self.core.live_actors > 0
+        self.scheduler.core.live_actors > 0
     }
 
     /// Whether anything can run right now.
     pub fn is_runnable(&self) -> bool {
-        self.core.actors.is_runnable()
+        self.scheduler.core.actors.is_runnable()
             || self.due_next < self.due.len()
-            || self.core.readiness.has_unfinished()
-            || self.core.sockets.is_busy()
+            || self.scheduler.core.readiness.has_unfinished()
+            || self.scheduler.core.sockets.is_busy()
             || !self.queues.inbox.is_empty()
             || !self.queues.jobs.is_empty()
             || !self.queues.urgent.is_empty()
-            || self.core.waiting_messages.has_ready()
-            || self.core.mailbox_waiters.has_unserved()
-            || dropped::any(self.core.node_id)
+            || self.scheduler.core.waiting_messages.has_ready()
+            || self.scheduler.core.mailbox_waiters.has_unserved()
+            || dropped::any(self.scheduler.core.node_id)
             || self.has_stop_request()
     }
 
     /// The time of the next work that the loop knows of: now if it is runnable, else that of its next timer.
     pub fn next_deadline(&self) -> Option<Time> {
         if self.is_runnable() {
-            return Some(self.core.now);
+            return Some(self.scheduler.core.now);
         }
-        self.core.wheel.next_deadline()
+        self.scheduler.core.wheel.next_deadline()
     }
 
     /// Advances the time of a virtual loop.
@@ -446,7 +448,7 @@ impl Loop {
     /// When the loop is not virtual: real time advances by itself.
     pub fn advance_to(&mut self, now: Time) {
         assert!(self.poll.is_none(), "only the time of a virtual loop can be set");
-        self.core.now = self.core.now.max(now);
+        self.scheduler.core.now = self.scheduler.core.now.max(now);
     }
 
     /// Sets how long blocking jobs take in virtual time: `job_time` returns it for each job, when the job starts. A job has its
@@ -454,48 +456,48 @@ impl Loop {
     ///
     /// It has no effect on a loop that is not virtual.
     pub fn set_job_time(&mut self, job_time: impl FnMut(JobPool, Time) -> Duration + 'static) {
-        self.core.set_job_time(job_time);
+        self.scheduler.core.set_job_time(job_time);
     }
 
     /// From now on keeps the failures of actors that nobody monitors.
     pub(crate) fn keep_failures(&mut self) {
-        self.core.failures.get_or_insert_default();
+        self.scheduler.core.failures.get_or_insert_default();
     }
 
     pub(crate) fn failures(&self) -> &[String] {
-        self.core.failures.as_deref().unwrap_or_default()
+        self.scheduler.core.failures.as_deref().unwrap_or_default()
     }
 
     fn read_clock(&mut self) {
-        if let Some(start) = self.core.clock {
+        if let Some(start) = self.scheduler.core.clock {
             let now = Time::ZERO + start.elapsed();
-            self.core.now = self.core.now.max(now);
+            self.scheduler.core.now = self.scheduler.core.now.max(now);
         }
     }
 
     /// Runs one round of work, without polling and without waiting.
     pub fn work(&mut self) {
-        self.core.shared.wake_flag.clear();
-        self.core.shared.open();
+        self.scheduler.core.shared.wake_flag.clear();
+        self.scheduler.core.shared.open();
         self.read_clock();
         self.begin_stop();
-        self.core.shared.step_clock.round_started();
+        self.scheduler.core.shared.step_clock.round_started();
         let traces = LevelFilter::current() >= LevelFilter::TRACE;
-        self.core.observes_batches = self.core.activity.is_some() || traces;
+        self.scheduler.core.observes_batches = self.scheduler.core.activity.is_some() || traces;
         self.take_inbox();
         self.fire_timers();
         self.serve_sockets();
         self.serve_waiters();
         self.run_batches();
-        self.core.flush_sockets();
+        self.scheduler.core.flush_sockets();
         self.resume_sources();
         self.finish_round();
-        self.core.shared.step_clock.round_ended();
+        self.scheduler.core.shared.step_clock.round_ended();
     }
 
     fn begin_stop(&mut self) {
         if self.has_stop_request() {
-            self.core.begin_stop(self.stop_within);
+            self.scheduler.core.begin_stop(self.stop_within);
         }
     }
 
@@ -506,31 +508,31 @@ impl Loop {
         }
         for _ in 0..INBOX_PER_ROUND {
             let Ok((period, job)) = self.queues.jobs.try_recv() else { break };
-            if self.core.shared.open_period() == Some(period) {
+            if self.scheduler.core.shared.open_period() == Some(period) {
                 self.run_job(job);
             } else {
                 // Its thread has got `NoLoop`.
                 panic_guard::log_panic(|| drop(job));
             }
         }
-        self.core.send_ready_messages();
+        self.scheduler.send_ready_messages();
         for _ in 0..INBOX_PER_ROUND {
             let Ok(message) = self.queues.inbox.try_recv() else { break };
-            self.core.open_message(message);
+            self.scheduler.open_message(message);
         }
     }
 
     fn run_job(&mut self, job: Box<dyn LoopJob>) {
-        self.core.current = None;
-        let core = &mut self.core;
-        panic_guard::log_panic(|| job.run(core));
+        self.scheduler.core.current = None;
+        let scheduler = &mut self.scheduler;
+        panic_guard::log_panic(|| job.run(scheduler));
     }
 
     /// Serves waiters of mailboxes that got room, or ended, outside of all batches.
     fn serve_waiters(&mut self) {
-        if self.core.mailbox_waiters.has_unserved() {
-            self.core.current = None;
-            self.core.serve_local_waiters();
+        if self.scheduler.core.mailbox_waiters.has_unserved() {
+            self.scheduler.core.current = None;
+            self.scheduler.serve_waiters();
         }
     }
 
@@ -538,70 +540,84 @@ impl Loop {
         if self.due_next == self.due.len() {
             self.due.clear();
             self.due_next = 0;
-            let now = self.core.now;
-            self.core.wheel.advance(now, &mut self.due);
+            let now = self.scheduler.core.now;
+            self.scheduler.core.wheel.advance(now, &mut self.due);
         }
         for _ in 0..TIMERS_PER_ROUND {
             let Some(&due) = self.due.get(self.due_next) else { break };
             self.due_next += 1;
-            self.core.fire(due);
+            self.fire(due);
         }
-        self.core.timers_due = self.due.len() - self.due_next;
+        self.scheduler.core.timers_due = self.due.len() - self.due_next;
+    }
+
+    fn fire(&mut self, due: DueTimer) {
+        let core = &mut self.scheduler.core;
+        match due {
+            DueTimer::Wait(actor) => core.fire_wait(actor),
+            DueTimer::Message(actor, token) => core.fire_message(actor, token),
+            DueTimer::Request(request_id) => self.scheduler.time_out(request_id),
+            DueTimer::Socket(id) => core.socket_timer(id),
+            DueTimer::Termination(actor) => core.on_termination_due(actor),
+            DueTimer::Stop => core.on_stop_due(),
+            DueTimer::VirtualJob(number) => core.end_virtual_job(number),
+        }
     }
 
     fn serve_sockets(&mut self) {
-        if self.core.sockets.is_busy() {
-            self.core.current = None;
-            self.core.round_end = self.core.now + TIME_PER_ROUND;
-            self.core.serve_sockets();
+        if self.scheduler.core.sockets.is_busy() {
+            self.scheduler.core.current = None;
+            self.scheduler.core.round_end = self.scheduler.core.now + TIME_PER_ROUND;
+            self.scheduler.core.serve_sockets();
             // This time does not count as time for batches.
             self.read_clock();
         }
     }
 
     fn run_batches(&mut self) {
-        self.core.round_end = self.core.now + TIME_PER_ROUND;
-        let mut next_reading = self.core.steps + STEPS_PER_READING;
+        self.scheduler.core.round_end = self.scheduler.core.now + TIME_PER_ROUND;
+        let mut next_reading = self.scheduler.core.steps + STEPS_PER_READING;
         for _ in 0..BATCHES_PER_ROUND {
-            if !self.core.run_one() {
+            if !self.scheduler.run_one() {
                 break;
             }
-            if self.core.steps >= next_reading || self.core.is_clock_due {
-                self.core.is_clock_due = false;
-                next_reading = self.core.steps + STEPS_PER_READING;
+            if self.scheduler.core.steps >= next_reading || self.scheduler.core.is_clock_due {
+                self.scheduler.core.is_clock_due = false;
+                next_reading = self.scheduler.core.steps + STEPS_PER_READING;
                 self.read_clock();
-                if self.core.now >= self.core.round_end {
+                if self.scheduler.core.now >= self.scheduler.core.round_end {
                     break;
                 }
             }
         }
-        if self.core.observes_batches {
-            self.core.observe_batch(None);
+        if self.scheduler.core.observes_batches {
+            self.scheduler.core.observe_batch(None);
         }
-        self.core.current = None;
+        self.scheduler.core.current = None;
     }
 
     fn resume_sources(&mut self) {
-        if !self.core.readiness.has_unfinished() {
+        if !self.scheduler.core.readiness.has_unfinished() {
             return;
         }
-        for source in self.core.readiness.take_unfinished() {
-            self.core.note_ready(Readiness::token_of(source), true, true);
+        for source in self.scheduler.core.readiness.take_unfinished() {
+            self.scheduler.core.note_ready(Readiness::token_of(source), true, true);
         }
     }
 
     fn finish_round(&mut self) {
-        dropped::take(self.core.node_id, &mut self.dropped);
+        dropped::take(self.scheduler.core.node_id, &mut self.dropped);
         for dropped in self.dropped.drain(..) {
-            self.core.reply_dropped(dropped);
+            self.scheduler.core.reply_dropped(dropped);
         }
-        self.core.start_virtual_jobs();
-        if !self.core.dead_letters.unreported.is_empty() {
-            self.core.dead_letters.report();
+        self.scheduler.core.start_virtual_jobs();
+        self.scheduler.pass_signals();
+        if !self.scheduler.core.dead_letters.unreported.is_empty() {
+            self.scheduler.core.dead_letters.report();
         }
-        if self.core.now >= self.next_trim {
-            self.next_trim = self.core.now + TRIM_INTERVAL;
-            self.core.trim();
+        if self.scheduler.core.now >= self.next_trim {
+            self.next_trim = self.scheduler.core.now + TRIM_INTERVAL;
+            self.scheduler.core.trim();
         }
     }
 
@@ -621,17 +637,17 @@ impl Loop {
             return Ok(());
         }
         let may_wait = !self.is_runnable() && {
-            self.core.shared.wake_flag.set();
+            self.scheduler.core.shared.wake_flag.set();
             // A push that did not see the flag is seen here.
             !self.is_runnable()
         };
         let timeout = if may_wait { self.poll_timeout(until) } else { Some(Duration::ZERO) };
-        let before = self.core.now;
+        let before = self.scheduler.core.now;
         // The flag stays set until the next round: the embedding program may wait for the descriptor meanwhile.
         self.poll_once(timeout)?;
         self.read_clock();
         self.take_events(external);
-        if self.core.now.since(before) > timeout.unwrap_or(Duration::ZERO) + PAUSE_MIN {
+        if self.scheduler.core.now.since(before) > timeout.unwrap_or(Duration::ZERO) + PAUSE_MIN {
             // The process was paused: data that arrived meanwhile comes before the timeouts that wait for it.
             self.poll_once(Some(Duration::ZERO))?;
             self.take_events(external);
@@ -640,11 +656,12 @@ impl Loop {
     }
 
     fn has_stop_request(&self) -> bool {
-        !self.core.is_stopping() && self.core.shared.stop.load(Ordering::Acquire)
+        !self.scheduler.core.is_stopping() && self.scheduler.core.shared.stop.load(Ordering::Acquire)
     }
 
     fn poll_timeout(&self, until: Option<Time>) -> Option<Duration> {
-        let now = self.core.clock.map_or(self.core.now, |start| Time::ZERO + start.elapsed());
+        let now =
+            self.scheduler.core.clock.map_or(self.scheduler.core.now, |start| Time::ZERO + start.elapsed());
         let own = self.next_deadline();
         let first = match (own, until) {
             (Some(own), Some(until)) => own.min(until),
@@ -675,7 +692,7 @@ impl Loop {
                 #[cfg(unix)]
                 SIGNALS => {
                     // The pipe is emptied only here: a later signal causes another event.
-                    let (stop, hangup) = (&self.core.shared.stop, &mut self.hangup);
+                    let (stop, hangup) = (&self.scheduler.core.shared.stop, &mut self.hangup);
                     if let Some(signals) = &mut self.signals {
                         signals.take(|kind| match kind {
                             SignalKind::Stop => stop.store(true, Ordering::Release),
@@ -687,7 +704,7 @@ impl Loop {
                     external.push(ExternalReadiness { token, readable, writable, closed })
                 }
                 token => {
-                    self.core.note_ready(token, readable, writable);
+                    self.scheduler.core.note_ready(token, readable, writable);
                 }
             }
         }
@@ -706,14 +723,14 @@ impl Loop {
 
     /// Whether a stop was requested, and has begun.
     pub fn is_stopping(&self) -> bool {
-        self.core.is_stopping()
+        self.scheduler.core.is_stopping()
     }
 
     /// Whether a requested stop is complete: all actors have ended, or `stop_within` has passed.
     pub fn has_stopped(&self) -> bool {
-        let now = self.core.now;
-        let stop = self.core.terminations.stop.as_ref();
-        stop.is_some_and(|stop| self.core.actors.len() == 0 || stop.is_over(now))
+        let now = self.scheduler.core.now;
+        let stop = self.scheduler.core.terminations.stop.as_ref();
+        stop.is_some_and(|stop| self.scheduler.core.actors.len() == 0 || stop.is_over(now))
     }
 
     /// Runs until only daemons are left, or a requested stop is complete.
@@ -726,8 +743,11 @@ impl Loop {
         let mut external = Vec::new();
         loop {
             self.work();
-            let is_finished =
-                if self.core.is_stopping() { self.has_stopped() } else { self.core.live_actors == 0 };
+            let is_finished = if self.scheduler.core.is_stopping() {
+                self.has_stopped()
+            } else {
+                self.scheduler.core.live_actors == 0
+            };
             if is_finished {
                 break;
             }
@@ -747,15 +767,15 @@ impl Loop {
 
     /// Makes a stopped loop ready to run again. Ends all actors that are left.
     pub fn reset_stop(&mut self) {
-        if self.core.is_stopping() {
-            self.core.end_stop();
+        if self.scheduler.core.is_stopping() {
+            self.scheduler.core.end_stop();
             // Their actors have ended, so they become dead letters; messages to other nodes are sent.
             for _ in 0..self.queues.inbox.len() {
                 let Ok(message) = self.queues.inbox.try_recv() else { break };
-                self.core.open_message(message);
+                self.scheduler.open_message(message);
             }
-            self.core.dead_letters.report();
-            self.core.shared.stop.store(false, Ordering::Release);
+            self.scheduler.core.dead_letters.report();
+            self.scheduler.core.shared.stop.store(false, Ordering::Release);
         }
     }
 
@@ -765,21 +785,21 @@ impl Loop {
     ///
     /// What was accepted before is not lost: messages are sent now, or wait for room at their targets.
     pub fn refuse_handles(&mut self) {
-        self.core.shared.pause();
+        self.scheduler.core.shared.pause();
         for _ in 0..self.queues.jobs.len() {
             panic_guard::log_panic(|| drop(self.queues.jobs.try_recv()));
         }
         for _ in 0..self.queues.inbox.len() {
             let Ok(message) = self.queues.inbox.try_recv() else { break };
             if message.is_request() {
-                self.core.discard_message(message);
+                self.scheduler.core.discard_message(message);
             } else {
-                self.core.open_message(message);
+                self.scheduler.open_message(message);
             }
         }
-        self.core.fail_thread_requests();
-        self.core.discard_waiting_requests();
-        self.core.end_joins();
+        self.scheduler.core.fail_thread_requests();
+        self.scheduler.core.discard_waiting_requests();
+        self.scheduler.core.end_joins();
     }
 
     /// From now on SIGINT and SIGTERM stop the loop, as [`Handle::stop`] does. A second signal ends the process at once.
@@ -847,18 +867,18 @@ impl std::os::fd::AsRawFd for Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        self.core.shared.close();
-        for key in self.core.actors.keys().collect::<Vec<_>>() {
-            if let Some(mut cell) = self.core.actors.remove(key) {
-                self.core.dead_mailbox(key, cell.any_mailbox());
+        self.scheduler.core.shared.close();
+        for key in self.scheduler.core.actors.keys().collect::<Vec<_>>() {
+            if let Some(mut cell) = self.scheduler.core.actors.remove(key) {
+                self.scheduler.core.dead_mailbox(key, cell.any_mailbox());
                 drop(cell);
             }
         }
         // Values of user code are dropped one by one: two panics in one drop would abort the process.
-        self.core.drop_all_adapters();
-        self.core.requests.drop_all();
-        self.core.sockets.drop_all();
-        self.core.discard_waiting_messages();
+        self.scheduler.core.drop_all_adapters();
+        self.scheduler.core.requests.drop_all();
+        self.scheduler.core.sockets.drop_all();
+        self.scheduler.core.discard_waiting_messages();
         for _ in 0..self.queues.urgent.len() {
             panic_guard::log_panic(|| drop(self.queues.urgent.try_recv()));
         }
@@ -867,19 +887,22 @@ impl Drop for Loop {
         }
         for _ in 0..self.queues.inbox.len() {
             if let Ok(message) = self.queues.inbox.try_recv() {
-                self.core.discard_message(message);
+                self.scheduler.core.discard_message(message);
             }
         }
-        self.core.dead_letters.report();
-        panic_guard::log_panic(|| drop(self.core.dead_letters.hook.take()));
-        dropped::close(self.core.node_id);
-        watchdog::end(&self.core.shared);
+        self.scheduler.core.dead_letters.report();
+        panic_guard::log_panic(|| drop(self.scheduler.core.dead_letters.hook.take()));
+        dropped::close(self.scheduler.core.node_id);
+        watchdog::end(&self.scheduler.core.shared);
     }
 }
 
 impl std::fmt::Debug for Loop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loop").field("node_id", &self.core.node_id).field("stats", &self.stats()).finish()
+        f.debug_struct("Loop")
+            .field("node_id", &self.scheduler.core.node_id)
+            .field("stats", &self.stats())
+            .finish()
     }
 }
 

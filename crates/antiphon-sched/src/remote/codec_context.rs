@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use crate::error::DecodeError;
 use crate::id::{Key, NodeId};
-use crate::remote::loop_ref::Delivery;
+use crate::remote::local_actors::Delivery;
 use crate::request::dropped;
 use crate::request::{ExpectedReply, RequestId};
 use crate::scheduler::Core;

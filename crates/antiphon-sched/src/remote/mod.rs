@@ -3,8 +3,10 @@
 #[cfg(feature = "serde")]
 mod checked_serializer;
 pub(crate) mod codec_context;
+mod inbound;
+mod local_actors;
 mod loop_ref;
-mod messages;
+mod outbound;
 mod transport;
 pub(crate) mod wire;
 #[cfg(feature = "serde")]
@@ -15,13 +17,15 @@ mod wire_serde;
 mod wire_std;
 
 pub(crate) use codec_context::{
-    EncodeMode, ExposedType, MESSAGE_BYTES_MAX, RequestPermit, decode_with_context, encode_with_context,
+    EncodeMode, EncodedRefs, ExposedType, MESSAGE_BYTES_MAX, RequestPermit, decode_with_context,
+    encode_with_context,
 };
 pub use codec_context::{Origin, origin, with_origin};
-pub use loop_ref::{Delivery, LoopRef, MailboxLoad};
-pub use messages::EncodedMessage;
-pub(crate) use messages::reach_wire;
-pub use transport::{Destination, MonitorId, OutboundMessage, Signal, Transport};
+pub use local_actors::{Delivery, LocalActors, MailboxLoad, Mailboxes, Requests, Signals};
+pub use loop_ref::{LoopRef, ServiceRef};
+pub use outbound::EncodedMessage;
+pub(crate) use outbound::{export, reach_wire};
+pub use transport::{Destination, MonitorId, OutboundMessage, PayloadRules, Signal, Transport};
 pub use wire::{TYPE_NAME_MAX, Wire};
 #[cfg(feature = "serde")]
 pub use wire_serde::private as __private;

@@ -39,18 +39,9 @@ pub trait Transport: Any {
         mode: SendMode,
     ) -> Result<(), Undelivered>;
 
-    /// The most bytes of an encoded message. Encoders stop there. 16 MiB unless the transport has another limit.
-    fn message_bytes_max(&self) -> usize {
-        crate::remote::codec_context::MESSAGE_BYTES_MAX
-    }
-
-    /// Checks an encoded value before it is passed to [`Transport::signal`], as [`Transport::send`] checks a message for which
-    /// [`is_checked`](OutboundMessage::is_checked) is false.
-    ///
-    /// # Errors
-    /// The peers would refuse the bytes.
-    fn check_body(&self, _type_name: &str, _body: &[u8]) -> Result<(), PayloadError> {
-        Ok(())
+    /// The rules for the bytes of messages and values. They do not change.
+    fn payload_rules(&self) -> PayloadRules {
+        PayloadRules::default()
     }
 
     /// A request has reached its timeout: withdraws the message that holds its `ReplyTo`, if that still waits in a queue
@@ -61,6 +52,31 @@ pub trait Transport: Any {
     /// Sends a signal. Signals are never refused. If a monitor cannot reach its node, the watcher receives a `Down`;
     /// other signals are dropped.
     fn signal(&mut self, now: Time, signal: Signal);
+}
+
+/// The rules of a transport for the bytes of messages and values.
+#[derive(Copy, Clone, Debug)]
+pub struct PayloadRules {
+    /// The most bytes. Encoders stop there.
+    pub bytes_max: usize,
+    /// Checks the bytes of a value of the named type, with the limit, as [`Transport::send`] checks a message for which
+    /// [`is_checked`](OutboundMessage::is_checked) is false: an encoder of the user may have written what peers would refuse.
+    pub check: fn(&str, &[u8], usize) -> Result<(), PayloadError>,
+}
+
+impl Default for PayloadRules {
+    /// 16 MiB, and no check.
+    fn default() -> Self {
+        Self { bytes_max: crate::remote::MESSAGE_BYTES_MAX, check: |_, _, _| Ok(()) }
+    }
+}
+
+impl dyn Transport {
+    /// The transport as a `T`, if it is one.
+    pub(crate) fn as_a<T: Transport>(&mut self) -> Option<&mut T> {
+        let transport: &mut dyn Any = self;
+        transport.downcast_mut()
+    }
 }
 
 /// An encoded message.

@@ -14,7 +14,8 @@ use crate::actor::Addr;
 use crate::error::{DecodeError, EncodeError};
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::codec_context::{self, EncodeMode, ExposedType};
-use crate::remote::messages::{deliver_as, expected_as, reach_wire, reply_wire, takes};
+use crate::remote::inbound::{deliver_as, expected_as, takes};
+use crate::remote::outbound::{reach_wire, reply_wire};
 use crate::remote::wire::{Wire, check_type_name};
 use crate::request::{ReplyTo, RequestId};
 

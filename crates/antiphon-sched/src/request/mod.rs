@@ -2,11 +2,10 @@
 //!
 //! It owns the table of pending requests, and the ways to complete one: with a value, with bytes of another node, or with an error.
 
+mod completion;
 pub(crate) mod dropped;
 mod pending;
 
 pub(crate) use dropped::DroppedReply;
-pub(crate) use pending::{
-    AskHandler, ExpectedReply, PendingRequests, ReplyHandler, RequestHandler, ThreadHandler,
-};
+pub(crate) use pending::{AskHandler, ExpectedReply, PendingRequests, RequestHandler, ThreadHandler};
 pub use pending::{ReplyTo, RequestId};

@@ -275,10 +275,10 @@ fn reach_local<R: 'static>(
     request_id: RequestId,
     value: R,
 ) -> Result<(), Undelivered> {
-    if node != loop_ref.core.node_id {
+    if node != loop_ref.scheduler.core.node_id {
         return Err(Undelivered::NoNode);
     }
-    loop_ref.core.complete_request(request_id, value)
+    loop_ref.scheduler.core.complete_request(request_id, value)
 }
 
 impl<R> Drop for ReplyTo<R> {

@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn adapter_closed_while_converting_is_dropped() {
         let (mut events, owner, _) = loop_with_actor();
-        let core = events.loop_ref().core;
+        let core = &mut events.loop_ref().scheduler.core;
         let alive = Rc::new(());
         let hook = |core: &mut Core, owner: Key| core.close_adapter(owner.with_adapter_number(1));
         let key = core.insert_adapter(owner, Hooked(hook, alive.clone())).expect("the limit is not reached");
@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn adapter_number_reused_while_converting_keeps_successor() {
         let (mut events, owner, received) = loop_with_actor();
-        let core = events.loop_ref().core;
+        let core = &mut events.loop_ref().scheduler.core;
         let alive = Rc::new(());
         let hook = |core: &mut Core, owner: Key| {
             core.close_adapter(owner.with_adapter_number(MAX));
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn adapter_refuses_messages_while_it_converts() {
         let (mut events, owner, _) = loop_with_actor();
-        let core = events.loop_ref().core;
+        let core = &mut events.loop_ref().scheduler.core;
         let inner = Rc::new(Cell::new(None));
         let result = inner.clone();
         let hook = move |core: &mut Core, owner: Key| {

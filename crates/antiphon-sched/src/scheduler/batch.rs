@@ -10,6 +10,7 @@ use crate::actor::Cx;
 use crate::actor::{Event, ExitReason, SwapOffer, SystemEvent, Thrown};
 use crate::actor::{Next, Step, Then};
 use crate::id::Key;
+use crate::scheduler::Scheduler;
 use crate::scheduler::cell::Running;
 use crate::scheduler::core::Core;
 use crate::scheduler::mailbox::{Mailbox, PendingTimer, Taken, Wait};
@@ -59,22 +60,26 @@ type StepInput<M> = (Event<M>, Option<StepEffect>);
 #[inline]
 pub(crate) fn run<M: 'static, A: Actor<M>>(
     actor: &mut A,
-    core: &mut Core,
+    scheduler: &mut Scheduler,
     me: Key,
     running: Running<M>,
 ) -> AfterBatch<M> {
-    let Some(mailbox) = running.mailbox(core) else { return AfterBatch::Outcome(BatchOutcome::Dead) };
+    let Some(mailbox) = running.mailbox(&mut scheduler.core) else {
+        return AfterBatch::Outcome(BatchOutcome::Dead);
+    };
     let steps_max = steps_max_for(mailbox.due());
-    core.batch_end = steps_max.min(STEPS_MIN);
+    scheduler.core.batch_end = steps_max.min(STEPS_MIN);
     let mut steps = 0;
     loop {
-        let Some(mailbox) = running.mailbox(core) else { return AfterBatch::Outcome(BatchOutcome::Dead) };
+        let Some(mailbox) = running.mailbox(&mut scheduler.core) else {
+            return AfterBatch::Outcome(BatchOutcome::Dead);
+        };
         let step = match mailbox.take_message() {
             Some(message) => {
-                core.begin_step();
-                actor.step(&mut Cx::new(core, me), Event::Message(message))
+                scheduler.core.begin_step();
+                actor.step(&mut Cx::new(scheduler, me), Event::Message(message))
             }
-            None => match step_event(actor, core, me, &running) {
+            None => match step_event(actor, scheduler, me, &running) {
                 ControlFlow::Continue(step) => step,
                 ControlFlow::Break(outcome) => return AfterBatch::Outcome(outcome),
             },
@@ -82,21 +87,21 @@ pub(crate) fn run<M: 'static, A: Actor<M>>(
         if matches!(step, Ok(Next(Then::Receive))) {
             // This value needs no drop, which the compiler does not see.
             std::mem::forget(step);
-        } else if let Some(after) = apply_next(core, me, step) {
+        } else if let Some(after) = apply_next(&mut scheduler.core, me, step) {
             return after;
         }
-        match running.mailbox(core) {
+        match running.mailbox(&mut scheduler.core) {
             Some(mailbox) if mailbox.waiting() > 0 => {}
-            Some(_) | None => return AfterBatch::Outcome(idle_outcome(core, &running)),
+            Some(_) | None => return AfterBatch::Outcome(idle_outcome(&mut scheduler.core, &running)),
         }
         steps += 1;
         // The clock is read each time that the number of steps has doubled, and after many messages to other nodes. So a
         // batch of equally long steps takes at most twice the time that the round has left.
-        if steps >= core.batch_end {
-            if steps >= steps_max || core.is_round_over() {
+        if steps >= scheduler.core.batch_end {
+            if steps >= steps_max || scheduler.core.is_round_over() {
                 return AfterBatch::Outcome(BatchOutcome::More);
             }
-            core.batch_end = steps_max.min(2 * steps.max(STEPS_MIN));
+            scheduler.core.batch_end = steps_max.min(2 * steps.max(STEPS_MIN));
         }
     }
 }
@@ -123,19 +128,19 @@ fn idle_outcome<M: 'static>(core: &mut Core, running: &Running<M>) -> BatchOutco
 #[inline(never)]
 fn step_event<M: 'static, A: Actor<M>>(
     actor: &mut A,
-    core: &mut Core,
+    scheduler: &mut Scheduler,
     me: Key,
     running: &Running<M>,
 ) -> ControlFlow<BatchOutcome, Step<M>> {
-    if running.mailbox(core).is_some_and(Mailbox::take_start) {
-        core.begin_step();
-        return ControlFlow::Continue(actor.step(&mut Cx::new(core, me), Event::Start));
+    if running.mailbox(&mut scheduler.core).is_some_and(Mailbox::take_start) {
+        scheduler.core.begin_step();
+        return ControlFlow::Continue(actor.step(&mut Cx::new(scheduler, me), Event::Start));
     }
-    let Some((event, effect)) = next_event(core, me, running) else {
-        return ControlFlow::Break(idle_outcome(core, running));
+    let Some((event, effect)) = next_event(&mut scheduler.core, me, running) else {
+        return ControlFlow::Break(idle_outcome(&mut scheduler.core, running));
     };
-    core.begin_step();
-    let step = actor.step(&mut Cx::new(core, me), event);
+    scheduler.core.begin_step();
+    let step = actor.step(&mut Cx::new(scheduler, me), event);
     match effect.and_then(|effect| effect.exit_reason(&step)) {
         Some(reason) => {
             // Dropped here and not by leaving the function: a panic of that drop would leak the returned value

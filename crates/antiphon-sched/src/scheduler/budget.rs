@@ -78,6 +78,18 @@ impl Drop for Permit {
 }
 
 impl Core {
+    /// Runs `put`, which pushes one message or event. `permit` is kept with it.
+    pub(crate) fn with_permit<R>(&mut self, permit: Option<Permit>, put: impl FnOnce(&mut Self) -> R) -> R {
+        if permit.is_none() {
+            return put(self);
+        }
+        self.permit = permit;
+        let result = put(self);
+        // When `put` used no permit, it is returned to its budget here.
+        self.permit = None;
+        result
+    }
+
     /// As [`Core::push_local`]; the current permit, if any, goes into the mailbox with the message.
     pub(crate) fn push_metered<M: 'static>(&mut self, to: ActorId, message: M) -> Result<(), SendError<M>> {
         let key = to.key();

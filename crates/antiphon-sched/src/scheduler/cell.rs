@@ -12,8 +12,8 @@
 //! 2. The actor is accessed only by `run_batch` and by `destroy`. `run_batch` refuses to run a body that is
 //!    running. Dropping the cell of a running body only marks the body, and `run_batch` destroys it at its end.
 //!    Hence `&mut A` is unique, and the body outlives it.
-//! 3. The mailbox is borrowed only through `&mut Cell`, and by `run_batch` while it holds `&mut Core`, which
-//!    owns all cells of the loop. `run_batch` gives up its own borrow before it calls the actor.
+//! 3. The mailbox is borrowed only through `&mut Cell`, and by `run_batch` while it holds `&mut Scheduler`,
+//!    which owns all cells of the loop. `run_batch` gives up its own borrow before it calls the actor.
 //! 4. Only this module changes `RunState`. `Mailbox::take_all` leaves an idle one behind; it is called only here,
 //!    on a body that is about to be destroyed.
 
@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use crate::actor::Actor;
 use crate::actor::ExitReason;
 use crate::id::Key;
+use crate::scheduler::Scheduler;
 use crate::scheduler::batch::{self, AfterBatch, BatchOutcome};
 use crate::scheduler::core::Core;
 use crate::scheduler::mailbox::{AnyMailbox, Mailbox};
@@ -81,7 +82,7 @@ struct VTable {
     message: TypeId,
     actor_type: ActorType,
     mailbox: unsafe fn(NonNull<()>) -> NonNull<dyn AnyMailbox>,
-    run_batch: unsafe fn(NonNull<()>, &mut Core, Key) -> BatchOutcome,
+    run_batch: unsafe fn(NonNull<()>, &mut Scheduler, Key) -> BatchOutcome,
     dispose: unsafe fn(NonNull<()>),
 }
 
@@ -132,13 +133,13 @@ impl Drop for Cell {
 
 /// Runs one batch of the next actor in the run queue; `None` if the queue is empty.
 #[inline]
-pub(crate) fn run_next(core: &mut Core) -> Option<(Key, BatchOutcome)> {
-    let (key, cell) = core.actors.dequeue()?;
+pub(crate) fn run_next(scheduler: &mut Scheduler) -> Option<(Key, BatchOutcome)> {
+    let (key, cell) = scheduler.core.actors.dequeue()?;
     let (body, vtable) = (cell.body, cell.vtable);
-    core.begin_batch(key, vtable.actor_type);
+    scheduler.core.begin_batch(key, vtable.actor_type);
     // SAFETY: (1) the vtable belongs to the body; (2) the cell was just taken from its slot by reference, and
     // `begin_batch` drops nothing. So the body is live at least until it is marked as running.
-    let outcome = unsafe { (vtable.run_batch)(body, core, key) };
+    let outcome = unsafe { (vtable.run_batch)(body, scheduler, key) };
     Some((key, outcome))
 }
 
@@ -176,10 +177,10 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
     }
 
     /// # Safety
-    /// `body` is a live `Body<M, A>`, owned by a cell of `core`.
-    unsafe fn run_batch(body: NonNull<()>, core: &mut Core, key: Key) -> BatchOutcome {
+    /// `body` is a live `Body<M, A>`, owned by a cell of `scheduler`.
+    unsafe fn run_batch(body: NonNull<()>, scheduler: &mut Scheduler, key: Key) -> BatchOutcome {
         let whole = body.cast::<Body<M, A>>().as_ptr();
-        // SAFETY: (3) `core` is borrowed exclusively, so no other code borrows the mailbox.
+        // SAFETY: (3) `scheduler` is borrowed exclusively, so no other code borrows the mailbox.
         let state = unsafe { &mut (*whole).mailbox.state };
         if *state != RunState::IDLE {
             return BatchOutcome::Dead;
@@ -188,7 +189,7 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
         // SAFETY: (2) the body is marked as running, so no other code accesses the actor or frees the body.
         let actor = unsafe { &mut *addr_of_mut!((*whole).actor) };
         let running = Running { mailbox: body.cast() };
-        let outcome = catch_unwind(AssertUnwindSafe(|| batch::run(actor, core, key, running)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| batch::run(actor, scheduler, key, running)));
         // SAFETY: (3) as above; the batch is over.
         let state = unsafe { &mut (*whole).mailbox.state };
         let dropped = *state == RunState::DROPPED;
@@ -200,10 +201,10 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
         match outcome {
             Ok(AfterBatch::Outcome(outcome)) => outcome,
             Ok(AfterBatch::Swapped(next)) => {
-                match core.actors.cell_mut(key).and_then(Cell::mailbox::<M>) {
+                match scheduler.core.actors.cell_mut(key).and_then(Cell::mailbox::<M>) {
                     Some(mailbox) => {
                         let cell = Cell::new(mailbox.take_all(), *next);
-                        drop(core.actors.replace(key, cell));
+                        drop(scheduler.core.actors.replace(key, cell));
                     }
                     None => panic_guard::log_panic(|| drop(next)),
                 }

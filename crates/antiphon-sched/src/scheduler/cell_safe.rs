@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::actor::Actor;
 use crate::actor::ExitReason;
 use crate::id::Key;
+use crate::scheduler::Scheduler;
 use crate::scheduler::batch::{self, AfterBatch, BatchOutcome};
 use crate::scheduler::core::Core;
 use crate::scheduler::mailbox::{AnyMailbox, Mailbox};
@@ -61,7 +62,7 @@ impl<M: 'static> TypedMailbox for Mailbox<M> {
 }
 
 trait RunBatch {
-    fn run_batch(&mut self, core: &mut Core, key: Key) -> BatchOutcome;
+    fn run_batch(&mut self, scheduler: &mut Scheduler, key: Key) -> BatchOutcome;
 }
 
 struct Runner<M, A> {
@@ -112,13 +113,13 @@ impl<M: 'static> Running<M> {
 }
 
 /// RunBatch one batch of the next actor in the run queue; `None` if the queue is empty.
-pub(crate) fn run_next(core: &mut Core) -> Option<(Key, BatchOutcome)> {
-    let (key, cell) = core.actors.dequeue()?;
+pub(crate) fn run_next(scheduler: &mut Scheduler) -> Option<(Key, BatchOutcome)> {
+    let (key, cell) = scheduler.core.actors.dequeue()?;
     let actor_type = cell.actor_type;
     let Some(mut actor) = cell.actor.take() else { return Some((key, BatchOutcome::Dead)) };
-    core.begin_batch(key, actor_type);
-    let outcome = actor.run_batch(core, key);
-    match core.actors.cell_mut(key) {
+    scheduler.core.begin_batch(key, actor_type);
+    let outcome = actor.run_batch(scheduler, key);
+    match scheduler.core.actors.cell_mut(key) {
         Some(cell) if cell.actor.is_none() => cell.actor = Some(actor),
         // A swap has put another actor into the cell, or the cell is gone.
         Some(_) | None => panic_guard::log_panic(|| drop(actor)),
@@ -127,12 +128,12 @@ pub(crate) fn run_next(core: &mut Core) -> Option<(Key, BatchOutcome)> {
 }
 
 impl<M: 'static, A: Actor<M>> RunBatch for Runner<M, A> {
-    fn run_batch(&mut self, core: &mut Core, key: Key) -> BatchOutcome {
+    fn run_batch(&mut self, scheduler: &mut Scheduler, key: Key) -> BatchOutcome {
         let running = Running { key, messages: std::marker::PhantomData };
-        match catch_unwind(AssertUnwindSafe(|| batch::run(&mut self.actor, core, key, running))) {
+        match catch_unwind(AssertUnwindSafe(|| batch::run(&mut self.actor, scheduler, key, running))) {
             Ok(AfterBatch::Outcome(outcome)) => outcome,
             Ok(AfterBatch::Swapped(next)) => {
-                match core.actors.cell_mut(key) {
+                match scheduler.core.actors.cell_mut(key) {
                     Some(cell) => {
                         let actor = Runner { actor: *next, messages: std::marker::PhantomData::<fn(M)> };
                         cell.actor = Some(Box::new(actor));

@@ -15,21 +15,21 @@ use crate::actor::Actor;
 use crate::actor::Value;
 use crate::actor::{Addr, SendMode};
 use crate::actor::{ExitReason, SystemEvent};
-use crate::error::{PayloadError, SendError, Undelivered};
+use crate::error::{SendError, Undelivered};
 use crate::event_loop::LoopConfig;
 use crate::event_loop::{Readiness, ReadyTarget};
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::Delivery;
 use crate::remote::Wire;
 use crate::remote::codec_context;
-use crate::remote::{Signal, Transport};
+use crate::remote::{PayloadRules, Signal};
 use crate::request::PendingRequests;
 use crate::scheduler::actor_table::{ActorTable, Flag};
 use crate::scheduler::batch::BatchOutcome;
 use crate::scheduler::budget::Permit;
-use crate::scheduler::cell::{self, ActorType, Cell};
+use crate::scheduler::cell::{ActorType, Cell};
 use crate::scheduler::dead_letter::{DeadLetter, DeadLetters};
 use crate::scheduler::extras::ActorExtras;
+use crate::scheduler::inbox::WaitingMessages;
 use crate::scheduler::inspection::{ActivityTable, ObservedBatch};
 use crate::scheduler::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::scheduler::mailbox_limit::MailboxAdmission;
@@ -39,7 +39,6 @@ use crate::scheduler::timers::{DueTimer, TimerWheel};
 use crate::socket::SocketTable;
 use crate::thread::LoopPools;
 use crate::thread::Shared;
-use crate::thread::WaitingMessages;
 use crate::time::Time;
 
 pub(crate) struct Core {
@@ -75,13 +74,14 @@ pub(crate) struct Core {
     pub(crate) current: Option<Key>,
     pub(crate) steps: u64,
     pub(crate) rng: fastrand::Rng,
-    pub(crate) transport: TransportSlot,
     /// A message for a mailbox that drops messages was dropped.
     pub(crate) has_discarded: bool,
     /// The permit of the message or event that is being pushed into a mailbox.
     pub(crate) permit: Option<Permit>,
-    /// Signals that wait until the transport is put back.
-    pub(crate) queued_signals: Vec<Signal>,
+    /// The rules of the transport; `None` if the loop has none.
+    pub(crate) payload_rules: Option<PayloadRules>,
+    /// Signals for the transport.
+    pub(crate) signals: Vec<Signal>,
     pub(crate) scratch: Vec<u8>,
     type_names: FxHashMap<TypeId, &'static str>,
     pub(crate) readiness: Readiness,
@@ -103,15 +103,6 @@ pub(crate) struct Core {
     /// Messages of handles that wait for room.
     pub(crate) waiting_messages: WaitingMessages,
     pub(crate) shared: Arc<Shared>,
-}
-
-/// The transport of the loop, if it has one.
-pub(crate) enum TransportSlot {
-    /// The loop has no transport.
-    Absent,
-    /// The owner of the transport has taken it out, and will put it back.
-    Taken,
-    Present(Box<dyn Transport>),
 }
 
 /// The messages to other nodes after which the clock is read: they take about as long as a round.
@@ -151,10 +142,10 @@ impl Core {
             current: None,
             steps: 0,
             rng,
-            transport: TransportSlot::Absent,
             has_discarded: false,
             permit: None,
-            queued_signals: Vec::new(),
+            payload_rules: None,
+            signals: Vec::new(),
             scratch: Vec::new(),
             type_names: FxHashMap::default(),
             readiness,
@@ -315,12 +306,11 @@ impl Core {
         }
     }
 
-    /// Passes a signal to the transport.
+    /// Queues a signal for the transport.
     pub(crate) fn signal(&mut self, signal: Signal) {
-        match &mut self.transport {
-            TransportSlot::Present(transport) => transport.signal(self.now, signal),
-            TransportSlot::Taken => self.queued_signals.push(signal),
-            TransportSlot::Absent => self.refuse_signal(signal),
+        match self.payload_rules {
+            Some(_) => self.signals.push(signal),
+            None => self.refuse_signal(signal),
         }
     }
 
@@ -387,20 +377,15 @@ impl Core {
         is_over
     }
 
-    /// Runs one batch of the next runnable actor; false if there is none.
+    /// Handles the outcome of a batch.
     #[inline]
-    pub(crate) fn run_one(&mut self) -> bool {
-        let Some((key, outcome)) = cell::run_next(self) else { return false };
+    pub(super) fn after_batch(&mut self, key: Key, outcome: BatchOutcome) {
         match outcome {
             BatchOutcome::Idle => {}
             // An actor that was ended during its own step has no slot any more.
             BatchOutcome::More if self.actors.is_alive(key) => self.actors.enqueue(key.index()),
             other => self.end_batch(key, other),
         }
-        if self.mailbox_waiters.is_active() {
-            self.serve_waiters_after(key);
-        }
-        true
     }
 
     #[inline(never)]
@@ -441,34 +426,24 @@ impl Core {
         }
     }
 
-    /// Handles a timer that is due.
-    pub(crate) fn fire(&mut self, due: DueTimer) {
+    /// The time of a wait is over: of `receive_within` or `sleep`.
+    pub(crate) fn fire_wait(&mut self, key: Key) {
         let now = self.now;
-        match due {
-            DueTimer::Wait(key) => {
-                let Some(mailbox) = self.any_mailbox(key) else { return };
-                match mailbox.fire_wait(now) {
-                    Fired::Queued => self.actors.enqueue(key.index()),
-                    Fired::Again(until) => self.rearm_wait(key, until),
-                    Fired::Repeat(..) | Fired::Spent => {}
-                }
-            }
-            DueTimer::Message(key, token) => {
-                let Some(mailbox) = self.any_mailbox(key) else { return };
-                match mailbox.fire_timer(token) {
-                    Fired::Queued => self.actors.enqueue(key.index()),
-                    Fired::Repeat(period, queued) => self.repeat(key, token, period, queued),
-                    Fired::Again(_) | Fired::Spent => {}
-                }
-            }
-            DueTimer::Socket(id) => self.socket_timer(id),
-            DueTimer::Termination(key) => self.on_termination_due(key),
-            DueTimer::Stop => self.on_stop_due(),
-            DueTimer::VirtualJob(number) => self.end_virtual_job(number),
-            DueTimer::Request(request_id) => {
-                let reason = self.withdraw(request_id);
-                self.fail_request(request_id, reason);
-            }
+        let Some(mailbox) = self.any_mailbox(key) else { return };
+        match mailbox.fire_wait(now) {
+            Fired::Queued => self.actors.enqueue(key.index()),
+            Fired::Again(until) => self.rearm_wait(key, until),
+            Fired::Repeat(..) | Fired::Spent => {}
+        }
+    }
+
+    /// A timer with a message is due.
+    pub(crate) fn fire_message(&mut self, key: Key, token: u32) {
+        let Some(mailbox) = self.any_mailbox(key) else { return };
+        match mailbox.fire_timer(token) {
+            Fired::Queued => self.actors.enqueue(key.index()),
+            Fired::Repeat(period, queued) => self.repeat(key, token, period, queued),
+            Fired::Again(_) | Fired::Spent => {}
         }
     }
 
@@ -564,39 +539,6 @@ impl Core {
                 mailbox.trim();
                 self.actors.set(key.index(), Flag::TRIM, false);
             }
-        }
-    }
-
-    /// Decodes a message from the network, and pushes it into the mailbox of an actor that the network can reach.
-    pub(crate) fn deliver(&mut self, to: Key, type_name: &str, body: &[u8]) -> Delivery {
-        // The network cannot reach an address that was never sent to another node.
-        let Some(exposed) = self.exposed(to) else { return Delivery::NoActor };
-        if exposed.type_name != type_name {
-            return Delivery::Refused(PayloadError::wrong_type(exposed.type_name, type_name));
-        }
-        // Checked before decoding: the sender may repeat the message, so the replies inside it must not be dropped.
-        let owner = to.actor();
-        if !self.has_place(owner) {
-            return Delivery::Full;
-        }
-        // An actor in `receive_if` gets more until its mailbox is full: it may wait for the next message.
-        let is_idle =
-            self.is_idle(owner) && self.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > 0);
-        self.has_discarded = false;
-        let delivery = (exposed.decode)(self, to, body);
-        if self.drops_when_full(owner) {
-            let is_discarded = delivery == Delivery::Delivered && self.has_discarded;
-            return if is_discarded { Delivery::Discarded } else { delivery };
-        }
-        let capacity = self.capacity_of(owner);
-        let half = if is_idle { capacity - 1 } else { capacity / 2 };
-        match delivery {
-            Delivery::Delivered
-                if self.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > half) =>
-            {
-                Delivery::DeliveredOverHalf
-            }
-            delivery => delivery,
         }
     }
 }

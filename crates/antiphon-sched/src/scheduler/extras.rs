@@ -379,7 +379,7 @@ impl Core {
 
     fn exported_reason(&mut self, actor: ActorId, reason: ExitReason) -> ExitReason {
         let ExitReason::Done(value) = reason else { return reason };
-        ExitReason::Done(self.export(value).unwrap_or_else(|reason| {
+        ExitReason::Done(crate::remote::export(self, value).unwrap_or_else(|reason| {
             tracing::warn!(%actor, %reason, "an exit value was not sent to another node");
             Value::not_sent(reason)
         }))

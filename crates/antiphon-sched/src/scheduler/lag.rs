@@ -106,7 +106,7 @@ mod tests {
         let actor = subscriber(&mut events, &log);
         let (key, mut lag) = (actor.id().key(), Lag::default());
         let miss = |events: &mut Loop, missed, lag: &mut Lag| {
-            assert!(events.loop_ref().add_missed(key, CHANNEL, missed, lag));
+            assert!(events.loop_ref().service().add_missed(key, CHANNEL, missed, lag));
         };
         miss(&mut events, 1, &mut lag);
         miss(&mut events, 2, &mut lag);
@@ -126,9 +126,12 @@ mod tests {
         let actor = subscriber(&mut events, &log);
         let key = actor.id().key();
         let mut lags = [(); 5].map(|()| Lag::default());
-        let added = lags.each_mut().map(|lag| events.loop_ref().add_missed(key, CHANNEL, 1, lag));
+        let added = lags.each_mut().map(|lag| events.loop_ref().service().add_missed(key, CHANNEL, 1, lag));
         assert_eq!(added, [true, true, true, true, false], "twice the limit of the mailbox");
-        assert!(events.loop_ref().add_missed(key, CHANNEL, 1, &mut lags[0]), "an event that waits may grow");
+        assert!(
+            events.loop_ref().service().add_missed(key, CHANNEL, 1, &mut lags[0]),
+            "an event that waits may grow"
+        );
         resume(&mut events, actor);
         assert_eq!(log.take(), ["missed 2", "missed 1", "missed 1", "missed 1"]);
     }
@@ -144,9 +147,9 @@ mod tests {
                 match event {
                     Event::Start => {
                         let me = cx.id().key();
-                        cx.loop_ref().await_room(full.id());
+                        cx.loop_ref().service().await_room(full.id());
                         if is_cancelled {
-                            cx.loop_ref().cancel_await_room(me, full.id());
+                            cx.loop_ref().service().cancel_await_room(me, full.id());
                         }
                     }
                     Event::Writable { .. } => noted.borrow_mut().push("writable".to_owned()),

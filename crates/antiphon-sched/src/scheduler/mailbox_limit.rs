@@ -71,6 +71,12 @@ impl Core {
         self.limit_of(key).map_or(self.mailbox_max, |limit| limit.capacity)
     }
 
+    /// Whether the mailbox at an address holds its maximum of messages so many times.
+    pub(crate) fn holds(&mut self, key: Key, times: usize) -> bool {
+        let max = self.capacity_of(key.actor()).saturating_mul(times);
+        self.any_mailbox_of(key).is_some_and(|mailbox| mailbox.is_full(max))
+    }
+
     /// Whether the mailbox of an actor drops messages when it is full, and so has always room.
     pub(crate) fn drops_when_full(&self, key: Key) -> bool {
         self.limit_of(key).is_some_and(|limit| limit.when_full != WhenFull::Refuse)

@@ -29,6 +29,8 @@ pub(crate) struct MailboxWaiters {
     targets: FxHashMap<Key, TargetWaiters>,
     /// Contended mailboxes that may have room, and those of actors that have ended.
     ready: VecDeque<Key>,
+    /// As `ready`, where messages of handles have the next turn.
+    ready_for_handles: VecDeque<Key>,
     /// As `ready`, where the transport has the next turn.
     ready_for_transport: VecDeque<Key>,
     /// The reserved places, by the actors that hold them.
@@ -86,6 +88,13 @@ pub struct Turn {
     pub target: Key,
     /// The peer.
     pub peer: NodeId,
+}
+
+/// The turn of something else than a local actor at a mailbox, with its ticket.
+#[derive(Copy, Clone)]
+enum OthersTurn {
+    Handles(u64),
+    Transport(u64, NodeId),
 }
 
 struct Reservation {
@@ -157,7 +166,7 @@ impl MailboxWaiters {
 
     /// Whether local actors or handles may have a turn.
     pub(crate) fn has_unserved(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.ready_for_handles.is_empty()
     }
 
     fn add(&mut self, target: Key, waiter: Waiter) -> u64 {
@@ -186,9 +195,22 @@ impl MailboxWaiters {
         }
     }
 
-    fn clear_ready(&mut self, target: Key) {
+    /// Adds a mailbox to those where the waiter that is due has the next turn. Without one it is not ready any more.
+    fn put_behind(&mut self, target: Key, due: Option<OthersTurn>) {
+        match due {
+            Some(OthersTurn::Handles(_)) => self.ready_for_handles.push_back(target),
+            Some(OthersTurn::Transport(..)) => self.ready_for_transport.push_back(target),
+            None => {
+                if let Some(waiters) = self.targets.get_mut(&target) {
+                    waiters.is_ready = false;
+                }
+            }
+        }
+    }
+
+    fn remove(&mut self, target: Key, ticket: u64) {
         if let Some(waiters) = self.targets.get_mut(&target) {
-            waiters.is_ready = false;
+            waiters.remove(ticket);
         }
     }
 
@@ -373,10 +395,9 @@ impl Core {
         }
     }
 
-    /// After a batch of an actor: frees the reserved places that it did not use, and serves the waiters for room in its
-    /// mailbox.
-    #[inline(never)]
-    pub(crate) fn serve_waiters_after(&mut self, key: Key) {
+    /// After a batch of an actor: frees the reserved places that it did not use. The waiters for room in its mailbox may have
+    /// turns now.
+    pub(super) fn note_batch_end(&mut self, key: Key) {
         self.current = None;
         if self.mailbox_waiters.reservations.contains_key(&key) {
             // A sleeping actor would keep its reserved places for as long as it sleeps.
@@ -389,7 +410,6 @@ impl Core {
             }
             self.mailbox_waiters.note_ready(key);
         }
-        self.serve_local_waiters();
     }
 
     fn free_reservations(&mut self, holder: Key, is_freed: impl Fn(&Reservation) -> bool) {
@@ -415,39 +435,60 @@ impl Core {
         self.mailbox_waiters.note_ready(key);
     }
 
-    /// Gives turns to local actors and handles, as long as none of the transport is due before.
-    pub(crate) fn serve_local_waiters(&mut self) {
+    /// Gives turns to local actors, as long as none of others is due before.
+    fn serve_actors(&mut self) {
         while let Some(target) = self.mailbox_waiters.ready.pop_front() {
-            match self.serve_target(target) {
-                // It stays ready: the transport takes its turn later.
-                Some(_) => self.mailbox_waiters.ready_for_transport.push_back(target),
-                None => self.mailbox_waiters.clear_ready(target),
+            let due = self.serve_target(target);
+            self.mailbox_waiters.put_behind(target, due);
+        }
+    }
+
+    /// The next mailbox at which messages of handles have a turn. They are no longer registered there.
+    pub(super) fn next_turn_of_handles(&mut self) -> Option<Key> {
+        loop {
+            self.serve_actors();
+            let target = *self.mailbox_waiters.ready_for_handles.front()?;
+            let due = self.serve_target(target);
+            if let Some(OthersTurn::Handles(ticket)) = due {
+                self.mailbox_waiters.remove(target, ticket);
+                return Some(target);
             }
+            self.mailbox_waiters.ready_for_handles.pop_front();
+            self.mailbox_waiters.put_behind(target, due);
         }
     }
 
     /// The next turn of the transport.
     pub(crate) fn next_turn(&mut self) -> Option<Turn> {
         loop {
-            self.serve_local_waiters();
+            self.serve_actors();
             let target = *self.mailbox_waiters.ready_for_transport.front()?;
-            if let Some((ticket, turn)) = self.serve_target(target) {
-                if let Some(waiters) = self.mailbox_waiters.targets.get_mut(&target) {
-                    waiters.remove(ticket);
-                }
-                return Some(turn);
+            let due = self.serve_target(target);
+            if let Some(OthersTurn::Transport(ticket, peer)) = due {
+                self.mailbox_waiters.remove(target, ticket);
+                return Some(Turn { target, peer });
             }
             self.mailbox_waiters.ready_for_transport.pop_front();
-            self.mailbox_waiters.clear_ready(target);
+            self.mailbox_waiters.put_behind(target, due);
         }
     }
 
     /// Runs a delivery whose turn it is at `target`.
     pub(crate) fn in_turn<R>(&mut self, target: Key, deliver: impl FnOnce(&mut Self) -> R) -> R {
-        self.mailbox_waiters.turn = Some(target);
+        self.begin_turn(target);
         let result = deliver(self);
-        self.mailbox_waiters.turn = None;
+        self.end_turn();
         result
+    }
+
+    /// Begins a delivery whose turn it is at `target`.
+    pub(super) fn begin_turn(&mut self, target: Key) {
+        self.mailbox_waiters.turn = Some(target);
+    }
+
+    /// Ends the delivery whose turn it was.
+    pub(super) fn end_turn(&mut self) {
+        self.mailbox_waiters.turn = None;
     }
 
     /// Whether an actor waits for a message or event that is not in its mailbox. A sleeping actor waits for none.
@@ -458,9 +499,9 @@ impl Core {
             && self.any_mailbox(key).is_some_and(|mailbox| !mailbox.ignores_events())
     }
 
-    /// Gives the free places of one mailbox to its waiters in turn, until there is none or the transport has a turn.
-    /// Returns that turn with its ticket.
-    fn serve_target(&mut self, target: Key) -> Option<(u64, Turn)> {
+    /// Gives the free places of one mailbox to the local actors that wait, until there is none, or handles or the transport have a
+    /// turn. Returns that turn.
+    fn serve_target(&mut self, target: Key) -> Option<OthersTurn> {
         loop {
             let (max, drops) = (self.capacity_of(target), self.drops_when_full(target));
             let waiting = self.any_mailbox(target).map(|mailbox| mailbox.waiting());
@@ -475,14 +516,13 @@ impl Core {
                 return None;
             }
             let (ticket, waiter) = waiters.first_due(waiting, max, is_idle)?;
-            if let Waiter::Transport { peer, .. } = waiter {
-                return Some((ticket, Turn { target, peer }));
-            }
-            waiters.remove(ticket);
             match waiter {
-                Waiter::Transport { .. } => {}
-                Waiter::Handles => self.serve_handles(target),
-                Waiter::Actor { sender, address } => self.serve_actor(sender, address, waiting.is_some()),
+                Waiter::Transport { peer, .. } => return Some(OthersTurn::Transport(ticket, peer)),
+                Waiter::Handles => return Some(OthersTurn::Handles(ticket)),
+                Waiter::Actor { sender, address } => {
+                    waiters.remove(ticket);
+                    self.serve_actor(sender, address, waiting.is_some());
+                }
             }
         }
     }

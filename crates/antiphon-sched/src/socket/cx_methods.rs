@@ -219,7 +219,7 @@ impl<M: 'static> Cx<'_, M> {
 
     fn parts(&mut self) -> (&mut Core, Key) {
         let me = self.id().key();
-        (self.loop_ref().core, me)
+        (&mut self.loop_ref().scheduler.core, me)
     }
 }
 

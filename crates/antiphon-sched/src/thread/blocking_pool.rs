@@ -18,9 +18,9 @@ use slab::Slab;
 
 use crate::error::JobError;
 use crate::request::RequestId;
-use crate::scheduler::Core;
 use crate::scheduler::DueTimer;
 use crate::scheduler::panic_guard;
+use crate::scheduler::{Core, Scheduler};
 use crate::thread::handle::{JobClosure, LoopJob};
 use crate::time::Time;
 
@@ -278,7 +278,7 @@ impl Core {
         let work = move || -> Option<Box<dyn LoopJob>> {
             let result = panic_guard::catch_panic(job).map_err(JobError::Panicked);
             let then = then_in_job.lock().take()?;
-            Some(Box::new(JobClosure(move |core: &mut Self| then(core, result))))
+            Some(Box::new(JobClosure(move |scheduler: &mut Scheduler| then(&mut scheduler.core, result))))
         };
         let submitted = match &mut self.pools {
             LoopPools::Virtual(pools) => pools.submit(pool, Box::new(work)),

@@ -20,21 +20,22 @@ use crate::event_loop::LoopStats;
 use crate::event_loop::StepClock;
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::LoopRef;
+use crate::remote::MonitorId;
 use crate::remote::Wire;
-use crate::remote::{MonitorId, Signal};
 use crate::request::DroppedReply;
 use crate::request::{ReplyTo, RequestId, ThreadHandler};
 use crate::scheduler::Core;
 use crate::scheduler::DeadLetter;
 use crate::scheduler::MailboxLimit;
+use crate::scheduler::Scheduler;
 use crate::scheduler::{ActorCursor, ActorPage};
-use crate::thread::inbox::{InboxMessage, InboxOutcome, InboxState};
+use crate::scheduler::{InboxMessage, InboxOutcome, InboxState};
 use crate::thread::join_handle::{JoinHandle, value_of};
 use crate::thread::wake_flag::WakeFlag;
 
 /// Work that another thread sends to the loop, besides messages.
 pub(crate) trait LoopJob: Send {
-    fn run(self: Box<Self>, core: &mut Core);
+    fn run(self: Box<Self>, scheduler: &mut Scheduler);
 }
 
 /// A period in which a loop serves handles, which has an even number, or refuses them. It refuses them between two runs.
@@ -262,7 +263,8 @@ impl Handle {
         let (sender, receiver) = bounded(1);
         let state = Arc::new(Mutex::new(JoinMonitor::Requested));
         let state_in_loop = state.clone();
-        let monitor = move |core: &mut Core| {
+        let monitor = move |scheduler: &mut Scheduler| {
+            let core = &mut scheduler.core;
             if matches!(*state_in_loop.lock(), JoinMonitor::Abandoned) {
                 return;
             }
@@ -288,10 +290,10 @@ impl Handle {
 
     /// Removes the monitor of a `join` that has timed out, or prevents that it is set.
     fn demonitor(&self, actor: ActorId, state: Arc<Mutex<JoinMonitor>>) {
-        self.shared.push_urgent(Box::new(JobClosure(move |core: &mut Core| {
+        self.shared.push_urgent(Box::new(JobClosure(move |scheduler: &mut Scheduler| {
             let before = std::mem::replace(&mut *state.lock(), JoinMonitor::Abandoned);
             if let JoinMonitor::Set(id) = before {
-                core.remove_watcher(actor.key(), id);
+                scheduler.core.remove_watcher(actor.key(), id);
             }
         })));
     }
@@ -315,7 +317,7 @@ impl Handle {
     /// # Errors
     /// As [`Handle::spawn`].
     pub fn spawn_actor<M: 'static>(&self, actor: impl Actor<M> + Send) -> Result<Addr<M>, AskError> {
-        self.run(Duration::MAX, |loop_ref| loop_ref.core.spawn(actor))
+        self.run(Duration::MAX, |loop_ref| loop_ref.scheduler.core.spawn(actor))
     }
 
     /// As [`Handle::spawn_actor`], for an actor whose mailbox has a limit of its own.
@@ -327,7 +329,7 @@ impl Handle {
         limit: MailboxLimit,
         actor: impl Actor<M> + Send,
     ) -> Result<Addr<M>, AskError> {
-        self.run(Duration::MAX, move |loop_ref| loop_ref.core.spawn_with(limit, actor))
+        self.run(Duration::MAX, move |loop_ref| loop_ref.scheduler.core.spawn_with(limit, actor))
     }
 
     /// As [`Handle::spawn_actor`], and returns a [`JoinHandle`] that keeps the exit value of the actor, however early it ends.
@@ -339,8 +341,8 @@ impl Handle {
         actor: impl Actor<M> + Send,
     ) -> Result<(Addr<M>, JoinHandle<V>), AskError> {
         self.run(Duration::MAX, move |loop_ref| {
-            let addr = loop_ref.core.spawn(actor);
-            (addr, JoinHandle::of(loop_ref.core, addr.id()))
+            let addr = loop_ref.scheduler.core.spawn(actor);
+            (addr, JoinHandle::of(&mut loop_ref.scheduler.core, addr.id()))
         })
     }
 
@@ -356,9 +358,9 @@ impl Handle {
         function: impl FnOnce(&mut LoopRef<'_>) -> R + Send + 'static,
     ) -> Result<R, AskError> {
         let (sender, receiver) = bounded(1);
-        let job = move |core: &mut Core| {
+        let job = move |scheduler: &mut Scheduler| {
             // It fails only when this call has already returned `TimedOut`.
-            drop(sender.try_send(function(&mut LoopRef { core })));
+            drop(sender.try_send(function(&mut LoopRef { scheduler })));
         };
         self.call(job, timeout, &receiver).map_err(|failure| match failure {
             CallFailure::Full => AskError::Full,
@@ -430,7 +432,7 @@ impl Handle {
     /// Runs `job` in the loop, and waits for the result that it sends.
     fn call<R>(
         &self,
-        job: impl FnOnce(&mut Core) + Send + 'static,
+        job: impl FnOnce(&mut Scheduler) + Send + 'static,
         timeout: Duration,
         results: &Receiver<R>,
     ) -> Result<R, CallFailure> {
@@ -490,9 +492,9 @@ where
         self.to.target_id()
     }
 
-    fn send(self: Box<Self>, core: &mut Core) -> InboxOutcome {
+    fn send(self: Box<Self>, scheduler: &mut Scheduler) -> InboxOutcome {
         let Self { to, message } = *self;
-        match to.put(&mut LoopRef { core }, message, SendMode::Send) {
+        match to.put(&mut LoopRef { scheduler }, message, SendMode::Send) {
             Ok(()) => InboxOutcome::Sent,
             Err(error) => {
                 let reason = error.reason();
@@ -608,7 +610,8 @@ where
         true
     }
 
-    fn send(self: Box<Self>, core: &mut Core) -> InboxOutcome {
+    fn send(self: Box<Self>, scheduler: &mut Scheduler) -> InboxOutcome {
+        let core = &mut scheduler.core;
         if self.to.node() == core.node_id {
             // The request is made only when there is room for it.
             let actor = self.to.id().key().actor();
@@ -625,7 +628,7 @@ where
                 (request_id, request(ReplyTo::new(core.node_id, request_id)))
             }
         };
-        let Err(error) = self.to.put(&mut LoopRef { core }, message, SendMode::Send) else {
+        let Err(error) = self.to.put(&mut LoopRef { scheduler }, message, SendMode::Send) else {
             return InboxOutcome::Sent;
         };
         let reason = error.reason();
@@ -633,7 +636,7 @@ where
         match self.queued.put_back(content) {
             Ok(()) => InboxOutcome::Refused(self, reason),
             Err(withdrawn) => {
-                core.fail_request(request_id, AskError::TimedOut);
+                scheduler.core.fail_request(request_id, AskError::TimedOut);
                 drop(withdrawn);
                 InboxOutcome::Ended
             }
@@ -664,27 +667,16 @@ impl<F, T, R> Drop for HandleAsk<F, T, R> {
 
 pub(crate) struct JobClosure<F>(pub(crate) F);
 
-impl<F: FnOnce(&mut Core) + Send> LoopJob for JobClosure<F> {
-    fn run(self: Box<Self>, core: &mut Core) {
-        (self.0)(core);
+impl<F: FnOnce(&mut Scheduler) + Send> LoopJob for JobClosure<F> {
+    fn run(self: Box<Self>, scheduler: &mut Scheduler) {
+        (self.0)(scheduler);
     }
 }
 
 /// A `ReplyTo` that was dropped on another thread.
 impl LoopJob for DroppedReply {
-    fn run(self: Box<Self>, core: &mut Core) {
-        core.reply_dropped(*self);
-    }
-}
-
-impl Core {
-    /// Handles a `ReplyTo` that was dropped in this loop without a reply.
-    pub(crate) fn reply_dropped(&mut self, (node, request_id): DroppedReply) {
-        if node == self.node_id {
-            self.fail_request(request_id, AskError::Dropped);
-        } else {
-            self.signal(Signal::ReplyDropped { node, request_id, reason: AskError::Dropped });
-        }
+    fn run(self: Box<Self>, scheduler: &mut Scheduler) {
+        scheduler.core.reply_dropped(*self);
     }
 }
 

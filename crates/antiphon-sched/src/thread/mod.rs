@@ -2,7 +2,6 @@
 
 mod blocking_pool;
 mod handle;
-mod inbox;
 mod join_handle;
 pub mod wake_flag;
 
@@ -10,5 +9,4 @@ pub use blocking_pool::JobPool;
 pub(crate) use blocking_pool::LoopPools;
 pub use handle::Handle;
 pub(crate) use handle::{LoopJob, LoopQueues, Shared};
-pub(crate) use inbox::WaitingMessages;
 pub use join_handle::JoinHandle;

@@ -305,10 +305,14 @@ fn send_down_reaches_only_live_actor() {
     let watcher = spawn_logger::<u32>(&mut events, &log);
     let channel = spawn_logger::<u32>(&mut events, &Log::default()).id();
     settle(&mut events);
-    assert!(events.loop_ref().push_down(watcher.id().key(), channel, ExitReason::Failed("closed".into())));
+    assert!(events.loop_ref().service().push_down(
+        watcher.id().key(),
+        channel,
+        ExitReason::Failed("closed".into())
+    ));
     with_cx(&mut events, move |cx| cx.terminate(watcher));
     assert_eq!(log.take(), "start down:failed: closed terminate");
-    assert!(!events.loop_ref().push_down(watcher.id().key(), channel, ExitReason::NoActor));
+    assert!(!events.loop_ref().service().push_down(watcher.id().key(), channel, ExitReason::NoActor));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::error::Undelivered;
 use crate::id::{ActorId, Key};
 use crate::scheduler::Waiter;
 use crate::scheduler::panic_guard;
-use crate::scheduler::{Core, TransportSlot};
+use crate::scheduler::{Core, Scheduler};
 
 /// A message or request that a handle has accepted.
 pub(crate) trait InboxMessage: Send + Any {
@@ -31,7 +31,7 @@ pub(crate) trait InboxMessage: Send + Any {
         false
     }
     /// Sends it. A refusal returns it.
-    fn send(self: Box<Self>, core: &mut Core) -> InboxOutcome;
+    fn send(self: Box<Self>, scheduler: &mut Scheduler) -> InboxOutcome;
     /// Ends it unsent: a message becomes a dead letter, a request fails.
     fn discard(self: Box<Self>, core: &mut Core, reason: Undelivered);
     /// Ends it unsent, since the loop ends: a message becomes a dead letter, a request fails with `NoLoop`.
@@ -162,59 +162,8 @@ enum Attempt {
 const REMOTE_PER_ROUND: usize = 256;
 
 impl Core {
-    /// Sends a message of the inbox, or queues it if its target has no room.
-    pub(crate) fn open_message(&mut self, message: Box<dyn InboxMessage>) {
-        self.current = None;
-        let target = message.target().actor();
-        if let Some(queue) = self.waiting_messages.queues.get_mut(&target) {
-            message.note_waiting();
-            self.shared.inbox_state.start_wait();
-            queue.messages.push_back(message);
-            return;
-        }
-        match self.attempt(message) {
-            Attempt::Sent | Attempt::Ended => self.shared.inbox_state.release(),
-            Attempt::Waits(message) => {
-                self.waiting_messages.put_back(&self.shared.inbox_state, target, message);
-                self.shared.inbox_state.set_full(target, true);
-                if target.node() == self.node_id {
-                    self.wait_for_turn(target.key(), Waiter::Handles);
-                }
-            }
-        }
-    }
-
-    /// Delivers one of the messages that wait for a local actor, whose turn it is; ends them all if the actor has ended.
-    pub(crate) fn serve_handles(&mut self, actor: Key) {
-        let target = self.id(actor);
-        // The messages have no sender, whichever actor has just run.
-        let current = self.current.take();
-        while let Some(message) = self.waiting_messages.pop(&self.shared.inbox_state, target) {
-            if !self.actors.is_alive(actor) {
-                self.discard(message, Undelivered::NoActor);
-                self.shared.inbox_state.release();
-                continue;
-            }
-            match self.in_turn(actor, |core| core.attempt(message)) {
-                Attempt::Ended => self.shared.inbox_state.release(),
-                Attempt::Sent => {
-                    self.shared.inbox_state.release();
-                    break;
-                }
-                Attempt::Waits(message) => {
-                    self.waiting_messages.put_back(&self.shared.inbox_state, target, message);
-                    break;
-                }
-            }
-        }
-        if !self.end_empty_queue(target) {
-            self.wait_for_turn(actor, Waiter::Handles);
-        }
-        self.current = current;
-    }
-
     /// Notes that the transport has room for messages to a remote target, or that the target has ended. The messages are
-    /// sent in the next round: the transport may be taken out of the loop now.
+    /// sent in the next round: the transport reports this itself.
     pub(crate) fn serve_remote_handles(&mut self, target: ActorId) {
         let target = target.actor();
         if let Some(queue) = self.waiting_messages.queues.get_mut(&target)
@@ -222,41 +171,6 @@ impl Core {
         {
             self.waiting_messages.ready.push_back(target);
         }
-    }
-
-    /// Sends messages to the remote targets that have room.
-    pub(crate) fn send_ready_messages(&mut self) {
-        if matches!(self.transport, TransportSlot::Taken) {
-            return;
-        }
-        self.current = None;
-        for _ in 0..self.waiting_messages.ready.len() {
-            let Some(target) = self.waiting_messages.ready.pop_front() else { return };
-            let has_room = self.send_to_remote(target);
-            if self.end_empty_queue(target) {
-                continue;
-            }
-            if has_room {
-                self.waiting_messages.ready.push_back(target);
-            } else if let Some(queue) = self.waiting_messages.queues.get_mut(&target) {
-                queue.is_ready = false;
-            }
-        }
-    }
-
-    /// Sends a limited number of the messages for a remote target; false if it was refused.
-    fn send_to_remote(&mut self, target: ActorId) -> bool {
-        for _ in 0..REMOTE_PER_ROUND {
-            let Some(message) = self.waiting_messages.pop(&self.shared.inbox_state, target) else { break };
-            match self.attempt(message) {
-                Attempt::Sent | Attempt::Ended => self.shared.inbox_state.release(),
-                Attempt::Waits(message) => {
-                    self.waiting_messages.put_back(&self.shared.inbox_state, target, message);
-                    return false;
-                }
-            }
-        }
-        true
     }
 
     /// Removes the queue of a target if it is empty: then handles may send to the target again.
@@ -269,36 +183,6 @@ impl Core {
             self.shared.inbox_state.set_full(target, false);
         }
         true
-    }
-
-    /// Sends a message, unless its target has no room for it.
-    fn attempt(&mut self, message: Box<dyn InboxMessage>) -> Attempt {
-        let target = message.target();
-        match panic_guard::catch_panic(|| message.send(self)) {
-            Ok(InboxOutcome::Sent) => Attempt::Sent,
-            Ok(InboxOutcome::Ended) => Attempt::Ended,
-            Ok(InboxOutcome::Refused(message, reason)) if self.is_reported(target, &reason) => {
-                Attempt::Waits(message)
-            }
-            Ok(InboxOutcome::Refused(message, reason)) => {
-                self.discard(message, reason);
-                Attempt::Ended
-            }
-            Err(text) => {
-                tracing::error!(%target, %text, "a message of a handle panicked while it was sent");
-                Attempt::Ended
-            }
-        }
-    }
-
-    /// Whether room for a message that was refused is reported later: to the waiters of a mailbox, or by the transport.
-    fn is_reported(&mut self, target: ActorId, reason: &Undelivered) -> bool {
-        if target.node() == self.node_id {
-            let actor = target.key().actor();
-            *reason == Undelivered::Full && !self.has_place(actor)
-        } else {
-            *reason == Undelivered::Busy
-        }
     }
 
     /// Ends all waiting messages, since the loop ends.
@@ -337,5 +221,125 @@ impl Core {
 
     fn discard(&mut self, message: Box<dyn InboxMessage>, reason: Undelivered) {
         panic_guard::log_panic(|| message.discard(self, reason));
+    }
+}
+
+impl Scheduler {
+    /// Sends a message of the inbox, or queues it if its target has no room.
+    pub(crate) fn open_message(&mut self, message: Box<dyn InboxMessage>) {
+        self.core.current = None;
+        let target = message.target().actor();
+        if let Some(queue) = self.core.waiting_messages.queues.get_mut(&target) {
+            message.note_waiting();
+            self.core.shared.inbox_state.start_wait();
+            queue.messages.push_back(message);
+            return;
+        }
+        match self.attempt(message) {
+            Attempt::Sent | Attempt::Ended => self.core.shared.inbox_state.release(),
+            Attempt::Waits(message) => {
+                self.core.waiting_messages.put_back(&self.core.shared.inbox_state, target, message);
+                self.core.shared.inbox_state.set_full(target, true);
+                if target.node() == self.core.node_id {
+                    self.core.wait_for_turn(target.key(), Waiter::Handles);
+                }
+            }
+        }
+    }
+
+    /// Delivers one of the messages that wait for a local actor, whose turn it is; ends them all if the actor has ended.
+    pub(crate) fn serve_handles(&mut self, actor: Key) {
+        let target = self.core.id(actor);
+        // The messages have no sender, whichever actor has just run.
+        let current = self.core.current.take();
+        while let Some(message) = self.core.waiting_messages.pop(&self.core.shared.inbox_state, target) {
+            if !self.core.actors.is_alive(actor) {
+                self.core.discard(message, Undelivered::NoActor);
+                self.core.shared.inbox_state.release();
+                continue;
+            }
+            self.core.begin_turn(actor);
+            let attempt = self.attempt(message);
+            self.core.end_turn();
+            match attempt {
+                Attempt::Ended => self.core.shared.inbox_state.release(),
+                Attempt::Sent => {
+                    self.core.shared.inbox_state.release();
+                    break;
+                }
+                Attempt::Waits(message) => {
+                    self.core.waiting_messages.put_back(&self.core.shared.inbox_state, target, message);
+                    break;
+                }
+            }
+        }
+        if !self.core.end_empty_queue(target) {
+            self.core.wait_for_turn(actor, Waiter::Handles);
+        }
+        self.core.current = current;
+    }
+
+    /// Sends messages to the remote targets that have room.
+    pub(crate) fn send_ready_messages(&mut self) {
+        self.core.current = None;
+        for _ in 0..self.core.waiting_messages.ready.len() {
+            let Some(target) = self.core.waiting_messages.ready.pop_front() else { return };
+            let has_room = self.send_to_remote(target);
+            if self.core.end_empty_queue(target) {
+                continue;
+            }
+            if has_room {
+                self.core.waiting_messages.ready.push_back(target);
+            } else if let Some(queue) = self.core.waiting_messages.queues.get_mut(&target) {
+                queue.is_ready = false;
+            }
+        }
+    }
+
+    /// Sends a limited number of the messages for a remote target; false if it was refused.
+    fn send_to_remote(&mut self, target: ActorId) -> bool {
+        for _ in 0..REMOTE_PER_ROUND {
+            let Some(message) = self.core.waiting_messages.pop(&self.core.shared.inbox_state, target) else {
+                break;
+            };
+            match self.attempt(message) {
+                Attempt::Sent | Attempt::Ended => self.core.shared.inbox_state.release(),
+                Attempt::Waits(message) => {
+                    self.core.waiting_messages.put_back(&self.core.shared.inbox_state, target, message);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Sends a message, unless its target has no room for it.
+    fn attempt(&mut self, message: Box<dyn InboxMessage>) -> Attempt {
+        let target = message.target();
+        match panic_guard::catch_panic(|| message.send(self)) {
+            Ok(InboxOutcome::Sent) => Attempt::Sent,
+            Ok(InboxOutcome::Ended) => Attempt::Ended,
+            Ok(InboxOutcome::Refused(message, reason)) if self.is_reported(target, &reason) => {
+                Attempt::Waits(message)
+            }
+            Ok(InboxOutcome::Refused(message, reason)) => {
+                self.core.discard(message, reason);
+                Attempt::Ended
+            }
+            Err(text) => {
+                tracing::error!(%target, %text, "a message of a handle panicked while it was sent");
+                Attempt::Ended
+            }
+        }
+    }
+
+    /// Whether room for a message that was refused is reported later: to the waiters of a mailbox, or by the transport.
+    fn is_reported(&mut self, target: ActorId, reason: &Undelivered) -> bool {
+        if target.node() == self.core.node_id {
+            let actor = target.key().actor();
+            *reason == Undelivered::Full && !self.core.has_place(actor)
+        } else {
+            *reason == Undelivered::Busy
+        }
     }
 }

@@ -314,7 +314,7 @@ impl<T: Wire + Clone> Subscribers<T> {
             // The clock is not read after the last one, but before the next.
             if entries == next_reading {
                 next_reading = entries + entries.min(ENTRIES_PER_READING);
-                if cx.loop_ref().ends_round() {
+                if cx.loop_ref().service().ends_round() {
                     is_complete = false;
                     break;
                 }

@@ -756,12 +756,12 @@ impl NodeCore {
                 let item = BacklogItem::NodeLost { watcher, id, actor };
                 self.add_entry(node, watcher.actor(), item, Some(expires), driver);
             } else {
-                driver.loop_ref().down(watcher, id, actor, ExitReason::NodeLost);
+                driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
             }
         }
         let Some(peer) = self.peers.get_mut(&node) else { return };
         for (actor, ticket) in peer.backlog.end_session(expires) {
-            driver.loop_ref().cancel_wait(actor, ticket);
+            driver.local().mailboxes().cancel_wait(actor, ticket);
         }
         if peer.backlog.has_entries() {
             self.timers.add(expires, NodeTimer::Backlog(node));

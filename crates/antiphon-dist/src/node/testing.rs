@@ -1,7 +1,7 @@
 //! A core for unit tests: with a virtual loop and peers without connections, and without a network.
 
 use antiphon_sched::{
-    Actor, Addr, ExitReason, Key, Loop, LoopConfig, LoopRef, MonitorId, NodeId, Platform, Wire, millis,
+    Actor, Addr, ExitReason, Key, LocalActors, Loop, LoopConfig, MonitorId, NodeId, Platform, Wire, millis,
 };
 use antiphon_wire::Entropy;
 
@@ -18,8 +18,8 @@ pub(super) struct TestDriver {
 }
 
 impl Driver for TestDriver {
-    fn loop_ref(&mut self) -> LoopRef<'_> {
-        self.sched.loop_ref()
+    fn local(&mut self) -> LocalActors<'_> {
+        self.sched.local_actors()
     }
 
     fn output(&mut self, output: Output) {

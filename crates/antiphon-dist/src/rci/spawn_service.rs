@@ -113,8 +113,8 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
 fn may_watch(loop_ref: &mut LoopRef<'_>, peer: Option<NodeId>, watcher: ActorId) -> bool {
     let is_here = watcher.node() == loop_ref.node_id();
     !(peer.is_some() && is_here)
-        || (loop_ref.is_exposed(watcher.key())
-            && loop_ref.signal_policy_of(watcher.key()) == SignalPolicy::All)
+        || (loop_ref.service().is_exposed(watcher.key())
+            && loop_ref.service().signal_policy_of(watcher.key()) == SignalPolicy::All)
 }
 
 impl<A: Wire, T: Wire> Actor<FromNode<RciCall<A, T>>> for SpawnService<A, T> {

@@ -14,7 +14,7 @@ use crate::remote::inbound;
 use crate::remote::transport::MonitorId;
 use crate::remote::wire::Wire;
 use crate::request::RequestId;
-use crate::scheduler::{Core, DeadLetter, Permit, RoomMark, SignalPolicy, Ticket, Turn, Waiter};
+use crate::scheduler::{Core, DeadLetter, Lag, Permit, RoomMark, SignalPolicy, Ticket, Turn, Waiter};
 use crate::time::Time;
 
 /// The result of delivering an encoded message.
@@ -114,6 +114,11 @@ impl LocalActors<'_> {
         self.core.push_local(to.id(), message, SendMode::Once)
     }
 
+    /// The same, for a shorter time.
+    pub fn reborrow(&mut self) -> LocalActors<'_> {
+        LocalActors { core: self.core, registry: self.registry }
+    }
+
     /// The mailboxes: deliveries, and the waiters for room.
     pub fn mailboxes(&mut self) -> Mailboxes<'_> {
         Mailboxes { core: self.core }
@@ -168,6 +173,15 @@ impl Mailboxes<'_> {
     /// later. A sleeping actor waits for none.
     pub fn is_idle(&mut self, key: Key) -> bool {
         self.core.is_idle(key.actor())
+    }
+
+    /// Adds to the number of messages of a channel that `subscriber`, of this loop, has missed: it receives
+    /// [`Event::Lagged`](crate::Event::Lagged) behind the messages that are in its mailbox now. `lag` is the state of the
+    /// subscription. False when the subscriber has exited, or when this needs a new event and the mailbox holds twice its
+    /// maximum of messages.
+    pub fn add_missed(&mut self, subscriber: Key, channel: ActorId, missed: u64, lag: &mut Lag) -> bool {
+        (lag.is_queued() || !self.core.holds(subscriber, 2))
+            && self.core.add_missed(subscriber, channel, missed, lag)
     }
 
     /// Reports room at `target`, on another node, to `sender`, of this loop: if it awaits that after a refusal, it

@@ -20,6 +20,7 @@ use crate::scheduler::Lag;
 use crate::scheduler::MailboxLimit;
 use crate::scheduler::Permit;
 use crate::scheduler::Scheduler;
+use crate::scheduler::SignalPolicy;
 use crate::scheduler::{ActorCursor, ActorPage};
 use crate::time::Time;
 
@@ -170,6 +171,11 @@ pub struct ServiceRef<'a> {
 }
 
 impl ServiceRef<'_> {
+    /// Which signals an actor of this loop accepts from actors of other nodes.
+    pub fn signal_policy_of(&self, key: Key) -> SignalPolicy {
+        self.scheduler.core.signal_policy_of(key)
+    }
+
     /// Lets messages from the network reach an actor. False when the actor is not of this loop, or has exited.
     pub fn expose<M: Wire>(&mut self, addr: Addr<M>) -> bool {
         let exposed = exposed_as::<M>(&mut self.scheduler.core);

@@ -218,7 +218,7 @@ fn encode_value<N: AsRef<str>>(
     if let Some(type_name) = &type_name
         && !is_checked
     {
-        (rules.check)(type_name.as_ref(), &body, rules.bytes_max)?;
+        (rules.check)(type_name.as_ref(), &body, rules.bytes_max as u64)?;
     }
     Ok((body, type_name, refs))
 }

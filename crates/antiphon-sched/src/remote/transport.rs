@@ -61,7 +61,7 @@ pub struct PayloadRules {
     pub bytes_max: usize,
     /// Checks the bytes of a value of the named type, with the limit, as [`Transport::send`] checks a message for which
     /// [`is_checked`](OutboundMessage::is_checked) is false: an encoder of the user may have written what peers would refuse.
-    pub check: fn(&str, &[u8], usize) -> Result<(), PayloadError>,
+    pub check: fn(&str, &[u8], u64) -> Result<(), PayloadError>,
 }
 
 impl Default for PayloadRules {

@@ -572,7 +572,7 @@ mod tests {
         test.driver.sched.spawn(move |cx: &mut Cx<()>, event| {
             if matches!(event, Event::Start) {
                 let adapter: Addr<Bytes> = cx.adapter(|_| ())?;
-                assert!(cx.loop_ref().expose(adapter));
+                assert!(cx.loop_ref().service().expose(adapter));
                 adapter_key.set(Some(adapter.id().key()));
             }
             if matches!(event, Event::Resumed(_)) { receive() } else { suspend() }
@@ -591,7 +591,7 @@ mod tests {
             "{addr:?} has taken the small message, and then all"
         );
         let owner = adapter.actor();
-        assert!(test.driver.sched.loop_ref().resume_here(owner, Value::new(())));
+        assert!(test.driver.sched.local_actors().signals().resume(owner, Value::new(())));
         test.advance();
         assert_eq!(test.core.all_peers_budget.bytes(), 0);
     }

@@ -77,7 +77,7 @@ impl TestCore {
     /// Spawns an actor that is exposed to peers.
     pub(super) fn spawn<M: Wire>(&mut self, actor: impl Actor<M>) -> (Addr<M>, Key) {
         let addr = self.driver.sched.spawn_actor(actor);
-        assert!(self.driver.sched.loop_ref().expose(addr));
+        assert!(self.driver.sched.loop_ref().service().expose(addr));
         (addr, addr.id().key())
     }
 

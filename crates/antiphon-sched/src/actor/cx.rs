@@ -27,6 +27,7 @@ use crate::scheduler::SignalPolicy;
 use crate::scheduler::{ActorCursor, ActorPage};
 use crate::scheduler::{Core, Scheduler};
 use crate::scheduler::{DueTimer, TimerKey};
+use crate::thread;
 use crate::thread::Handle;
 use crate::thread::JobPool;
 use crate::time::Time;
@@ -513,7 +514,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         answer: impl FnOnce(Result<R, JobError>) -> M + 'static,
     ) {
         match self.open_request(answer) {
-            Ok(request_id) => self.core().run_job(JobPool::Users, request_id, job),
+            Ok(request_id) => thread::run_job(self.core(), JobPool::Users, request_id, job),
             Err(answer) => self.push_self(answer(Err(JobError::TooManyOpen))),
         }
     }
@@ -526,7 +527,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         answer: impl FnOnce(Result<R, JobError>) -> M + 'static,
     ) {
         match self.open_request(answer) {
-            Ok(request_id) => self.core().run_job(pool, request_id, job),
+            Ok(request_id) => thread::run_job(self.core(), pool, request_id, job),
             Err(answer) => self.push_self(answer(Err(JobError::TooManyOpen))),
         }
     }

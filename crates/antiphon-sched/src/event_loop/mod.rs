@@ -44,6 +44,8 @@ use crate::scheduler::panic_guard;
 use crate::scheduler::{ActorCursor, ActorPage};
 use crate::scheduler::{Core, Scheduler};
 use crate::scheduler::{DeadLetter, DeadLetterCounts};
+use crate::socket::Sockets;
+use crate::thread;
 use crate::thread::JoinHandle;
 use crate::thread::{Handle, LoopJob, LoopQueues, Shared};
 use crate::thread::{JobPool, LoopPools};
@@ -456,7 +458,7 @@ impl Loop {
     ///
     /// It has no effect on a loop that is not virtual.
     pub fn set_job_time(&mut self, job_time: impl FnMut(JobPool, Time) -> Duration + 'static) {
-        self.scheduler.core.set_job_time(job_time);
+        thread::set_job_time(&mut self.scheduler.core, job_time);
     }
 
     /// From now on keeps the failures of actors that nobody monitors.
@@ -489,7 +491,7 @@ impl Loop {
         self.serve_sockets();
         self.serve_waiters();
         self.run_batches();
-        self.scheduler.core.flush_sockets();
+        Sockets::of(&mut self.scheduler.core).flush();
         self.resume_sources();
         self.finish_round();
         self.scheduler.core.shared.step_clock.round_ended();
@@ -557,10 +559,10 @@ impl Loop {
             DueTimer::Wait(actor) => core.fire_wait(actor),
             DueTimer::Message(actor, token) => core.fire_message(actor, token),
             DueTimer::Request(request_id) => self.scheduler.time_out(request_id),
-            DueTimer::Socket(id) => core.socket_timer(id),
+            DueTimer::Socket(id) => Sockets::of(core).on_timer(id),
             DueTimer::Termination(actor) => core.on_termination_due(actor),
             DueTimer::Stop => core.on_stop_due(),
-            DueTimer::VirtualJob(number) => core.end_virtual_job(number),
+            DueTimer::VirtualJob(number) => thread::end_virtual_job(core, number),
         }
     }
 
@@ -568,7 +570,7 @@ impl Loop {
         if self.scheduler.core.sockets.is_busy() {
             self.scheduler.core.current = None;
             self.scheduler.core.round_end = self.scheduler.core.now + TIME_PER_ROUND;
-            self.scheduler.core.serve_sockets();
+            Sockets::of(&mut self.scheduler.core).serve();
             // This time does not count as time for batches.
             self.read_clock();
         }
@@ -610,7 +612,7 @@ impl Loop {
         for dropped in self.dropped.drain(..) {
             self.scheduler.core.reply_dropped(dropped);
         }
-        self.scheduler.core.start_virtual_jobs();
+        thread::start_virtual_jobs(&mut self.scheduler.core);
         self.scheduler.pass_signals();
         if !self.scheduler.core.dead_letters.unreported.is_empty() {
             self.scheduler.core.dead_letters.report();

@@ -14,6 +14,7 @@ use crate::scheduler::Scheduler;
 use crate::scheduler::cell::Running;
 use crate::scheduler::core::Core;
 use crate::scheduler::mailbox::{Mailbox, PendingTimer, Taken, Wait};
+use crate::socket::Sockets;
 
 /// A batch has at least this many steps, if as many events are in the mailbox.
 const STEPS_MIN: usize = 64;
@@ -219,7 +220,7 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Op
             Event::Ready(ready)
         }
         SystemEvent::SocketCloseHandled(id) => {
-            core.socket_close_handled(id, me);
+            Sockets::of(core).on_close_handled(id, me);
             return None;
         }
         SystemEvent::Tick(token) => Event::Message(tick(core, me, token)?),

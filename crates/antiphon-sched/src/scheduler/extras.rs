@@ -18,6 +18,7 @@ use crate::scheduler::core::Core;
 use crate::scheduler::dead_letter::DeadLetter;
 use crate::scheduler::mailbox_limit::MailboxLimit;
 use crate::socket::SocketId;
+use crate::socket::Sockets;
 
 #[derive(Default)]
 pub(crate) struct ActorExtras {
@@ -438,7 +439,7 @@ impl Core {
         for source in extras.sources {
             self.readiness.forget(source);
         }
-        self.close_sockets_of(extras.sockets);
+        Sockets::of(self).close_all(extras.sockets);
         if address.is_known_elsewhere() {
             self.signal(Signal::Exited { actor: key });
         }

@@ -77,6 +77,13 @@ impl Core {
         self.any_mailbox_of(key).is_some_and(|mailbox| mailbox.is_full(max))
     }
 
+    /// Whether an actor is alive and its mailbox has room. Sockets ask this: they take part in no turns, and read while there is
+    /// room, also in a contended mailbox.
+    pub(crate) fn has_room(&mut self, owner: Key) -> bool {
+        let max = self.capacity_of(owner);
+        self.any_mailbox(owner).is_some_and(|mailbox| !mailbox.is_full(max))
+    }
+
     /// Whether the mailbox of an actor drops messages when it is full, and so has always room.
     pub(crate) fn drops_when_full(&self, key: Key) -> bool {
         self.limit_of(key).is_some_and(|limit| limit.when_full != WhenFull::Refuse)

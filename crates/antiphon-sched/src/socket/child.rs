@@ -20,7 +20,7 @@ use super::event_sink::EventSink;
 use super::frame_reader::{FrameReader, Pulled};
 use super::framing::Framing;
 use super::send_buffer::{Flushed, SendBuffer};
-use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind};
+use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind, Sockets, watch_fd};
 use super::{Conn, ProcessEvent};
 use crate::event_loop::Source;
 use crate::id::Key;
@@ -61,7 +61,7 @@ struct ChildOutput {
     frame_reader: FrameReader,
 }
 
-impl Core {
+impl Sockets<'_> {
     pub(crate) fn spawn_child(
         &mut self,
         owner: Key,
@@ -69,12 +69,12 @@ impl Core {
         framing: Framing,
         sink: Rc<dyn EventSink<(Conn, ProcessEvent)>>,
     ) -> io::Result<Conn> {
-        self.readiness.check()?;
+        self.core.readiness.check()?;
         if has_group {
             command.process_group(0);
         }
         let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let id = self.sockets.next_conn();
+        let id = self.core.sockets.next_conn();
         let mut child = Child {
             process: Some(process),
             status: None,
@@ -89,15 +89,15 @@ impl Core {
             failure: None,
             has_group,
         };
-        if let Err(reason) = child.watch(self, id) {
-            child.release(self);
+        if let Err(reason) = child.watch(self.core, id) {
+            child.release(self.core);
             return Err(reason);
         }
         let has_exit_fd = child.exit.is_some();
         self.insert_socket(id, owner, SocketKind::Child(Box::new(child)));
         if !has_exit_fd {
             // The first poll is now, and sets the timer for the next.
-            self.sockets.note(id, FdRole::Exit, true, false);
+            self.core.sockets.note(id, FdRole::Exit, true, false);
         }
         Ok(Conn(id.0))
     }
@@ -109,7 +109,7 @@ impl Child {
         if let Some(stdin) = process.stdin.take() {
             let mut pipe = Sender::from(stdin);
             pipe.set_nonblocking(true)?;
-            let source = core.watch_fd(id, FdRole::Main, &mut pipe, Interest::WRITABLE)?;
+            let source = watch_fd(core, (id, FdRole::Main), &mut pipe, Interest::WRITABLE)?;
             self.stdin = Some((pipe, source));
         }
         let stdout = process.stdout.take().map(Receiver::from);
@@ -118,7 +118,7 @@ impl Child {
         {
             let Some(mut pipe) = pipe else { continue };
             pipe.set_nonblocking(true)?;
-            let source = core.watch_fd(id, role, &mut pipe, Interest::READABLE)?;
+            let source = watch_fd(core, (id, role), &mut pipe, Interest::READABLE)?;
             self.outputs[at] =
                 Some(ChildOutput { pipe, source, role, frame_reader: FrameReader::new(self.framing) });
         }
@@ -337,7 +337,7 @@ mod exit {
     use mio::unix::SourceFd;
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-    use super::{Core, FdRole, SocketId, Source};
+    use super::{Core, FdRole, SocketId, Source, watch_fd};
 
     pub(super) struct ChildExit {
         fd: OwnedFd,
@@ -349,7 +349,7 @@ mod exit {
         pub(super) fn watch(child: &Child, core: &mut Core, id: SocketId) -> io::Result<Option<Self>> {
             let Ok(fd) = pidfd_open(Pid::from_child(child), PidfdFlags::NONBLOCK) else { return Ok(None) };
             let source =
-                core.watch_fd(id, FdRole::Exit, &mut SourceFd(&fd.as_raw_fd()), Interest::READABLE)?;
+                watch_fd(core, (id, FdRole::Exit), &mut SourceFd(&fd.as_raw_fd()), Interest::READABLE)?;
             Ok(Some(Self { fd, source }))
         }
 

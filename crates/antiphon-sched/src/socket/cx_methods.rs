@@ -6,11 +6,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::event_sink::event_sink;
-use super::table::{Served, SocketId, SocketKind};
+use super::table::{Served, SocketId, SocketKind, Sockets};
 use super::{Conn, Endpoint, Framing, ProcessEvent, SocketEvent, Udp};
 use crate::actor::Cx;
 use crate::id::Key;
-use crate::scheduler::Core;
 
 /// Sockets and child processes. Their events arrive as messages that `to_message` makes, usually a constructor of the
 /// actor's own message type. Reading pauses while the actor's mailbox is full, so nothing is lost.
@@ -60,15 +59,15 @@ impl<M: 'static> Cx<'_, M> {
         framing: Framing,
         mut to_message: impl FnMut(Conn, SocketEvent) -> M + 'static,
     ) -> io::Result<SocketAddr> {
-        let (core, me) = self.parts();
-        core.listen(me, &at, framing, event_sink(move |(conn, event)| to_message(conn, event)))
+        let (mut sockets, me) = self.parts();
+        sockets.listen(me, &at, framing, event_sink(move |(conn, event)| to_message(conn, event)))
     }
 
     /// Stops listening at an address that [`Cx::listen`] returned. Open connections stay; pending ones are closed.
     /// Returns false when this actor does not listen there.
     pub fn unlisten(&mut self, at: SocketAddr) -> bool {
-        let (core, me) = self.parts();
-        core.unlisten(me, at)
+        let (mut sockets, me) = self.parts();
+        sockets.unlisten(me, at)
     }
 
     /// Opens a TCP connection. A thread of the blocking pool looks names up; all their addresses are tried in turn,
@@ -81,9 +80,9 @@ impl<M: 'static> Cx<'_, M> {
         timeout: Duration,
         mut to_message: impl FnMut(Conn, SocketEvent) -> M + 'static,
     ) -> Conn {
-        let (core, me) = self.parts();
+        let (mut sockets, me) = self.parts();
         let (host, layer) = (to.host(), to.layer());
-        core.connect(
+        sockets.connect(
             me,
             host,
             layer,
@@ -103,14 +102,14 @@ impl<M: 'static> Cx<'_, M> {
     /// [`SocketError::QueueFull`](super::SocketError::QueueFull). An actor that writes much pauses while
     /// [`Cx::unwritten`] is over 1 MiB, and goes on at [`SocketEvent::Writable`].
     pub fn write(&mut self, conn: Conn, data: impl AsRef<[u8]>) {
-        let (core, me) = self.parts();
-        core.write_conn(me, conn, data.as_ref());
+        let (mut sockets, me) = self.parts();
+        sockets.write_conn(me, conn, data.as_ref());
     }
 
     /// The number of bytes that wait to be written to a connection, or to a child.
     pub fn unwritten(&mut self, conn: Conn) -> usize {
-        let (core, me) = self.parts();
-        match core.sockets.kind(SocketId(conn.0), me) {
+        let (sockets, me) = self.parts();
+        match sockets.core.sockets.kind(SocketId(conn.0), me) {
             Some(SocketKind::Tcp(tcp)) => tcp.unwritten(),
             #[cfg(unix)]
             Some(SocketKind::Child(child)) => child.unwritten(),
@@ -122,8 +121,8 @@ impl<M: 'static> Cx<'_, M> {
     /// arrives, or `Closed` with an error if the peer takes nothing for ten seconds. For a child process, closes
     /// the standard input.
     pub fn close(&mut self, conn: Conn) {
-        let (core, me) = self.parts();
-        core.close_conn(me, conn);
+        let (mut sockets, me) = self.parts();
+        sockets.close_conn(me, conn);
     }
 
     /// Opens a UDP socket; each datagram arrives with the address of its sender. Datagrams that arrive while the
@@ -136,8 +135,8 @@ impl<M: 'static> Cx<'_, M> {
         at: impl Endpoint,
         mut to_message: impl FnMut(SocketAddr, Vec<u8>) -> M + 'static,
     ) -> io::Result<Udp> {
-        let (core, me) = self.parts();
-        core.open_udp(me, &at, event_sink(move |(from, data)| to_message(from, data)))
+        let (mut sockets, me) = self.parts();
+        sockets.open_udp(me, &at, event_sink(move |(from, data)| to_message(from, data)))
     }
 
     /// Sends a datagram at once; datagrams are not queued.
@@ -146,14 +145,14 @@ impl<M: 'static> Cx<'_, M> {
     /// The system does not take the datagram (`WouldBlock`: its own queue is full); [`egress`](crate::egress) refuses
     /// the address; this actor has no such socket.
     pub fn send_to(&mut self, udp: Udp, to: SocketAddr, data: impl AsRef<[u8]>) -> io::Result<()> {
-        let (core, me) = self.parts();
-        core.send_udp(me, udp, to, data.as_ref())
+        let (mut sockets, me) = self.parts();
+        sockets.send_udp(me, udp, to, data.as_ref())
     }
 
     /// Closes a UDP socket.
     pub fn close_udp(&mut self, udp: Udp) {
-        let (core, me) = self.parts();
-        core.close_udp(me, udp);
+        let (mut sockets, me) = self.parts();
+        sockets.close_udp(me, udp);
     }
 
     /// Starts a child process. Its standard output arrives in frames, and its standard error as well if the command
@@ -200,16 +199,16 @@ impl<M: 'static> Cx<'_, M> {
         framing: Framing,
         mut to_message: impl FnMut(Conn, ProcessEvent) -> M + 'static,
     ) -> io::Result<Conn> {
-        let (core, me) = self.parts();
+        let (mut sockets, me) = self.parts();
         let sink = event_sink(move |(conn, event)| to_message(conn, event));
-        core.spawn_child(me, (&mut command, has_group), framing, sink)
+        sockets.spawn_child(me, (&mut command, has_group), framing, sink)
     }
 
     /// Kills a child process (SIGKILL). Its end arrives as [`ProcessEvent::Ended`].
     #[cfg(unix)]
     pub fn kill_child(&mut self, child: Conn) {
-        let (core, me) = self.parts();
-        core.with_own_socket(SocketId(child.0), me, |_, kind| {
+        let (mut sockets, me) = self.parts();
+        sockets.with_own_socket(SocketId(child.0), me, |_, kind| {
             if let SocketKind::Child(child) = kind {
                 child.kill();
             }
@@ -217,13 +216,13 @@ impl<M: 'static> Cx<'_, M> {
         });
     }
 
-    fn parts(&mut self) -> (&mut Core, Key) {
+    fn parts(&mut self) -> (Sockets<'_>, Key) {
         let me = self.id().key();
-        (&mut self.loop_ref().scheduler.core, me)
+        (Sockets::of(&mut self.loop_ref().scheduler.core), me)
     }
 }
 
-impl Core {
+impl Sockets<'_> {
     fn write_conn(&mut self, owner: Key, conn: Conn, data: &[u8]) {
         self.with_own_socket(SocketId(conn.0), owner, |cx, kind| match kind {
             SocketKind::Tcp(tcp) => tcp.push(cx, data),

@@ -16,7 +16,7 @@ use super::framing::Framing;
 use super::layer::Layer;
 use super::pending::PendingConns;
 use super::stream::Stream;
-use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind};
+use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind, Sockets, watch_fd};
 use super::tcp::Tcp;
 use super::{Conn, Endpoint, Host, SocketError, SocketEvent};
 use crate::event_loop::Source;
@@ -74,7 +74,7 @@ impl AcceptBackoff {
     }
 }
 
-impl Core {
+impl Sockets<'_> {
     pub(crate) fn listen(
         &mut self,
         owner: Key,
@@ -82,11 +82,11 @@ impl Core {
         framing: Framing,
         sink: Rc<dyn EventSink<(Conn, SocketEvent)>>,
     ) -> io::Result<SocketAddr> {
-        self.readiness.check()?;
+        self.core.readiness.check()?;
         let mut socket = bind(at, TcpListener::bind)?;
         let local = socket.local_addr()?;
-        let id = self.sockets.next_internal();
-        let source = self.watch_fd(id, FdRole::Main, &mut socket, Interest::READABLE)?;
+        let id = self.core.sockets.next_internal();
+        let source = watch_fd(self.core, (id, FdRole::Main), &mut socket, Interest::READABLE)?;
         let listener = Listener {
             socket,
             source,
@@ -104,8 +104,8 @@ impl Core {
 
     /// Ends the listener of an actor at `at`; false when there is none.
     pub(crate) fn unlisten(&mut self, owner: Key, at: SocketAddr) -> bool {
-        let own = self.extras(owner).map(|extras| extras.sockets.clone()).unwrap_or_default();
-        let is_there = |id: &SocketId| matches!(self.sockets.kind(*id, owner), Some(SocketKind::Listener(known)) if known.local == at);
+        let own = self.core.extras(owner).map(|extras| extras.sockets.clone()).unwrap_or_default();
+        let is_there = |id: &SocketId| matches!(self.core.sockets.kind(*id, owner), Some(SocketKind::Listener(known)) if known.local == at);
         let found = own.into_iter().find(is_there);
         if let Some(id) = found {
             self.with_own_socket(id, owner, |_, _| Served::Ended);
@@ -172,9 +172,9 @@ impl Listener {
         let sink = self.sink.clone();
         match made.map(|stream| Tcp::accepted(stream, peer, self.framing, sink, pending_of)) {
             Ok(tcp) => {
-                if core.insert_socket(id, owner, SocketKind::Tcp(Box::new(tcp))) {
+                if Sockets::of(core).insert_socket(id, owner, SocketKind::Tcp(Box::new(tcp))) {
                     self.count_pending(core, id, peer);
-                    core.with_own_tcp(id, owner, Tcp::begin);
+                    Sockets::of(core).with_own_tcp(id, owner, Tcp::begin);
                 }
             }
             Err(reason) => tracing::debug!(%reason, %peer, "an accepted connection could not be set up"),
@@ -188,7 +188,7 @@ impl Listener {
         self.pending.insert(id, peer.ip());
         if let Some(oldest) = self.pending.take_surplus() {
             tracing::debug!(at = %self.local, "a pending connection was closed in favour of a newer one");
-            core.drop_pending(oldest);
+            Sockets::of(core).drop_pending(oldest);
         }
     }
 
@@ -200,7 +200,7 @@ impl Listener {
     pub(crate) fn release(&mut self, core: &mut Core) {
         core.readiness.deregister_socket(self.source, &mut self.socket);
         for id in self.pending.take_all() {
-            core.drop_pending(id);
+            Sockets::of(core).drop_pending(id);
         }
     }
 }

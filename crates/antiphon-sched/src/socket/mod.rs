@@ -39,7 +39,7 @@ pub use framing::Framing;
 pub use layer::{Duplex, Layer, Layered};
 pub use listener::AcceptBackoff;
 pub use pending::site_of;
-pub(crate) use table::{FdRole, SocketId, SocketTable};
+pub(crate) use table::{FdRole, SocketId, SocketTable, Sockets};
 
 /// Identifies a connection or a child process of an actor. Its loop never uses the number again.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -7,7 +7,7 @@ use mio::Interest;
 use mio::net::TcpStream;
 
 use super::layer::{Layer, Layered};
-use super::table::{FdRole, SocketCx, SocketId};
+use super::table::{FdRole, SocketCx, SocketId, watch_fd};
 use crate::event_loop::Source;
 use crate::scheduler::Core;
 use crate::socket::egress;
@@ -24,7 +24,7 @@ impl Stream {
     pub(super) fn dial(cx: &mut SocketCx<'_>, addr: SocketAddr) -> io::Result<Self> {
         egress::allowed(&addr).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
         let mut socket = TcpStream::connect(addr)?;
-        let source = cx.core.watch_fd(cx.id, FdRole::Main, &mut socket, READ_WRITE)?;
+        let source = watch_fd(cx.core, (cx.id, FdRole::Main), &mut socket, READ_WRITE)?;
         Ok(Self { socket, source, layered: None })
     }
 
@@ -36,7 +36,7 @@ impl Stream {
     ) -> io::Result<Self> {
         let layered = layer.map(Layer::accepted).transpose()?;
         socket.set_nodelay(true)?;
-        let source = core.watch_fd(id, FdRole::Main, &mut socket, READ_WRITE)?;
+        let source = watch_fd(core, (id, FdRole::Main), &mut socket, READ_WRITE)?;
         Ok(Self { socket, source, layered })
     }
 

@@ -211,14 +211,18 @@ impl SocketTable {
     }
 }
 
-impl Core {
-    /// Whether an actor is alive and its mailbox has room.
-    pub(crate) fn has_room(&mut self, owner: Key) -> bool {
-        let max = self.capacity_of(owner);
-        // Sockets take part in no turns: they read while there is room, also in a contended mailbox.
-        self.any_mailbox(owner).is_some_and(|mailbox| !mailbox.is_full(max))
-    }
+/// The sockets of a loop, and the core that they act on.
+pub(crate) struct Sockets<'c> {
+    pub(super) core: &'c mut Core,
+}
 
+impl<'c> Sockets<'c> {
+    pub(crate) fn of(core: &'c mut Core) -> Self {
+        Self { core }
+    }
+}
+
+impl Sockets<'_> {
     /// Puts a socket into the table. Returns false, and drops the socket, if its actor has exited in this step.
     pub(crate) fn insert_socket(&mut self, id: SocketId, owner: Key, kind: SocketKind) -> bool {
         let entry = SocketEntry {
@@ -230,10 +234,10 @@ impl Core {
             stalled: false,
             dirty: false,
         };
-        match self.extras(owner) {
+        match self.core.extras(owner) {
             Some(extras) => {
                 extras.sockets.insert(id);
-                self.sockets.entries.insert(id, entry);
+                self.core.sockets.entries.insert(id, entry);
                 true
             }
             None => {
@@ -243,22 +247,11 @@ impl Core {
         }
     }
 
-    /// Registers a descriptor of a socket for readiness.
-    pub(crate) fn watch_fd(
-        &mut self,
-        id: SocketId,
-        role: FdRole,
-        source: &mut (impl mio::event::Source + ?Sized),
-        interest: mio::Interest,
-    ) -> io::Result<Source> {
-        self.readiness.register(SourceOwner::Socket(id, role), source, interest)
-    }
-
     /// Calls `act` with a socket, which is out of the table meanwhile.
     fn with_socket(&mut self, id: SocketId, act: impl FnOnce(&mut SocketCx<'_>, &mut SocketEntry) -> Served) {
-        let Some(mut entry) = self.sockets.entries.remove(&id) else { return };
+        let Some(mut entry) = self.core.sockets.entries.remove(&id) else { return };
         let (owner, timer) = (entry.owner, entry.timer.take());
-        let mut cx = SocketCx { core: self, id, owner, timer, has_output: false };
+        let mut cx = SocketCx { core: self.core, id, owner, timer, has_output: false };
         let outcome = act(&mut cx, &mut entry);
         let has_output = cx.has_output;
         entry.timer = cx.timer;
@@ -267,32 +260,32 @@ impl Core {
             Served::Orphan => self.disown(id, &mut entry),
             Served::Idle | Served::Again | Served::Full { .. } => {}
         }
-        self.sockets.entries.insert(id, entry);
+        self.core.sockets.entries.insert(id, entry);
         match outcome {
-            Served::Again | Served::Orphan => self.sockets.queue(id),
-            Served::Full { delivered } => self.sockets.stall(id, delivered),
+            Served::Again | Served::Orphan => self.core.sockets.queue(id),
+            Served::Full { delivered } => self.core.sockets.stall(id, delivered),
             Served::Idle | Served::Ended => {}
         }
         if has_output {
-            self.sockets.mark_dirty(id);
+            self.core.sockets.mark_dirty(id);
         }
         // A delivered event may have ended the actor, and with it its other sockets.
-        if owner.is_some_and(|owner| !self.actors.is_alive(owner)) {
-            self.close_sockets_of([id].into());
+        if owner.is_some_and(|owner| !self.core.actors.is_alive(owner)) {
+            self.close_all([id].into());
         }
     }
 
     fn drop_socket(&mut self, id: SocketId, mut entry: SocketEntry) {
         if let Some(timer) = entry.timer.take() {
-            self.wheel.cancel(timer);
+            self.core.wheel.cancel(timer);
         }
         self.disown(id, &mut entry);
         match &mut entry.kind {
-            SocketKind::Listener(listener) => listener.release(self),
-            SocketKind::Tcp(tcp) => tcp.release(self, id),
-            SocketKind::Udp(udp) => udp.release(self),
+            SocketKind::Listener(listener) => listener.release(self.core),
+            SocketKind::Tcp(tcp) => tcp.release(self.core, id),
+            SocketKind::Udp(udp) => udp.release(self.core),
             #[cfg(unix)]
-            SocketKind::Child(child) => child.release(self),
+            SocketKind::Child(child) => child.release(self.core),
         }
         panic_guard::log_panic(|| drop(entry));
     }
@@ -300,27 +293,27 @@ impl Core {
     /// Separates a socket from its actor.
     fn disown(&mut self, id: SocketId, entry: &mut SocketEntry) {
         if let Some(owner) = entry.owner.take()
-            && self.actors.is_alive(owner)
-            && let Some(extras) = self.extras.get_mut(&owner.index())
+            && self.core.actors.is_alive(owner)
+            && let Some(extras) = self.core.extras.get_mut(&owner.index())
         {
             extras.sockets.remove(&id);
-            self.drop_idle_extras(owner);
+            self.core.drop_idle_extras(owner);
         }
     }
 
     /// Serves the sockets that are ready, within a share of the round.
-    pub(crate) fn serve_sockets(&mut self) {
-        let mut buffer = std::mem::take(&mut self.sockets.read_buffer);
+    pub(crate) fn serve(&mut self) {
+        let mut buffer = std::mem::take(&mut self.core.sockets.read_buffer);
         buffer.resize(READ_BUFFER_BYTES, 0);
         let mut negotiating = Vec::new();
-        for _ in 0..self.sockets.ready.len().min(SERVED_PER_ROUND) {
-            let Some(id) = self.sockets.ready.pop_front() else { break };
-            if self.sockets.is_negotiating(id) {
+        for _ in 0..self.core.sockets.ready.len().min(SERVED_PER_ROUND) {
+            let Some(id) = self.core.sockets.ready.pop_front() else { break };
+            if self.core.sockets.is_negotiating(id) {
                 negotiating.push(id);
                 continue;
             }
             self.serve_socket(id, &mut buffer);
-            if self.is_round_over() {
+            if self.core.is_round_over() {
                 break;
             }
         }
@@ -329,10 +322,10 @@ impl Core {
             if nth < NEGOTIATIONS_PER_ROUND {
                 self.serve_socket(id, &mut buffer);
             } else {
-                self.sockets.ready.push_back(id);
+                self.core.sockets.ready.push_back(id);
             }
         }
-        self.sockets.read_buffer = buffer;
+        self.core.sockets.read_buffer = buffer;
     }
 
     fn serve_socket(&mut self, id: SocketId, buffer: &mut [u8]) {
@@ -350,8 +343,8 @@ impl Core {
     }
 
     /// Writes the data that actors wrote in this round, and resumes stalled sockets for which there is room again.
-    pub(crate) fn flush_sockets(&mut self) {
-        for id in std::mem::take(&mut self.sockets.dirty) {
+    pub(crate) fn flush(&mut self) {
+        for id in std::mem::take(&mut self.core.sockets.dirty) {
             self.with_socket(id, |cx, entry| {
                 entry.dirty = false;
                 match &mut entry.kind {
@@ -366,23 +359,23 @@ impl Core {
     }
 
     fn resume_stalled(&mut self) {
-        let owners: Vec<Key> = self.sockets.stalled.keys().copied().collect();
+        let owners: Vec<Key> = self.core.sockets.stalled.keys().copied().collect();
         for owner in owners {
-            if self.actors.is_alive(owner) && !self.has_room(owner) {
+            if self.core.actors.is_alive(owner) && !self.core.has_room(owner) {
                 continue;
             }
-            let Some(stalled) = self.sockets.stalled.remove(&owner) else { continue };
+            let Some(stalled) = self.core.sockets.stalled.remove(&owner) else { continue };
             for id in stalled.starved.into_iter().chain(stalled.delivered) {
-                if let Some(entry) = self.sockets.entries.get_mut(&id) {
+                if let Some(entry) = self.core.sockets.entries.get_mut(&id) {
                     entry.stalled = false;
                 }
-                self.sockets.queue(id);
+                self.core.sockets.queue(id);
             }
         }
     }
 
     /// Handles the expired timer of a socket.
-    pub(crate) fn socket_timer(&mut self, id: SocketId) {
+    pub(crate) fn on_timer(&mut self, id: SocketId) {
         self.with_socket(id, |cx, entry| {
             cx.cancel_timer();
             match &mut entry.kind {
@@ -395,7 +388,7 @@ impl Core {
     }
 
     /// The actor has handled the end of a connection, and writes no more.
-    pub(crate) fn socket_close_handled(&mut self, id: SocketId, owner: Key) {
+    pub(crate) fn on_close_handled(&mut self, id: SocketId, owner: Key) {
         self.with_own_tcp(id, owner, |tcp, cx| tcp.on_close_handled(cx));
     }
 
@@ -411,12 +404,12 @@ impl Core {
         owner: Key,
         act: impl FnOnce(&mut SocketCx<'_>, &mut SocketKind) -> Served,
     ) {
-        if self.sockets.kind(id, owner).is_some() {
+        if self.core.sockets.kind(id, owner).is_some() {
             self.with_socket(id, |cx, entry| act(cx, &mut entry.kind));
         }
     }
 
-    /// As [`Core::with_own_socket`], for a TCP connection.
+    /// As [`Sockets::with_own_socket`], for a TCP connection.
     pub(crate) fn with_own_tcp(
         &mut self,
         id: SocketId,
@@ -430,9 +423,9 @@ impl Core {
     }
 
     /// Ends the sockets of an actor that has exited, except for those that are being closed.
-    pub(crate) fn close_sockets_of(&mut self, ids: BTreeSet<SocketId>) {
+    pub(crate) fn close_all(&mut self, ids: BTreeSet<SocketId>) {
         for id in ids {
-            let Some(entry) = self.sockets.entries.get_mut(&id) else { continue };
+            let Some(entry) = self.core.sockets.entries.get_mut(&id) else { continue };
             entry.owner = None;
             self.with_socket(id, |cx, entry| match &mut entry.kind {
                 SocketKind::Tcp(tcp) => tcp.finish(cx),
@@ -440,6 +433,16 @@ impl Core {
             });
         }
     }
+}
+
+/// Registers a descriptor of a socket for readiness.
+pub(super) fn watch_fd(
+    core: &mut Core,
+    (id, role): (SocketId, FdRole),
+    source: &mut (impl mio::event::Source + ?Sized),
+    interest: mio::Interest,
+) -> io::Result<Source> {
+    core.readiness.register(SourceOwner::Socket(id, role), source, interest)
 }
 
 impl SocketCx<'_> {

@@ -20,13 +20,14 @@ use super::framing::Framing;
 use super::layer::Layer;
 use super::send_buffer::{Flushed, SendBuffer};
 use super::stream::Stream;
-use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind};
+use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind, Sockets};
 use super::{Conn, Host, SocketError, SocketEvent};
 use crate::actor::SystemEvent;
 use crate::error::JobError;
 use crate::id::Key;
 use crate::scheduler::Core;
 use crate::socket::egress;
+use crate::thread;
 use crate::thread::JobPool;
 
 /// How long a peer may take none of the remaining bytes of a closed connection.
@@ -78,7 +79,7 @@ enum TcpState {
     Draining,
 }
 
-impl Core {
+impl Sockets<'_> {
     pub(crate) fn connect(
         &mut self,
         owner: Key,
@@ -88,7 +89,7 @@ impl Core {
         timeout: Duration,
         sink: ConnSink,
     ) -> Conn {
-        let id = self.sockets.next_conn();
+        let id = self.core.sockets.next_conn();
         let tcp = Tcp { layer, ..Tcp::new(framing, sink, TcpState::Dialling, None) };
         self.insert_socket(id, owner, SocketKind::Tcp(Box::new(tcp)));
         self.with_own_tcp(id, owner, |tcp, cx| {
@@ -167,9 +168,9 @@ impl Tcp {
                 }
                 let (id, owner) = (cx.id, cx.owner);
                 let look_up = move || (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-                cx.core.run_then(JobPool::Names, look_up, move |core, found| {
+                thread::run_then(cx.core, JobPool::Names, look_up, move |core, found| {
                     if let Some(owner) = owner {
-                        core.on_resolved(id, owner, found);
+                        Sockets::of(core).on_resolved(id, owner, found);
                     }
                 });
                 Served::Idle

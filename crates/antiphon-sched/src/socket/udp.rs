@@ -12,7 +12,7 @@ use mio::net::UdpSocket;
 
 use super::event_sink::EventSink;
 use super::listener::bind;
-use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind};
+use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind, Sockets, watch_fd};
 use super::{Endpoint, SocketError, Udp};
 use crate::event_loop::Source;
 use crate::id::Key;
@@ -29,21 +29,21 @@ pub(crate) struct UdpPort {
     readable: bool,
 }
 
-impl Core {
+impl Sockets<'_> {
     pub(crate) fn open_udp(
         &mut self,
         owner: Key,
         at: &impl Endpoint,
         sink: Rc<dyn EventSink<(SocketAddr, Vec<u8>)>>,
     ) -> io::Result<Udp> {
-        self.readiness.check()?;
+        self.core.readiness.check()?;
         if at.layer().is_some() {
             return Err(SocketError::LayerOverUdp.into());
         }
         let mut socket = bind(at, UdpSocket::bind)?;
         let local = socket.local_addr()?;
-        let id = self.sockets.next_internal();
-        let source = self.watch_fd(id, FdRole::Main, &mut socket, Interest::READABLE)?;
+        let id = self.core.sockets.next_internal();
+        let source = watch_fd(self.core, (id, FdRole::Main), &mut socket, Interest::READABLE)?;
         let port = UdpPort { socket, source, sink, readable: false };
         self.insert_socket(id, owner, SocketKind::Udp(port));
         Ok(Udp { id: id.0, local })
@@ -51,7 +51,7 @@ impl Core {
 
     pub(crate) fn send_udp(&mut self, owner: Key, udp: Udp, to: SocketAddr, data: &[u8]) -> io::Result<()> {
         egress::allowed(&to).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
-        match self.sockets.kind(SocketId(udp.id), owner) {
+        match self.core.sockets.kind(SocketId(udp.id), owner) {
             Some(SocketKind::Udp(port)) => port.socket.send_to(data, to).map(|_| ()),
             _ => Err(io::Error::new(
                 io::ErrorKind::NotFound,

@@ -249,86 +249,84 @@ const FILE_THREADS_MAX: usize = 8;
 /// The look-ups, and the jobs on files, that wait for a thread.
 const JOBS_QUEUED_MAX: usize = 1024;
 
-impl Core {
-    /// Runs `job` in a pool; its result completes the request `request_id`.
-    pub(crate) fn run_job<R: Send + 'static>(
-        &mut self,
-        pool: JobPool,
-        request_id: RequestId,
-        job: impl FnOnce() -> R + Send + 'static,
-    ) {
-        self.run_then(pool, job, move |core, result| {
-            if let Err(reason) = core.complete_request(request_id, result) {
-                tracing::debug!(%reason, "result of a blocking job dropped");
-            }
-        });
-    }
+/// Runs `job` in a pool; its result completes the request `request_id`.
+pub(crate) fn run_job<R: Send + 'static>(
+    core: &mut Core,
+    pool: JobPool,
+    request_id: RequestId,
+    job: impl FnOnce() -> R + Send + 'static,
+) {
+    run_then(core, pool, job, move |core, result| {
+        if let Err(reason) = core.complete_request(request_id, result) {
+            tracing::debug!(%reason, "result of a blocking job dropped");
+        }
+    });
+}
 
-    /// Runs `job` in a pool, then `then` in the loop with its result. If the job cannot be queued, runs `then` at once with
-    /// the error.
-    pub(crate) fn run_then<R: Send + 'static>(
-        &mut self,
-        pool: JobPool,
-        job: impl FnOnce() -> R + Send + 'static,
-        then: impl FnOnce(&mut Self, Result<R, JobError>) + Send + 'static,
-    ) {
-        // Taken back if the job is refused.
-        let then = Arc::new(Mutex::new(Some(then)));
-        let then_in_job = then.clone();
-        let work = move || -> Option<Box<dyn LoopJob>> {
-            let result = panic_guard::catch_panic(job).map_err(JobError::Panicked);
-            let then = then_in_job.lock().take()?;
-            Some(Box::new(JobClosure(move |scheduler: &mut Scheduler| then(&mut scheduler.core, result))))
-        };
-        let submitted = match &mut self.pools {
-            LoopPools::Virtual(pools) => pools.submit(pool, Box::new(work)),
-            LoopPools::Threads(pools) => {
-                let shared = self.shared.clone();
-                pools[pool as usize].submit(Box::new(move || {
-                    if let Some(result) = work() {
-                        shared.push_urgent(result);
-                    }
-                }))
-            }
-        };
-        if let Err(reason) = submitted
-            && let Some(then) = then.lock().take()
-        {
-            then(self, Err(reason));
+/// Runs `job` in a pool, then `then` in the loop with its result. If the job cannot be queued, runs `then` at once with
+/// the error.
+pub(crate) fn run_then<R: Send + 'static>(
+    core: &mut Core,
+    pool: JobPool,
+    job: impl FnOnce() -> R + Send + 'static,
+    then: impl FnOnce(&mut Core, Result<R, JobError>) + Send + 'static,
+) {
+    // Taken back if the job is refused.
+    let then = Arc::new(Mutex::new(Some(then)));
+    let then_in_job = then.clone();
+    let work = move || -> Option<Box<dyn LoopJob>> {
+        let result = panic_guard::catch_panic(job).map_err(JobError::Panicked);
+        let then = then_in_job.lock().take()?;
+        Some(Box::new(JobClosure(move |scheduler: &mut Scheduler| then(&mut scheduler.core, result))))
+    };
+    let submitted = match &mut core.pools {
+        LoopPools::Virtual(pools) => pools.submit(pool, Box::new(work)),
+        LoopPools::Threads(pools) => {
+            let shared = core.shared.clone();
+            pools[pool as usize].submit(Box::new(move || {
+                if let Some(result) = work() {
+                    shared.push_urgent(result);
+                }
+            }))
+        }
+    };
+    if let Err(reason) = submitted
+        && let Some(then) = then.lock().take()
+    {
+        then(core, Err(reason));
+    }
+}
+
+/// Sets how long the jobs of a virtual loop take; does nothing in another loop.
+pub(crate) fn set_job_time(core: &mut Core, job_time: impl FnMut(JobPool, Time) -> Duration + 'static) {
+    if let LoopPools::Virtual(pools) = &mut core.pools {
+        pools.job_time = Some(Box::new(job_time));
+    }
+}
+
+/// Starts the queued jobs of a virtual loop; does nothing in another loop.
+pub(crate) fn start_virtual_jobs(core: &mut Core) {
+    while let LoopPools::Virtual(pools) = &mut core.pools
+        && let Some((pool, work)) = pools.next_job()
+    {
+        // Nothing is borrowed while the code of the user runs.
+        let result = work();
+        let LoopPools::Virtual(pools) = &mut core.pools else { return };
+        let time = pools.time_of_job(pool, core.now);
+        if time.is_zero() {
+            result.into_iter().for_each(|result| core.shared.push_urgent(result));
+        } else {
+            let number = pools.begin(pool, result);
+            core.wheel.insert(core.now + time, DueTimer::VirtualJob(number));
         }
     }
+}
 
-    /// Sets how long the jobs of a virtual loop take; does nothing in another loop.
-    pub(crate) fn set_job_time(&mut self, job_time: impl FnMut(JobPool, Time) -> Duration + 'static) {
-        if let LoopPools::Virtual(pools) = &mut self.pools {
-            pools.job_time = Some(Box::new(job_time));
-        }
-    }
-
-    /// Starts the queued jobs of a virtual loop; does nothing in another loop.
-    pub(crate) fn start_virtual_jobs(&mut self) {
-        while let LoopPools::Virtual(pools) = &mut self.pools
-            && let Some((pool, work)) = pools.next_job()
-        {
-            // Nothing is borrowed while the code of the user runs.
-            let result = work();
-            let LoopPools::Virtual(pools) = &mut self.pools else { return };
-            let time = pools.time_of_job(pool, self.now);
-            if time.is_zero() {
-                result.into_iter().for_each(|result| self.shared.push_urgent(result));
-            } else {
-                let number = pools.begin(pool, result);
-                self.wheel.insert(self.now + time, DueTimer::VirtualJob(number));
-            }
-        }
-    }
-
-    /// Ends a job of a virtual loop whose time has passed.
-    pub(crate) fn end_virtual_job(&mut self, number: usize) {
-        if let LoopPools::Virtual(pools) = &mut self.pools
-            && let Some(result) = pools.end(number)
-        {
-            self.shared.push_urgent(result);
-        }
+/// Ends a job of a virtual loop whose time has passed.
+pub(crate) fn end_virtual_job(core: &mut Core, number: usize) {
+    if let LoopPools::Virtual(pools) = &mut core.pools
+        && let Some(result) = pools.end(number)
+    {
+        core.shared.push_urgent(result);
     }
 }

@@ -6,7 +6,9 @@ mod join_handle;
 pub mod wake_flag;
 
 pub use blocking_pool::JobPool;
-pub(crate) use blocking_pool::LoopPools;
+pub(crate) use blocking_pool::{
+    LoopPools, end_virtual_job, run_job, run_then, set_job_time, start_virtual_jobs,
+};
 pub use handle::Handle;
 pub(crate) use handle::{LoopJob, LoopQueues, Shared};
 pub use join_handle::JoinHandle;

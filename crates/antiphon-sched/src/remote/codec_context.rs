@@ -1,12 +1,16 @@
 //! The context in which messages are encoded and decoded: it collects each address and `ReplyTo` inside a message.
 //!
-//! serde passes no context to a serializer. So the loop sets a context on its thread around each encoding. Without
+//! serde passes no context to a serializer. So the loop sets a context on its thread around each encoding and decoding. Without
 //! a context an address does not serialize, because the loop could not make its actor reachable from the network.
+//!
+//! This context and the notes in `request/dropped.rs` are the only thread-local values.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::error::DecodeError;
@@ -51,10 +55,58 @@ pub(crate) enum EncodeMode {
     Value,
 }
 
-thread_local! {
-    /// The most bytes of a message of the loop that is encoding on this thread.
-    static BYTES_MAX: std::cell::Cell<usize> = const { std::cell::Cell::new(MESSAGE_BYTES_MAX) };
+/// The context of a thread.
+struct CodecContext {
+    /// The most bytes of a message of the loop that is encoding.
+    bytes_max: Cell<usize>,
+    encoding: RefCell<Option<EncodeContext>>,
+    /// The loop that is decoding.
+    decoding: Cell<Option<NodeId>>,
+    decoded: RefCell<Decoded>,
+    /// The node that sent the bytes being decoded.
+    origin: RefCell<Option<Origin>>,
 }
+
+thread_local! {
+    static CONTEXT: CodecContext = const {
+        CodecContext {
+            bytes_max: Cell::new(MESSAGE_BYTES_MAX),
+            encoding: RefCell::new(None),
+            decoding: Cell::new(None),
+            decoded: RefCell::new(Decoded::EMPTY),
+            origin: RefCell::new(None),
+        }
+    };
+}
+
+impl CodecContext {
+    fn set_bytes_max(bytes_max: usize) {
+        CONTEXT.with(|context| context.bytes_max.set(bytes_max));
+    }
+
+    fn with_encoding<R>(act: impl FnOnce(&mut Option<EncodeContext>) -> R) -> R {
+        CONTEXT.with(|context| act(&mut context.encoding.borrow_mut()))
+    }
+
+    fn decoding() -> Option<NodeId> {
+        CONTEXT.with(|context| context.decoding.get())
+    }
+
+    fn set_decoding(node_id: Option<NodeId>) -> Option<NodeId> {
+        CONTEXT.with(|context| context.decoding.replace(node_id))
+    }
+
+    fn with_decoded<R>(act: impl FnOnce(&mut Decoded) -> R) -> R {
+        CONTEXT.with(|context| act(&mut context.decoded.borrow_mut()))
+    }
+
+    fn with_origin<R>(act: impl FnOnce(&mut Option<Origin>) -> R) -> R {
+        CONTEXT.with(|context| act(&mut context.origin.borrow_mut()))
+    }
+}
+
+/// The names that [`intern`] has returned.
+static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 
 /// The most bytes of a message where no transport has another limit, 16 MiB.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -62,7 +114,7 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The most bytes that the current encoding may write.
 #[cfg(feature = "serde")]
 pub(crate) fn bytes_max() -> usize {
-    BYTES_MAX.get()
+    CONTEXT.with(|context| context.bytes_max.get())
 }
 
 struct EncodeContext {
@@ -73,17 +125,13 @@ struct EncodeContext {
     refs: EncodedRefs,
 }
 
-thread_local! {
-    static ENCODING: RefCell<Option<EncodeContext>> = const { RefCell::new(None) };
-}
-
 /// Clears the context, also if the encoding panics.
 struct ClearContext;
 
 impl Drop for ClearContext {
     fn drop(&mut self) {
-        ENCODING.with_borrow_mut(Option::take);
-        BYTES_MAX.set(MESSAGE_BYTES_MAX);
+        CodecContext::with_encoding(Option::take);
+        CodecContext::set_bytes_max(MESSAGE_BYTES_MAX);
     }
 }
 
@@ -95,13 +143,13 @@ pub(crate) fn encode_with_context<R>(
     mode: EncodeMode,
     encode: impl FnOnce() -> R,
 ) -> (R, EncodedRefs) {
-    BYTES_MAX.set(bytes_max);
-    ENCODING.with_borrow_mut(|context| {
+    CodecContext::set_bytes_max(bytes_max);
+    CodecContext::with_encoding(|context| {
         *context = Some(EncodeContext { node_id, mode, refs: EncodedRefs::default() })
     });
     let clear = ClearContext;
     let result = encode();
-    let refs = ENCODING.with_borrow_mut(Option::take).map(|context| context.refs).unwrap_or_default();
+    let refs = CodecContext::with_encoding(Option::take).map(|context| context.refs).unwrap_or_default();
     drop(clear);
     (result, refs)
 }
@@ -128,15 +176,9 @@ pub(crate) fn dedup_refs() {
 pub(crate) fn with_encode_context<R>(
     record: impl FnOnce(NodeId, EncodeMode, &mut EncodedRefs) -> R,
 ) -> Option<R> {
-    ENCODING.with_borrow_mut(|context| {
+    CodecContext::with_encoding(|context| {
         context.as_mut().map(|context| record(context.node_id, context.mode, &mut context.refs))
     })
-}
-
-thread_local! {
-    static DECODING: std::cell::Cell<Option<NodeId>> = const { std::cell::Cell::new(None) };
-    static NAMES: RefCell<std::collections::BTreeSet<&'static str>> =
-        const { RefCell::new(std::collections::BTreeSet::new()) };
 }
 
 /// The addresses and replies that a decoding has made.
@@ -156,42 +198,34 @@ pub(crate) struct Decoded {
     pub(crate) is_over_quota: bool,
 }
 
-thread_local! {
-    static DECODED: RefCell<Decoded> = const {
-        RefCell::new(Decoded {
-            actors: Vec::new(),
-            replies: Vec::new(),
-            dropped: Vec::new(),
-            is_over_quota: false,
-        })
-    };
-}
-
 /// Records an address that names the loop for which a message is being decoded.
 #[cfg(feature = "serde")]
 pub(crate) fn record_address(node: NodeId, key: Key) {
-    if DECODING.get() == Some(node) {
-        DECODED.with_borrow_mut(|decoded| decoded.actors.push(key));
+    if CodecContext::decoding() == Some(node) {
+        CodecContext::with_decoded(|decoded| decoded.actors.push(key));
     }
 }
 
 /// Records a `ReplyTo` that is being decoded.
 #[cfg(feature = "serde")]
 pub(crate) fn record_reply(node: NodeId, request_id: RequestId) {
-    DECODED.with_borrow_mut(|decoded| decoded.replies.push((node, request_id)));
+    CodecContext::with_decoded(|decoded| decoded.replies.push((node, request_id)));
 }
 
 /// Records that a `ReplyTo` was dropped during a decoding. False if nothing is being decoded.
 pub(crate) fn record_drop(node: NodeId, request_id: RequestId) -> bool {
     // At the end of a thread its thread-local values may be destroyed before a reply.
-    let is_decoding = DECODING.try_with(|decoding| decoding.get().is_some()).unwrap_or(false);
+    let is_decoding = CONTEXT.try_with(|context| context.decoding.get().is_some()).unwrap_or(false);
     if is_decoding {
-        DECODED.with_borrow_mut(|decoded| decoded.dropped.push((node, request_id)));
+        CodecContext::with_decoded(|decoded| decoded.dropped.push((node, request_id)));
     }
     is_decoding
 }
 
 impl Decoded {
+    const EMPTY: Self =
+        Self { actors: Vec::new(), replies: Vec::new(), dropped: Vec::new(), is_over_quota: false };
+
     /// Whether the message held neither an address of this loop nor a reply.
     pub(crate) fn is_empty(&self) -> bool {
         self.actors.is_empty() && self.replies.is_empty() && self.dropped.is_empty()
@@ -247,15 +281,18 @@ pub(crate) fn decode_with_context<R>(node_id: NodeId, decode: impl FnOnce() -> R
     struct Restore(Option<NodeId>, Decoded);
     impl Drop for Restore {
         fn drop(&mut self) {
-            DECODING.set(self.0);
-            DECODED.replace(std::mem::take(&mut self.1));
+            CodecContext::set_decoding(self.0);
+            CodecContext::with_decoded(|decoded| std::mem::swap(decoded, &mut self.1));
         }
     }
-    let outer = DECODING.replace(Some(node_id));
+    let outer = CodecContext::set_decoding(Some(node_id));
     // Only within another decoding is there anything to set aside.
-    let restore = Restore(outer, if outer.is_some() { DECODED.take() } else { Decoded::default() });
+    let restore = Restore(
+        outer,
+        if outer.is_some() { CodecContext::with_decoded(std::mem::take) } else { Decoded::default() },
+    );
     let value = decode();
-    let decoded = DECODED.take();
+    let decoded = CodecContext::with_decoded(std::mem::take);
     drop(restore);
     (value, decoded)
 }
@@ -267,12 +304,12 @@ pub(crate) fn try_decoding<T, R>(
     decode: impl FnOnce() -> Result<T, DecodeError>,
     inspect: impl FnOnce(&T) -> R,
 ) -> Result<R, DecodeError> {
-    let node_id = ENCODING.with_borrow(|context| context.as_ref().map(|context| context.node_id));
+    let node_id = CodecContext::with_encoding(|context| context.as_ref().map(|context| context.node_id));
     let node_id = node_id.unwrap_or(NodeId::from_bits(0));
     // Without an origin there is no limit of requests.
-    let origin = ORIGIN.take();
+    let origin = CodecContext::with_origin(Option::take);
     let (result, decoded) = decode_with_context(node_id, || crate::scheduler::catch_panic(decode));
-    ORIGIN.set(origin);
+    CodecContext::with_origin(|slot| *slot = origin);
     let result = result.unwrap_or_else(|panic_text| Err(decoder_panicked(&panic_text)));
     let inspected = result.as_ref().map_err(Clone::clone).and_then(|value| {
         crate::scheduler::catch_panic(|| inspect(value))
@@ -290,7 +327,7 @@ pub(crate) fn decoder_panicked(panic_text: &str) -> DecodeError {
 /// The node id of the loop for which a message is being decoded.
 #[cfg(feature = "serde")]
 pub(crate) fn decoding_node() -> Option<NodeId> {
-    DECODING.get()
+    CodecContext::decoding()
 }
 
 /// The node that sent the bytes being decoded, and how many requests it may have open in this loop.
@@ -332,14 +369,9 @@ impl Drop for RequestPermit {
     }
 }
 
-thread_local! {
-    /// The node that sent the bytes being decoded.
-    static ORIGIN: RefCell<Option<Origin>> = const { RefCell::new(None) };
-}
-
 /// The node that sent the messages that are being delivered on this thread.
 pub(crate) fn sending_node() -> Option<NodeId> {
-    ORIGIN.with_borrow(|origin| origin.as_ref().map(|origin| origin.node))
+    CodecContext::with_origin(|origin| origin.as_ref().map(|origin| origin.node))
 }
 
 /// The node that sent the bytes being decoded on this thread; `None` if this loop encoded them itself, or if the
@@ -348,7 +380,7 @@ pub(crate) fn sending_node() -> Option<NodeId> {
 /// For [`Wire::decode`](crate::Wire::decode). Addresses and replies inside a message can be forged by its sender; the
 /// origin cannot.
 pub fn origin() -> Option<NodeId> {
-    DECODING.get()?;
+    CodecContext::decoding()?;
     sending_node()
 }
 
@@ -361,12 +393,12 @@ pub fn with_origin<R>(origin: Origin, deliver: impl FnOnce() -> R) -> (R, Option
     struct Restore(Option<Origin>);
     impl Drop for Restore {
         fn drop(&mut self) {
-            ORIGIN.set(self.0.take());
+            CodecContext::with_origin(|slot| *slot = self.0.take());
         }
     }
-    let restore = Restore(ORIGIN.replace(Some(origin)));
+    let restore = Restore(CodecContext::with_origin(|slot| slot.replace(origin)));
     let result = deliver();
-    let origin = ORIGIN.take();
+    let origin = CodecContext::with_origin(Option::take);
     drop(restore);
     (result, origin)
 }
@@ -375,11 +407,13 @@ pub fn with_origin<R>(origin: Origin, deliver: impl FnOnce() -> R) -> (R, Option
 /// `Ok(None)` if no origin is set.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
 pub(crate) fn request_permit() -> Result<Option<RequestPermit>, &'static str> {
-    ORIGIN.with_borrow(|origin| {
-        let Some(origin) = origin.as_ref().filter(|_| DECODING.get().is_some()) else { return Ok(None) };
+    CodecContext::with_origin(|origin| {
+        let Some(origin) = origin.as_ref().filter(|_| CodecContext::decoding().is_some()) else {
+            return Ok(None);
+        };
         let permit = origin.request_permit();
         if permit.is_none() {
-            DECODED.with_borrow_mut(|decoded| decoded.is_over_quota = true);
+            CodecContext::with_decoded(|decoded| decoded.is_over_quota = true);
         }
         permit
             .map(Some)
@@ -389,12 +423,11 @@ pub(crate) fn request_permit() -> Result<Option<RequestPermit>, &'static str> {
 
 /// Returns one pointer for equal names. The name is leaked: the number of types in a program is bounded.
 pub(crate) fn intern(name: String) -> &'static str {
-    NAMES.with_borrow_mut(|names| match names.get(name.as_str()) {
-        Some(known) => known,
-        None => {
-            let leaked: &'static str = name.leak();
-            names.insert(leaked);
-            leaked
-        }
-    })
+    let mut names = NAMES.lock();
+    if let Some(known) = names.get(name.as_str()) {
+        return known;
+    }
+    let leaked: &'static str = name.leak();
+    names.insert(leaked);
+    leaked
 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell as Flag;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::id::Key;
 use crate::scheduler::Scheduler;
 use crate::scheduler::cell::Running;
 use crate::scheduler::core::Core;
-use crate::scheduler::mailbox::{Mailbox, PendingTimer, Taken, Wait};
+use crate::scheduler::mailbox::{Mailbox, PendingTimer, Question, Taken, Wait};
 use crate::socket::Sockets;
 
 /// A batch has at least this many steps, if as many events are in the mailbox.
@@ -179,7 +180,12 @@ impl StepEffect {
 /// The next event that the actor can handle now, with its effect.
 fn next_event<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option<StepInput<M>> {
     loop {
-        let event = match running.mailbox(core)?.take() {
+        let mailbox = running.mailbox(core)?;
+        let taken = match mailbox.next_question() {
+            Some(question) => judge(question, core, running)?,
+            None => mailbox.take(),
+        };
+        let event = match taken {
             Taken::Message(message) => Event::Message(message),
             Taken::Timeout => Event::Timeout,
             Taken::SystemEvent(system) => match system_event(core, me, *system) {
@@ -187,8 +193,30 @@ fn next_event<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Opt
                 None => continue,
             },
             Taken::Nothing => return None,
+            Taken::Skipped => continue,
         };
         return Some((event, None));
+    }
+}
+
+/// Lets the actor's own code judge a message, while nothing is borrowed. `None` if the actor has been ended.
+fn judge<M: 'static>(mut question: Question<M>, core: &mut Core, running: &Running<M>) -> Option<Taken<M>> {
+    let verdict = catch_unwind(AssertUnwindSafe(|| question.ask()));
+    let mailbox = running.mailbox(core)?;
+    match verdict {
+        Ok(true) => match mailbox.admit(question) {
+            Taken::Nothing => Some(Taken::Skipped),
+            taken => Some(taken),
+        },
+        Ok(false) => {
+            mailbox.skip(question);
+            Some(Taken::Skipped)
+        }
+        Err(panic) => {
+            // The message is counted as a dead letter with the others.
+            mailbox.put_back(question);
+            resume_unwind(panic)
+        }
     }
 }
 

@@ -131,6 +131,8 @@ pub(crate) enum Taken<M> {
     Message(M),
     SystemEvent(Box<SystemEvent>),
     Timeout,
+    /// Nothing for the actor, but the scan goes on.
+    Skipped,
     Nothing,
 }
 
@@ -349,8 +351,8 @@ impl<M> Mailbox<M> {
                     taken => taken,
                 }
             }
-            Wait::If => self.take_admitted(),
-            Wait::IfWithin => match self.take_admitted() {
+            Wait::If => self.take_event(),
+            Wait::IfWithin => match self.take_event() {
                 Taken::Nothing => self.take_timeout(),
                 taken => taken,
             },
@@ -363,7 +365,7 @@ impl<M> Mailbox<M> {
         // The wait continues when the actor gets no event: readiness may be of a removed source, socket events may concern
         // only the loop, and a termination may be repeated.
         let ends_wait = match &taken {
-            Taken::Nothing => false,
+            Taken::Nothing | Taken::Skipped => false,
             Taken::SystemEvent(system) => !matches!(
                 **system,
                 SystemEvent::Ready(_) | SystemEvent::SocketCloseHandled(_) | SystemEvent::Terminate
@@ -386,28 +388,93 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Takes the first event, or the first message that the predicate admits. The messages that it refuses are set aside.
-    fn take_admitted(&mut self) -> Taken<M> {
+    /// In a scan: takes out the first item if user code must judge it; with it the predicate and, for the tick of a timer, the code
+    /// that makes its message. Give it back by [`Mailbox::admit`], [`Mailbox::skip`] or [`Mailbox::put_back`].
+    pub(crate) fn next_question(&mut self) -> Option<Question<M>> {
+        if !matches!(self.wait, Wait::If | Wait::IfWithin) {
+            return None;
+        }
         loop {
-            let Some(extras) = &mut self.extras else { return Taken::Nothing };
-            let Some(admit) = &mut extras.admit else { return Taken::Nothing };
-            let item = match &mut self.first {
+            let Self { first, rest, extras, .. } = self;
+            let extras = extras.as_mut().filter(|extras| extras.admit.is_some())?;
+            let item = match first {
                 Some(first) => first,
-                None => match self.rest.as_mut().and_then(|rest| rest.queue.front_mut()) {
-                    Some(item) => item,
-                    None => return Taken::Nothing,
+                None => rest.as_mut().and_then(|rest| rest.queue.front_mut())?,
+            };
+            let question = match item {
+                Item::Message(_) => Some(None),
+                Item::Attached(attached) => match attached.0 {
+                    Attachment::Tick(token) => {
+                        let timer = extras.timers.get(token as usize);
+                        matches!(timer, Some(PendingTimer::Every { .. })).then_some(None)
+                    }
+                    Attachment::Permit(_) | Attachment::Own => Some(None),
+                },
+                Item::SystemEvent(system) => match **system {
+                    SystemEvent::Tick(token) => match extras.timers.get_mut(token as usize) {
+                        Some(PendingTimer::Every { make, .. }) => make.take().map(|make| Some((token, make))),
+                        Some(_) | None => None,
+                    },
+                    _ => return None,
                 },
             };
-            let verdict = check_admission(admit, &mut extras.timers, item);
-            let item = self.pop_item();
-            if verdict == Verdict::Refused {
-                self.rest().skipped.extend(item);
-                continue;
+            if let Some(make) = question {
+                let admit = extras.admit.take()?;
+                return self.pop_item().map(|item| Question { admit, item, make });
             }
-            let admitted = self.take_one(item);
-            if !matches!(admitted, Taken::Nothing) {
-                return admitted;
+            // The tick of a cancelled timer.
+            let stale = self.pop_item();
+            self.take_one(stale);
+        }
+    }
+
+    /// Takes the message that the predicate has admitted; `Nothing` if its timer was cancelled meanwhile.
+    pub(crate) fn admit(&mut self, question: Question<M>) -> Taken<M> {
+        let item = self.end_question(question);
+        let taken = self.take_one(Some(item));
+        if matches!(taken, Taken::Message(_)) {
+            self.await_any();
+        }
+        taken
+    }
+
+    /// Sets a message aside that the predicate has refused.
+    pub(crate) fn skip(&mut self, question: Question<M>) {
+        let item = self.end_question(question);
+        self.rest().skipped.push_back(item);
+    }
+
+    /// Puts an item back, because user code has panicked.
+    pub(crate) fn put_back(&mut self, question: Question<M>) {
+        let item = self.end_question(question);
+        if let Some(second) = self.first.replace(item) {
+            self.rest().queue.push_front(second);
+        }
+    }
+
+    fn end_question(&mut self, question: Question<M>) -> Item<M> {
+        let Question { admit, item, make } = question;
+        self.extras().admit = Some(admit);
+        if let Some((token, make)) = make
+            && let Some(PendingTimer::Every { make: slot, .. }) = self.pending_mut(token)
+        {
+            *slot = Some(make);
+        }
+        item
+    }
+
+    /// In a scan: takes the first item if it is an event.
+    fn take_event(&mut self) -> Taken<M> {
+        let first = match &self.first {
+            Some(first) => Some(first),
+            None => self.rest.as_ref().and_then(|rest| rest.queue.front()),
+        };
+        match first {
+            Some(Item::SystemEvent(_)) => {
+                let item = self.pop_item();
+                self.take_one(item)
             }
+            Some(_) | None => Taken::Nothing,
         }
     }
 
@@ -679,38 +746,26 @@ impl<M> Mailbox<M> {
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum Verdict {
-    Refused,
-    /// The predicate admits the item, or it is an event or the tick of a cancelled timer.
-    Admitted,
+/// An item of a scan, while user code judges it and nothing is borrowed.
+pub(crate) struct Question<M> {
+    admit: Admit<M>,
+    item: Item<M>,
+    /// The item is the tick of this timer, whose message is still to be made.
+    make: Option<(u32, Make<M>)>,
 }
 
-fn check_admission<M>(
-    admit: &mut Admit<M>,
-    timers: &mut Slab<PendingTimer<M>>,
-    item: &mut Item<M>,
-) -> Verdict {
-    if let Item::SystemEvent(system) = item
-        && let SystemEvent::Tick(token) = **system
-        && let Some(PendingTimer::Every { make: Some(make), .. }) = timers.get_mut(token as usize)
-    {
-        *item = Item::Attached(Box::new((Attachment::Tick(token), make())));
-    }
-    let admitted = match item {
-        Item::Message(message) => admit(message),
-        Item::Attached(attached) => {
-            let is_stale = match &attached.0 {
-                Attachment::Tick(token) => {
-                    !matches!(timers.get(*token as usize), Some(PendingTimer::Every { .. }))
-                }
-                Attachment::Permit(_) | Attachment::Own => false,
-            };
-            is_stale || admit(&attached.1)
+impl<M> Question<M> {
+    /// Whether the predicate admits the message.
+    pub(crate) fn ask(&mut self) -> bool {
+        if let Some((token, make)) = &mut self.make {
+            self.item = Item::Attached(Box::new((Attachment::Tick(*token), make())));
         }
-        Item::SystemEvent(_) => true,
-    };
-    if admitted { Verdict::Admitted } else { Verdict::Refused }
+        match &self.item {
+            Item::Message(message) => (self.admit)(message),
+            Item::Attached(attached) => (self.admit)(&attached.1),
+            Item::SystemEvent(_) => true,
+        }
+    }
 }
 
 fn wakes(system: &SystemEvent) -> bool {

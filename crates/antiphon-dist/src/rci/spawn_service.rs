@@ -5,9 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, Event, ExitReason, LoopRef, NodeId, SignalPolicy, Step, Wire, receive,
-};
+use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, ExitReason, LoopRef, NodeId, Step, Wire, receive};
 
 use super::message::{RciCall, SpawnOutcome};
 use crate::cx::{allow, may_log, node_mut};
@@ -112,9 +110,7 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
 /// all signals. The node of any other watcher checks it itself.
 fn may_watch(loop_ref: &mut LoopRef<'_>, peer: Option<NodeId>, watcher: ActorId) -> bool {
     let is_here = watcher.node() == loop_ref.node_id();
-    !(peer.is_some() && is_here)
-        || (loop_ref.service().is_exposed(watcher.key())
-            && loop_ref.service().signal_policy_of(watcher.key()) == SignalPolicy::All)
+    !(peer.is_some() && is_here) || loop_ref.service().takes_remote_signals(watcher.key())
 }
 
 impl<A: Wire, T: Wire> Actor<FromNode<RciCall<A, T>>> for SpawnService<A, T> {

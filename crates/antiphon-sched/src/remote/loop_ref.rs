@@ -36,12 +36,12 @@ impl LoopRef<'_> {
     }
 
     /// The sizes of the loop's tables, and its counters.
-    pub fn stats(&self) -> LoopStats {
+    pub(crate) fn stats(&self) -> LoopStats {
         self.scheduler.core.stats()
     }
 
     /// Some of the loop's actors, from `from` on; see [`Handle::actors`](crate::Handle::actors).
-    pub fn actors(&mut self, from: Option<ActorCursor>) -> ActorPage {
+    pub(crate) fn actors(&mut self, from: Option<ActorCursor>) -> ActorPage {
         self.scheduler.core.actors_from(from)
     }
 
@@ -51,7 +51,7 @@ impl LoopRef<'_> {
     }
 
     /// A random number from the loop's generator.
-    pub fn random(&mut self) -> u64 {
+    pub(crate) fn random(&mut self) -> u64 {
         self.scheduler.core.rng.u64(..)
     }
 
@@ -69,12 +69,12 @@ impl LoopRef<'_> {
     }
 
     /// Starts an actor.
-    pub fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
+    pub(crate) fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
         self.scheduler.core.spawn(actor)
     }
 
     /// Starts an actor whose mailbox has a limit of its own.
-    pub fn spawn_with<M: 'static>(&mut self, limit: MailboxLimit, actor: impl Actor<M>) -> Addr<M> {
+    pub(crate) fn spawn_with<M: 'static>(&mut self, limit: MailboxLimit, actor: impl Actor<M>) -> Addr<M> {
         self.scheduler.core.spawn_with(limit, actor)
     }
 
@@ -88,7 +88,7 @@ impl LoopRef<'_> {
     /// # Errors
     /// [`Undelivered::NoActor`] if the request is closed, for example by its timeout; [`Undelivered::Payload`] if the reply
     /// cannot be encoded for another node, or is too large.
-    pub fn try_reply<R>(&mut self, to: ReplyTo<R>, value: R) -> Result<(), Undelivered> {
+    pub(crate) fn try_reply<R>(&mut self, to: ReplyTo<R>, value: R) -> Result<(), Undelivered> {
         let (node, request_id, reach) = to.into_parts();
         reach(self, node, request_id, value)
     }
@@ -135,12 +135,12 @@ impl LoopRef<'_> {
     }
 
     /// As [`LoopRef::terminate`], with another grace time.
-    pub fn terminate_within(&mut self, target: impl Into<ActorId>, grace: Duration) {
+    pub(crate) fn terminate_within(&mut self, target: impl Into<ActorId>, grace: Duration) {
         self.scheduler.core.terminate(target.into(), grace);
     }
 
     /// Ends an actor, on any node, without a further step: see [`Cx::kill`](crate::Cx::kill).
-    pub fn kill(&mut self, target: impl Into<ActorId>) {
+    pub(crate) fn kill(&mut self, target: impl Into<ActorId>) {
         self.scheduler.core.kill(target.into());
     }
 
@@ -171,9 +171,10 @@ pub struct ServiceRef<'a> {
 }
 
 impl ServiceRef<'_> {
-    /// Which signals an actor of this loop accepts from actors of other nodes.
-    pub fn signal_policy_of(&self, key: Key) -> SignalPolicy {
-        self.scheduler.core.signal_policy_of(key)
+    /// Whether the network may reach an actor of this loop, which accepts all signals of actors of other nodes.
+    pub fn takes_remote_signals(&self, key: Key) -> bool {
+        let core = &self.scheduler.core;
+        core.is_exposed(key) && core.signal_policy_of(key) == SignalPolicy::All
     }
 
     /// Lets messages from the network reach an actor. False when the actor is not of this loop, or has exited.
@@ -279,10 +280,5 @@ impl ServiceRef<'_> {
     /// The name of a type; the same pointer at each call.
     pub fn type_name_of<M: Wire>(&mut self) -> &'static str {
         self.scheduler.core.type_name_of::<M>()
-    }
-
-    /// Whether an address of this loop leads to an actor that is alive, and messages from the network may reach it.
-    pub fn is_exposed(&self, key: Key) -> bool {
-        self.scheduler.core.is_exposed(key)
     }
 }

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, ExitReason, LoopRef, NodeId, Step, Wire, receive};
+use antiphon_sched::{
+    Actor, ActorId, Addr, Cx, Event, ExitReason, LoopRef, NodeId, SignalPolicy, Step, Wire, receive,
+};
 
 use super::message::{RciCall, SpawnOutcome};
 use crate::cx::{allow, may_log, node_mut};

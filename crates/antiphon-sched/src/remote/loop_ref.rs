@@ -17,7 +17,6 @@ use crate::request::ReplyTo;
 use crate::scheduler::DeadLetter;
 use crate::scheduler::GRACE;
 use crate::scheduler::Lag;
-use crate::scheduler::MailboxLimit;
 use crate::scheduler::Permit;
 use crate::scheduler::Scheduler;
 use crate::scheduler::SignalPolicy;
@@ -66,16 +65,6 @@ impl LoopRef<'_> {
     /// The error returns the message, with the reason.
     pub fn send<T: Target>(&mut self, to: T, message: T::Message) -> Result<(), SendError<T::Message>> {
         to.put(self, message, SendMode::Once)
-    }
-
-    /// Starts an actor.
-    pub(crate) fn spawn_actor<M: 'static>(&mut self, actor: impl Actor<M>) -> Addr<M> {
-        self.scheduler.core.spawn(actor)
-    }
-
-    /// Starts an actor whose mailbox has a limit of its own.
-    pub(crate) fn spawn_with<M: 'static>(&mut self, limit: MailboxLimit, actor: impl Actor<M>) -> Addr<M> {
-        self.scheduler.core.spawn_with(limit, actor)
     }
 
     /// Starts an actor that serves others: a daemon that ends after all other actors when the loop stops.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antiphon_dist::node::{Driver, Input, NodeCore, Output};
 use antiphon_dist::{Config, Location, NetCx, PeerError, Secret};
-use antiphon_sched::{Cx, Event, Loop, LoopConfig, LoopRef, Platform, Time, receive, secs};
+use antiphon_sched::{Cx, Event, LocalActors, Loop, LoopConfig, Platform, Time, receive, secs};
 use antiphon_wire::{Datagram, DatagramKey, Entropy, Locations, NodeId, Presence, Probe, ProbeReply, Route};
 
 struct TestDriver {
@@ -15,8 +15,8 @@ struct TestDriver {
 }
 
 impl Driver for TestDriver {
-    fn loop_ref(&mut self) -> LoopRef<'_> {
-        self.sched.loop_ref()
+    fn local(&mut self) -> LocalActors<'_> {
+        self.sched.local_actors()
     }
 
     fn output(&mut self, output: Output) {
@@ -193,7 +193,10 @@ fn connect(node: &mut ProbedNode, host: &str) -> Vec<Output> {
         receive()
     });
     sched.work();
-    node.core = *sched.take_transport::<NodeCore>().expect("the transport was set above");
+    let of_loop = sched.with_transport(|core: &mut NodeCore, _| {
+        std::mem::replace(core, core_of(&loop_of_tests(), Config::default(), "127.0.0.1:1"))
+    });
+    node.core = of_loop.expect("the transport was set above");
     node.driver.sched = sched;
     node.core.handle(Time::ZERO + node.now, Input::Tick, &mut node.driver);
     std::mem::take(&mut node.driver.outputs)

@@ -127,9 +127,9 @@ impl NodeCore {
             if let Some((id, (watcher, actor))) = ended.local_watchers.pop_first() {
                 self.report_node_lost(ended, (watcher, id, actor), driver);
             } else if let Some((target, id)) = self.ended_sessions.pop_watcher(ended.node) {
-                driver.loop_ref().remove_watcher(target, id);
+                driver.local().signals().remove_watcher(target, id);
             } else if let Some(request_id) = ended.requests.pop_front() {
-                driver.loop_ref().fail_request(request_id, AskError::from(ended.peer_lost.clone()));
+                driver.local().requests().fail(request_id, AskError::from(ended.peer_lost.clone()));
             } else if let Some(receipt_number) = ended.receipts.pop_front() {
                 self.complete_receipt(receipt_number, Err(DeliverError::Unknown), driver);
             } else {
@@ -151,7 +151,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         if !self.has_backlog_for(ended.node, watcher.actor()) {
-            return driver.loop_ref().down(watcher, id, actor, ExitReason::NodeLost);
+            return driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
         }
         let item = BacklogItem::NodeLost { watcher, id, actor };
         self.add_entry(ended.node, watcher.actor(), item, Some(ended.expires), driver);
@@ -171,7 +171,7 @@ impl NodeCore {
             let what = type_name.map_or(Cow::Borrowed(what), |name| Cow::Owned(name.to_owned()));
             let from = (from != NO_ACTOR).then(|| ActorId::new(me, from));
             let dead_letter = DeadLetter::new(ActorId::new(node, to), what, Undelivered::NoNode);
-            driver.loop_ref().dead_letter(dead_letter.sent_by(from));
+            driver.local().dead_letter(dead_letter.sent_by(from));
         }
         (is_over, frames)
     }

@@ -110,7 +110,7 @@ impl NodeCore {
                     ReplyDroppedReason::Busy => AskError::Busy,
                     ReplyDroppedReason::Payload(fault) => AskError::Reply(error_of(fault)),
                 };
-                driver.loop_ref().fail_request_from_peer(request_id, error);
+                driver.local().requests().fail_from_peer(request_id, error);
             }
             Frame::Receipt(receipt) => self.on_receipt(node, receipt, driver),
             Frame::Monitor(monitor) => {
@@ -204,16 +204,16 @@ impl NodeCore {
         self.learn_route(node, answer.route);
         let result = match check_inbound(peer_session.session.tag_name(answer.tag), answer.body) {
             Ok(tag) => match self.acquire_for_reply(node, answer.body.len()) {
-                Ok(permit) => {
-                    driver.loop_ref().complete_request_with_permit(request_id, (tag, answer.body), permit)
-                }
+                Ok(permit) => driver.local().with_permit(permit, |local| {
+                    local.requests().complete_encoded(request_id, tag, answer.body)
+                }),
                 Err(OverBudget) => {
-                    driver.loop_ref().fail_request_from_peer(request_id, AskError::Busy);
+                    driver.local().requests().fail_from_peer(request_id, AskError::Busy);
                     Err(Undelivered::Full)
                 }
             },
             Err(reason) => {
-                driver.loop_ref().fail_request_from_peer(request_id, AskError::Reply(reason.clone()));
+                driver.local().requests().fail_from_peer(request_id, AskError::Reply(reason.clone()));
                 Err(Undelivered::Payload(reason))
             }
         };
@@ -268,8 +268,8 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let actor = signal.receiver().actor();
-        let must_wait =
-            self.has_backlog_for(node, actor) || (signal.needs_room() && driver.loop_ref().is_flooded(actor));
+        let must_wait = self.has_backlog_for(node, actor)
+            || (signal.needs_room() && driver.local().mailboxes().is_flooded(actor));
         if must_wait && !signal.is_urgent() {
             self.add_signal_to_backlog(node, peer_session, signal, driver);
         } else {
@@ -281,8 +281,8 @@ impl NodeCore {
     pub(super) fn apply_signal(&mut self, node: NodeId, signal: InboundSignal, driver: &mut impl Driver) {
         let (to, bytes) = (signal.receiver(), signal.body_bytes());
         let is_exposed =
-            driver.loop_ref().is_exposed(to) && (signal.is_always_admitted() || self.check_reach(node, to));
-        let policy = driver.loop_ref().signal_policy_of(to);
+            driver.local().is_exposed(to) && (signal.is_always_admitted() || self.check_reach(node, to));
+        let policy = driver.local().signals().signal_policy_of(to);
         let (is_open, may_terminate) = (policy == SignalPolicy::All, policy != SignalPolicy::None);
         let monitors_max = self.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -293,32 +293,32 @@ impl NodeCore {
             InboundSignal::Monitor { watcher, target, id } if remote_watchers >= monitors_max => {
                 self.refuse_monitor(node);
                 let watcher = ActorId::new(node, watcher);
-                driver.loop_ref().refuse_monitor(target, id, watcher, ExitReason::Refused);
+                driver.local().signals().refuse_monitor(target, id, watcher, ExitReason::Refused);
             }
             InboundSignal::Monitor { watcher, target, id } if !is_exposed => {
                 let watcher = ActorId::new(node, watcher);
-                driver.loop_ref().refuse_monitor(target, id, watcher, ExitReason::NoActor);
+                driver.local().signals().refuse_monitor(target, id, watcher, ExitReason::NoActor);
             }
             InboundSignal::Monitor { watcher, target, id } => {
                 peer.monitors.add_remote_watcher(target, id);
                 self.ended_sessions.keep_watcher(node, target, id);
-                driver.loop_ref().add_watcher(target, id, ActorId::new(node, watcher));
+                driver.local().signals().add_watcher(target, id, ActorId::new(node, watcher));
             }
             InboundSignal::Demonitor { target, id } => {
                 // A peer can cancel only its own monitors.
                 if peer.monitors.remove_remote_watcher(target, id) {
-                    driver.loop_ref().remove_watcher(target, id);
+                    driver.local().signals().remove_watcher(target, id);
                 }
             }
             // A number that is in use is refused: the new monitor would replace the earlier one.
             InboundSignal::Notify { watcher, id, actor }
                 if is_exposed && is_open && peer.monitors.local_watcher(id).is_none() =>
             {
-                let (mut loop_ref, is_admitted) = (driver.loop_ref(), local_watchers < monitors_max);
+                let (mut local, is_admitted) = (driver.local(), local_watchers < monitors_max);
                 let watcher = watcher.actor();
                 if !is_admitted {
-                    loop_ref.refuse_notify(watcher, actor);
-                } else if loop_ref.expect_down(watcher, id, actor) {
+                    local.signals().refuse_notify(watcher, actor);
+                } else if local.signals().expect_down(watcher, id, actor) {
                     return peer.monitors.add_local_watcher(watcher, id, actor);
                 }
                 self.refuse_monitor(node);
@@ -332,21 +332,19 @@ impl NodeCore {
             InboundSignal::Terminate { target, grace } if is_exposed && may_terminate => {
                 let target = ActorId::new(self.me, target);
                 match grace {
-                    Some(grace) => driver.loop_ref().terminate_within(target, grace),
-                    None => driver.loop_ref().kill(target),
+                    Some(grace) => driver.local().signals().terminate_within(target, grace),
+                    None => driver.local().signals().kill(target),
                 }
             }
             InboundSignal::Throw { target, value } if is_exposed && is_open => {
                 let is_taken = self.acquire_for_value(node, bytes).is_ok_and(|permit| {
-                    driver.loop_ref().with_permit(Some(permit), |loop_ref| loop_ref.throw_here(target, value))
+                    driver.local().with_permit(Some(permit), |local| local.signals().throw(target, value))
                 });
                 self.report_signal(is_taken, target, "throw", driver);
             }
             InboundSignal::Resume { target, value } if is_exposed && is_open => {
                 let is_taken = self.acquire_for_value(node, bytes).is_ok_and(|permit| {
-                    driver
-                        .loop_ref()
-                        .with_permit(Some(permit), |loop_ref| loop_ref.resume_here(target, value))
+                    driver.local().with_permit(Some(permit), |local| local.signals().resume(target, value))
                 });
                 self.report_signal(is_taken, target, "resume", driver);
             }
@@ -360,7 +358,7 @@ impl NodeCore {
 
     /// Whether an address leads to an actor that is exposed, and that the peer may reach.
     fn is_open_to(&mut self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
-        driver.loop_ref().is_exposed(to) && self.check_reach(node, to)
+        driver.local().is_exposed(to) && self.check_reach(node, to)
     }
 
     /// Delivers the number of messages that a subscriber has missed, or the end of its subscription.
@@ -370,11 +368,11 @@ impl NodeCore {
         (channel, missed, ended): (ActorId, u64, bool),
         driver: &mut impl Driver,
     ) {
-        let mut loop_ref = driver.loop_ref();
+        let mut local = driver.local();
         let is_taken = if ended {
-            loop_ref.push_down(subscriber, channel, ExitReason::Lagged)
+            local.signals().push_down(subscriber, channel, ExitReason::Lagged)
         } else {
-            loop_ref.add_missed(subscriber, channel, missed, &mut Lag::default())
+            local.mailboxes().add_missed(subscriber, channel, missed, &mut Lag::default())
         };
         self.counts.refused_messages += u64::from(!is_taken);
     }
@@ -383,9 +381,9 @@ impl NodeCore {
     fn report_signal(&mut self, is_taken: bool, target: Key, what: &'static str, driver: &mut impl Driver) {
         if !is_taken {
             self.counts.refused_messages += 1;
-            let is_alive = driver.loop_ref().is_alive(target.actor());
+            let is_alive = driver.local().is_alive(target.actor());
             let reason = if is_alive { Undelivered::Full } else { Undelivered::NoActor };
-            driver.loop_ref().dead_letter(DeadLetter::new(ActorId::new(self.me, target), what, reason));
+            driver.local().dead_letter(DeadLetter::new(ActorId::new(self.me, target), what, reason));
         }
     }
 
@@ -401,7 +399,7 @@ impl NodeCore {
             Ok(permit) => (Some(permit), reason),
             Err(OverBudget) => (None, without_value(reason)),
         };
-        driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.down(watcher, id, actor, reason));
+        driver.local().with_permit(permit, |local| local.signals().down(watcher, id, actor, reason));
     }
 
     /// Applies a signal that waited when the session that brought it ended.
@@ -417,11 +415,11 @@ impl NodeCore {
             }
             // The session that it depends on has ended.
             InboundSignal::Notify { watcher, id, actor } if self.is_open_to(node, watcher, driver) => {
-                let mut loop_ref = driver.loop_ref();
-                if loop_ref.signal_policy_of(watcher) == SignalPolicy::All
-                    && loop_ref.expect_down(watcher, id, actor)
+                let mut local = driver.local();
+                if local.signals().signal_policy_of(watcher) == SignalPolicy::All
+                    && local.signals().expect_down(watcher, id, actor)
                 {
-                    loop_ref.down(watcher, id, actor, ExitReason::NodeLost);
+                    local.signals().down(watcher, id, actor, ExitReason::NodeLost);
                 }
             }
             InboundSignal::Lagged { subscriber, channel, missed, ended }

@@ -139,7 +139,7 @@ impl NodeCore {
         self.backlogged.insert(node);
         if is_first {
             let ticket = peer.backlog.ticket(actor);
-            let ticket = driver.loop_ref().wait_for_room(actor, node, RoomMark::One, ticket);
+            let ticket = driver.local().mailboxes().wait_for_room(actor, node, RoomMark::One, ticket);
             peer.backlog.set_ticket(actor, ticket);
         }
     }
@@ -154,7 +154,7 @@ impl NodeCore {
         if !peer.backlog.has_entries_for(actor) {
             let (mark, ticket) =
                 (RoomMark::ThreeQuarters { batches: BATCHES_PAUSED }, peer.backlog.ticket(actor));
-            let ticket = driver.loop_ref().wait_for_room(actor, node, mark, ticket);
+            let ticket = driver.local().mailboxes().wait_for_room(actor, node, mark, ticket);
             peer.backlog.set_ticket(actor, ticket);
         }
     }
@@ -162,7 +162,7 @@ impl NodeCore {
     /// Whether an actor uses more than this part of its share of bytes; if it waits for a message that is not there, more
     /// than its whole share.
     fn uses_too_much(&self, node: NodeId, actor: Key, part: SharePart, driver: &mut impl Driver) -> bool {
-        let part = if driver.loop_ref().is_idle(actor) { SharePart::All } else { part };
+        let part = if driver.local().mailboxes().is_idle(actor) { SharePart::All } else { part };
         self.uses_more_than(node, actor, part)
     }
 
@@ -205,7 +205,7 @@ impl NodeCore {
 
     /// Gives the free places of mailboxes to the messages of peers that wait for them, each in its turn.
     pub(super) fn take_turns(&mut self, driver: &mut impl Driver) {
-        while let Some(turn) = driver.loop_ref().next_turn() {
+        while let Some(turn) = driver.local().mailboxes().next_turn() {
             self.steps += 1;
             self.take_turn(turn, driver);
         }
@@ -234,7 +234,8 @@ impl NodeCore {
         } else {
             return self.leave_backlog(node, target);
         };
-        let ticket = driver.loop_ref().wait_for_room(target, node, mark, peer.backlog.ticket(target));
+        let ticket =
+            driver.local().mailboxes().wait_for_room(target, node, mark, peer.backlog.ticket(target));
         peer.backlog.set_ticket(target, ticket);
         self.note_backlog_left(node);
         self.mark_dirty(node);
@@ -257,11 +258,15 @@ impl NodeCore {
     /// Lets a peer send to an actor again, for which nothing waits any more at this node.
     fn end_pause(&mut self, node: NodeId, actor: Key, driver: &mut impl Driver) {
         let is_over_share =
-            driver.loop_ref().is_alive(actor) && self.uses_too_much(node, actor, SharePart::Quarter, driver);
+            driver.local().is_alive(actor) && self.uses_too_much(node, actor, SharePart::Quarter, driver);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if is_over_share {
-            let ticket =
-                driver.loop_ref().wait_for_room(actor, node, RoomMark::NextBatch, peer.backlog.ticket(actor));
+            let ticket = driver.local().mailboxes().wait_for_room(
+                actor,
+                node,
+                RoomMark::NextBatch,
+                peer.backlog.ticket(actor),
+            );
             return peer.backlog.set_ticket(actor, ticket);
         }
         peer.backlog.set_paused(actor, false);
@@ -283,7 +288,7 @@ impl NodeCore {
         while let Some(mut entry) = self.peers.get_mut(&node).and_then(|peer| peer.backlog.pop(actor)) {
             if let BacklogItem::Signal(signal) = &entry.item
                 && signal.needs_room()
-                && driver.loop_ref().is_flooded(actor)
+                && driver.local().mailboxes().is_flooded(actor)
             {
                 return self.put_back(node, actor, entry);
             }
@@ -329,7 +334,7 @@ impl NodeCore {
         let is_session_over = entry.expires.is_some();
         match entry.item {
             BacklogItem::NodeLost { watcher, id, actor } => {
-                driver.loop_ref().down(watcher, id, actor, ExitReason::NodeLost);
+                driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
             }
             BacklogItem::Signal(signal) if is_session_over => self.apply_late_signal(node, signal, driver),
             BacklogItem::Signal(signal) => self.apply_signal(node, signal, driver),
@@ -354,7 +359,7 @@ impl NodeCore {
             }
             let Some(peer) = self.peers.get_mut(&node) else { return };
             if !peer.backlog.has_entries_for(actor) && !peer.backlog.is_paused(actor) {
-                driver.loop_ref().cancel_wait(actor, peer.backlog.ticket(actor));
+                driver.local().mailboxes().cancel_wait(actor, peer.backlog.ticket(actor));
                 self.leave_backlog(node, actor);
             }
         }
@@ -390,7 +395,7 @@ impl NodeCore {
         self.counts.refused_messages += 1;
         if !has_receipt {
             let dead_letter = DeadLetter::new(ActorId::new(self.me, to), tag.to_owned(), reason);
-            driver.loop_ref().dead_letter(dead_letter.sent_by(Some(ActorId::new(node, from))));
+            driver.local().dead_letter(dead_letter.sent_by(Some(ActorId::new(node, from))));
         }
         is_logged
     }

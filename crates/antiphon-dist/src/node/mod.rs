@@ -65,7 +65,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use antiphon_sched::{
-    ActorId, Budget, DeadLetter, ExitReason, Key, LoopRef, MonitorId, NodeId, RequestId, Time,
+    ActorId, Budget, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Requests, Time,
 };
 use antiphon_wire as wire;
 
@@ -432,16 +432,16 @@ impl NodeCore {
             self.steps += 1;
             match action {
                 LoopAction::Down { watcher, id, actor, reason } => {
-                    driver.loop_ref().down(watcher, id, actor, reason)
+                    driver.local().signals().down(watcher, id, actor, reason)
                 }
                 LoopAction::FailRequest(request_id, reason) => {
-                    driver.loop_ref().fail_request(request_id, reason)
+                    driver.local().requests().fail(request_id, reason)
                 }
-                LoopAction::DeadLetter(dead_letter) => driver.loop_ref().dead_letter(dead_letter),
+                LoopAction::DeadLetter(dead_letter) => driver.local().dead_letter(dead_letter),
                 LoopAction::FailReceipt(receipt_number, reason) => {
                     self.refuse_receipt(receipt_number, reason, driver)
                 }
-                LoopAction::Writable(writer, target) => driver.loop_ref().writable(writer, target),
+                LoopAction::Writable(writer, target) => driver.local().mailboxes().writable(writer, target),
             }
         }
     }
@@ -507,8 +507,8 @@ impl NodeCore {
 const NO_ACTOR: Key = Key::from_bits(u64::MAX);
 
 /// Completes a request of this node if it is still open. A closed request has its result already.
-pub(crate) fn complete_if_open<R: 'static>(loop_ref: &mut LoopRef<'_>, request_id: RequestId, value: R) {
-    if let Err(reason) = loop_ref.complete_request(request_id, value) {
+pub(crate) fn complete_if_open<R: 'static>(mut requests: Requests<'_>, request_id: RequestId, value: R) {
+    if let Err(reason) = requests.complete(request_id, value) {
         tracing::debug!(%reason, "a result came for a closed request");
     }
 }

@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, PayloadError, QueueRoom,
-    RequestId, SendMode, Signal, Time, Transport, Undelivered,
+    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, PayloadError, PayloadRules,
+    QueueRoom, RequestId, SendMode, Signal, Time, Transport, Undelivered,
 };
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{self as wire, Frame, Route, SendMark, SendRefused, Session};
@@ -100,12 +100,9 @@ impl Transport for NodeCore {
         Err(Undelivered::Busy)
     }
 
-    fn message_bytes_max(&self) -> usize {
-        self.settings.profile.limits.message_bytes_max as usize
-    }
-
-    fn check_body(&self, type_name: &str, body: &[u8]) -> Result<(), PayloadError> {
-        check_body(type_name, body, self.settings.profile.limits.message_bytes_max.into())
+    fn payload_rules(&self) -> PayloadRules {
+        let bytes_max = self.settings.profile.limits.message_bytes_max as usize;
+        PayloadRules { bytes_max, check: check_body }
     }
 
     fn withdraw(&mut self, now: Time, request_id: RequestId) -> AskError {
@@ -241,7 +238,7 @@ impl NodeCore {
         let ready = peer.room_waiters.take_ready(actor, has_room);
         await_least_room(peer, actor);
         for waiter in ready {
-            driver.loop_ref().writable(waiter.sender, ActorId::new(node, waiter.address));
+            driver.local().mailboxes().writable(waiter.sender, ActorId::new(node, waiter.address));
         }
     }
 

@@ -754,7 +754,7 @@ impl NodeCore {
     fn end_backlog_session(&mut self, node: NodeId, expires: Time, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         for (actor, ticket) in peer.backlog.end_session(expires) {
-            driver.loop_ref().cancel_wait(actor, ticket);
+            driver.local().mailboxes().cancel_wait(actor, ticket);
         }
         if peer.backlog.has_entries() {
             self.timers.add(expires, NodeTimer::Backlog(node));

@@ -109,14 +109,14 @@ impl NodeCore {
         // Otherwise the message was delivered, and its receiver replies; or the session has ended, which fails all its requests.
         if let Err(DeliverError::Refused(reason)) = &result {
             for request_id in open.owner.awaited_replies {
-                driver.loop_ref().fail_request(request_id, reason.clone().into());
+                driver.local().requests().fail(request_id, reason.clone().into());
             }
         }
         if let Some(request_id) = open.owner.request {
-            if let (Err(reason), Some(owner)) = (&result, driver.loop_ref().owner_of_request(request_id)) {
+            if let (Err(reason), Some(owner)) = (&result, driver.local().requests().owner(request_id)) {
                 log_failed_delivery(owner, ActorId::new(open.node, open.actor), reason);
             }
-            complete_if_open(&mut driver.loop_ref(), request_id, result);
+            complete_if_open(driver.local().requests(), request_id, result);
         }
     }
 

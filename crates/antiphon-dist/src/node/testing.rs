@@ -1,7 +1,7 @@
 //! A core for unit tests: with a virtual loop and peers without connections, and without a network.
 
 use antiphon_sched::{
-    Actor, Addr, ExitReason, Key, Loop, LoopConfig, LoopRef, MonitorId, NodeId, Platform, Wire, millis,
+    Actor, Addr, ExitReason, Key, LocalActors, Loop, LoopConfig, MonitorId, NodeId, Platform, Wire, millis,
 };
 use antiphon_wire as wire;
 use antiphon_wire::{Deframer, Entropy, Handshake, HeldSession, ResumeState, Session};
@@ -20,8 +20,8 @@ pub(super) struct TestDriver {
 }
 
 impl Driver for TestDriver {
-    fn loop_ref(&mut self) -> LoopRef<'_> {
-        self.sched.loop_ref()
+    fn local(&mut self) -> LocalActors<'_> {
+        self.sched.local_actors()
     }
 
     fn output(&mut self, output: Output) {
@@ -104,7 +104,7 @@ impl TestCore {
     /// Spawns an actor that is exposed to peers.
     pub(super) fn spawn<M: Wire>(&mut self, actor: impl Actor<M>) -> (Addr<M>, Key) {
         let addr = self.driver.sched.spawn_actor(actor);
-        assert!(self.driver.sched.loop_ref().expose(addr));
+        assert!(self.driver.sched.loop_ref().service().expose(addr));
         (addr, addr.id().key())
     }
 

@@ -1,0 +1,11 @@
+//! Open requests, the replies to them, and replies that were dropped.
+//!
+//! It owns the table of pending requests, and the ways to complete one: with a value, with bytes of another node, or with an error.
+
+mod completion;
+pub(crate) mod dropped;
+mod pending;
+
+pub(crate) use dropped::DroppedReply;
+pub(crate) use pending::{AskHandler, ExpectedReply, PendingRequests, RequestHandler, ThreadHandler};
+pub use pending::{ReplyTo, RequestId};

@@ -803,6 +803,7 @@ impl Loop {
         if !self.dropped.is_empty() {
             self.report_dropped_replies(usize::MAX);
         }
+        self.scheduler.pass_signals();
     }
 
     /// Refuses all that handles want, until the loop works again: threads that wait in [`Handle::ask`], [`Handle::join`] or

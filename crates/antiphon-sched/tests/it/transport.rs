@@ -1606,7 +1606,7 @@ fn remote_watchers_get_downs_in_parts() {
     net.settle();
     add_watchers(&mut net, target, 0..5000);
     let actor = ActorId::new(net.nodes[1].node_id(), target);
-    net.nodes[1].local_actors().signals().kill(actor);
+    net.nodes[1].with_transport(|_: &mut FakeTransport, local| local.signals().kill(actor));
     let mut sent = take_downs(&net);
     assert_eq!(net.records[1].borrow().exited, [target], "it is reported before the Downs that wait");
     // The Down of a monitor that its watcher removes meanwhile is never sent.
@@ -1617,7 +1617,9 @@ fn remote_watchers_get_downs_in_parts() {
     // A monitor that is set again in another session has one Down.
     let id = MonitorId { origin: net.nodes[0].node_id(), number: 4500 };
     let watcher = ActorId::new(id.origin, Key::from_bits(4500));
-    net.nodes[1].local_actors().signals().refuse_monitor(target, id, watcher, ExitReason::NoActor);
+    net.nodes[1].with_transport(|_: &mut FakeTransport, local| {
+        local.signals().refuse_monitor(target, id, watcher, ExitReason::NoActor);
+    });
     sent.extend(take_downs(&net));
     while net.nodes[1].is_runnable() {
         net.nodes[1].work();

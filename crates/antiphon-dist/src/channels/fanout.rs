@@ -16,7 +16,7 @@ use antiphon_sched::{
 use super::message::{ChannelMessage, DeliveryResult, SelfMessage, TopicAddr, self_message};
 use super::subscriber_lag::LaggingSubscribers;
 use super::subscribers::Recipient;
-use crate::cx::may_log;
+use crate::cx::{may_log, node_mut};
 use crate::error::DeliverError;
 use crate::from_node::FromNode;
 use crate::node::complete_if_open;
@@ -130,7 +130,8 @@ impl From<Undelivered> for Missed {
 /// The request of the topic that an acknowledgement completes.
 #[derive(Copy, Clone, Debug)]
 pub(super) enum OpenAnswer {
-    Receipt(RequestId),
+    /// With the number of the receipt: a peer that never sends it must not leave a trace.
+    Receipt(RequestId, Option<u64>),
     Reply(RequestId),
 }
 
@@ -139,8 +140,11 @@ impl OpenAnswer {
     /// missed one.
     pub(super) fn time_out<T: Wire>(self, cx: &mut ChannelCx<'_, T>) {
         match self {
-            Self::Receipt(request_id) => {
-                complete_if_open(cx.loop_ref().requests(), request_id, Err::<(), _>(DeliverError::TimedOut));
+            Self::Receipt(request_id, receipt) => {
+                complete_if_open(cx.loop_ref(), request_id, Err::<(), _>(DeliverError::TimedOut));
+                if let (Some(receipt), Some(core)) = (receipt, node_mut(cx.loop_ref())) {
+                    core.forget_receipt(receipt);
+                }
             }
             Self::Reply(request_id) => cx.loop_ref().requests().fail(request_id, AskError::TimedOut),
         }
@@ -304,7 +308,8 @@ impl<T: Wire + Clone> OutgoingMessage<T> {
         };
         match cx.loop_ref().service().send_encoded(to, encoded, SendMode::Receipt(request_id)) {
             Ok(()) => {
-                delivery.open.push(OpenAnswer::Receipt(request_id));
+                let receipt = node_mut(cx.loop_ref()).and_then(|core| core.newest_receipt(request_id));
+                delivery.open.push(OpenAnswer::Receipt(request_id, receipt));
                 Ok(())
             }
             Err(reason) => {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use antiphon_sched::{
     Actor, ActorId, Addr, Cx, DeadLetter, Down, Event, ExitReason, NodeId, ReplyTo, SendError, SignalPolicy,
-    Step, Undelivered, Wire, finishing, receive, secs, sleep, stop,
+    Step, Time, Undelivered, Wire, finishing, receive, secs, sleep, stop,
 };
 
 use super::fanout::{Content, Fanout, OutgoingMessage, Part, SentDelivery, UpstreamsUpdate, acked};
@@ -46,6 +46,10 @@ const TIME_FOR_SUBSCRIBERS: (u32, u32) = (7, 8);
 /// answers.
 const UPDATE_DOWNSTREAM_AGAIN_AFTER: Duration = secs(1);
 
+/// The downstream topics from which on their updates are limited in time, and the pause for each of them. So the upstreams that
+/// peers state take a small part of a processor.
+const MANY_TOPICS: usize = 256;
+const UPDATE_PAUSE_FOR_TOPIC: Duration = Duration::from_micros(20);
 /// How long a topic that is terminated may take to complete what it has begun, within its grace time.
 const ENDING_WITHIN: Duration = secs(3600);
 
@@ -66,6 +70,8 @@ pub(super) struct Topic<T> {
     is_report_queued: bool,
     /// An `UpdateDownstream` is queued.
     is_update_queued: bool,
+    /// When the upstreams go to very many downstream topics again at the soonest.
+    next_update: Time,
     /// It is terminated: it passes on what it has begun, and takes no message any more.
     is_ending: bool,
     is_over: bool,
@@ -102,6 +108,7 @@ impl<T: Wire + Clone> Topic<T> {
             fanout: None,
             is_report_queued: false,
             is_update_queued: false,
+            next_update: Time::ZERO,
             is_ending: false,
             is_over: false,
         }
@@ -650,6 +657,7 @@ impl<T: Wire + Clone> Topic<T> {
             () if is_new && peer.is_some() && self.upstreams.len_of(from.node()) >= UPSTREAMS_OF_PEER_MAX => {
                 Some(SubscribeError::TooMany)
             }
+            () if peer.is_some() && cx.now() < self.next_update => Some(SubscribeError::Busy),
             () if !self.deliveries.has_room(peer, self.subscribers.topics_len()) => {
                 Some(SubscribeError::Busy)
             }
@@ -686,7 +694,8 @@ impl<T: Wire + Clone> Topic<T> {
 
     /// Sends each downstream topic the ids of its upstreams, as soon as there is room for their answers.
     fn update_downstream_when_possible(&mut self, cx: &mut TopicCx<'_, T>) {
-        if self.deliveries.has_room(None, self.subscribers.topics_len()) {
+        let has_paused = cx.now() >= self.next_update;
+        if has_paused && self.deliveries.has_room(None, self.subscribers.topics_len()) {
             self.update_downstream(cx, None, None);
         } else if !std::mem::replace(&mut self.is_update_queued, true) {
             let again = self_message(SelfMessage::UpdateDownstream);
@@ -711,6 +720,11 @@ impl<T: Wire + Clone> Topic<T> {
             }
             return;
         };
+        let topics = self.subscribers.topics_len();
+        if topics >= MANY_TOPICS {
+            let topics = u32::try_from(topics).unwrap_or(u32::MAX);
+            self.next_update = cx.now() + UPDATE_PAUSE_FOR_TOPIC.saturating_mul(topics);
+        }
         let (within, received, open) = (ANSWER_WITHIN, 0, Vec::new());
         let delivery = SentDelivery { number, peer, reply, within, timer, received, open };
         let update = UpstreamsUpdate::new(self.upstream_ids(cx.id()), delivery);

@@ -9,8 +9,15 @@ use antiphon_sched::{NodeId, RequestId};
 #[derive(Debug, Default)]
 pub(super) struct AwaitedReplies {
     by_node: BTreeSet<(NodeId, RequestId)>,
-    /// With the receipt of the message that holds the `ReplyTo`, if the message ends with the request.
-    by_request: BTreeMap<(RequestId, NodeId), Option<u64>>,
+    by_request: BTreeMap<(RequestId, NodeId), SentReplyTo>,
+}
+
+/// The message that holds a `ReplyTo`.
+#[derive(Copy, Clone, Debug)]
+struct SentReplyTo {
+    receipt_number: Option<u64>,
+    /// The message is withdrawn at the timeout of the request, if it still waits.
+    is_withdrawable: bool,
 }
 
 impl AwaitedReplies {
@@ -18,17 +25,33 @@ impl AwaitedReplies {
         self.by_request.len()
     }
 
-    /// Adds requests after their `ReplyTo`s were sent to a node. `receipt_number` is that of the message if it ends with its
-    /// request.
-    pub(super) fn add(&mut self, node: NodeId, request_ids: &[RequestId], receipt_number: Option<u64>) {
+    /// Adds requests after their `ReplyTo`s were sent to a node in a message with this receipt. `is_withdrawable` if the message
+    /// ends with its request.
+    pub(super) fn add(
+        &mut self,
+        node: NodeId,
+        request_ids: &[RequestId],
+        receipt_number: Option<u64>,
+        is_withdrawable: bool,
+    ) {
+        let sent = SentReplyTo { receipt_number, is_withdrawable };
         self.by_node.extend(request_ids.iter().map(|request_id| (node, *request_id)));
-        self.by_request.extend(request_ids.iter().map(|request_id| ((*request_id, node), receipt_number)));
+        self.by_request.extend(request_ids.iter().map(|request_id| ((*request_id, node), sent)));
     }
 
-    /// The receipts of the messages that hold a `ReplyTo` of a request.
-    pub(super) fn receipts_of(&self, request_id: RequestId) -> impl Iterator<Item = u64> {
+    fn sent(&self, request_id: RequestId) -> impl Iterator<Item = SentReplyTo> {
         let pairs = self.by_request.range((request_id, NodeId::from_bits(0))..);
-        pairs.take_while(move |((other, _), _)| *other == request_id).filter_map(|(_, receipt)| *receipt)
+        pairs.take_while(move |((other, _), _)| *other == request_id).map(|(_, sent)| *sent)
+    }
+
+    /// The receipts of the messages that are withdrawn with a request.
+    pub(super) fn receipts_of(&self, request_id: RequestId) -> impl Iterator<Item = u64> {
+        self.sent(request_id).filter(|sent| sent.is_withdrawable).filter_map(|sent| sent.receipt_number)
+    }
+
+    /// The receipts of all messages that hold a `ReplyTo` of a request.
+    pub(super) fn all_receipts_of(&self, request_id: RequestId) -> impl Iterator<Item = u64> {
+        self.sent(request_id).filter_map(|sent| sent.receipt_number)
     }
 
     /// Removes a request that is closed.
@@ -87,8 +110,10 @@ mod tests {
         let (one, other) = (NodeId::from_bits(1), NodeId::from_bits(2));
         let request_ids: Vec<RequestId> = (1..4).map(RequestId::from_bits).collect();
         let mut replies = AwaitedReplies::default();
-        replies.add(one, &request_ids, Some(7));
-        replies.add(other, &request_ids[..2], Some(8));
+        replies.add(one, &request_ids, Some(7), true);
+        replies.add(other, &request_ids[..2], Some(8), false);
+        assert_eq!(replies.receipts_of(request_ids[0]).collect::<Vec<_>>(), [7]);
+        assert_eq!(replies.all_receipts_of(request_ids[0]).collect::<Vec<_>>(), [7, 8]);
         replies.forget(request_ids[0]);
         replies.check();
         assert_eq!(replies.take(one), request_ids[1..]);

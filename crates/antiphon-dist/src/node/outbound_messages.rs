@@ -118,7 +118,7 @@ impl Transport for NodeCore {
                 self.access.forget(actor);
                 self.forget_room_waiter(actor);
             }
-            Signal::RequestClosed { request_id } => self.replies.forget(request_id),
+            Signal::RequestClosed { request_id } => self.on_request_closed(request_id),
             Signal::Monitor { .. }
             | Signal::Demonitor { .. }
             | Signal::Notify { .. }
@@ -205,8 +205,8 @@ impl NodeCore {
             };
             self.receipts.add(receipt_number, request, outbound.requests, receiver);
         }
-        let withdrawable = receipt_number.filter(|_| outbound.mode == SendMode::Ask);
-        self.replies.add(node, outbound.requests, withdrawable);
+        let is_withdrawable = outbound.mode == SendMode::Ask;
+        self.replies.add(node, outbound.requests, receipt_number, is_withdrawable);
     }
 
     /// Registers the sender of a refused message for `Writable`, if it may send the message again.

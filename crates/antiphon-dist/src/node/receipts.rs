@@ -1,6 +1,6 @@
 //! Receipts: the outcomes of outbound messages whose senders asked for them.
 //!
-//! Invariant: a receipt completes once.
+//! Invariant: a receipt completes once. It is forgotten when its request is closed: a peer that sends none leaves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,6 +19,8 @@ use crate::error::DeliverError;
 #[derive(Debug, Default)]
 pub(super) struct PendingReceipts {
     open: BTreeMap<u64, PendingReceipt>,
+    /// The same by node.
+    by_node: BTreeSet<(NodeId, u64)>,
 }
 
 #[derive(Debug)]
@@ -46,7 +48,7 @@ impl PendingReceipts {
 
     /// Whether a message to a node awaits its receipt.
     pub(super) fn awaits(&self, node: NodeId) -> bool {
-        self.open.values().any(|open| open.node == node)
+        self.numbers_of(node).next().is_some()
     }
 
     /// Adds a message to `actor`. An actor asked for its receipt by `request`, or nobody; it holds the `awaited_replies`.
@@ -59,19 +61,34 @@ impl PendingReceipts {
     ) {
         let owner = ReceiptOwner { request, awaited_replies: awaited_replies.into() };
         self.open.insert(receipt_number, PendingReceipt { owner, node, actor, until: None });
+        self.by_node.insert((node, receipt_number));
     }
 
-    pub(super) fn remove(&mut self, receipt_number: u64) {
-        self.open.remove(&receipt_number);
+    fn remove(&mut self, receipt_number: u64) -> Option<PendingReceipt> {
+        let open = self.open.remove(&receipt_number)?;
+        self.by_node.remove(&(open.node, receipt_number));
+        Some(open)
+    }
+
+    /// Whether nothing else waits for a receipt than the reply to this request.
+    fn serves_only(&self, receipt_number: u64, request_id: RequestId) -> bool {
+        self.open.get(&receipt_number).is_some_and(|open| {
+            open.owner.request.is_none() && open.owner.awaited_replies.as_slice() == [request_id]
+        })
+    }
+
+    fn numbers_of(&self, node: NodeId) -> impl Iterator<Item = u64> {
+        self.by_node.range((node, 0)..=(node, u64::MAX)).map(|(_, number)| *number)
     }
 
     /// The receipts that are awaited from a node, except those in `spared`: their messages still wait for a session.
     pub(super) fn awaited_from(&self, node: NodeId, spared: &BTreeSet<u64>) -> Vec<u64> {
-        let of_node = self.open.iter().filter(|(_, open)| open.node == node);
-        of_node.map(|(number, _)| *number).filter(|number| !spared.contains(number)).collect()
+        self.numbers_of(node).filter(|number| !spared.contains(number)).collect()
     }
 
     pub(super) fn check(&self, timers: &TimerQueue) {
+        let is_mirrored = self.open.iter().all(|(number, open)| self.by_node.contains(&(open.node, *number)));
+        assert!(is_mirrored && self.by_node.len() == self.open.len(), "each receipt is known by its node");
         for (receipt_number, open) in &self.open {
             let due = NodeTimer::Receipt(*receipt_number);
             assert!(open.until.is_none_or(|at| timers.has(at, due)), "the timer of a receipt is set");
@@ -102,7 +119,7 @@ impl NodeCore {
         result: Result<(), DeliverError>,
         driver: &mut impl Driver,
     ) {
-        let Some(open) = self.receipts.open.remove(&receipt_number) else { return };
+        let Some(open) = self.receipts.remove(receipt_number) else { return };
         if let Some(until) = open.until {
             self.timers.remove(until, NodeTimer::Receipt(receipt_number));
         }
@@ -131,6 +148,28 @@ impl NodeCore {
             open.until = Some(until);
             self.timers.add(until, NodeTimer::Receipt(*receipt_number));
         }
+    }
+
+    /// The receipt for which `request_id` waits, right after its message was sent.
+    pub(crate) fn newest_receipt(&self, request_id: RequestId) -> Option<u64> {
+        let (receipt_number, open) = self.receipts.open.last_key_value()?;
+        (open.owner.request == Some(request_id)).then_some(*receipt_number)
+    }
+
+    /// Forgets a receipt whose request is closed.
+    pub(crate) fn forget_receipt(&mut self, receipt_number: u64) {
+        self.receipts.remove(receipt_number);
+    }
+
+    /// Forgets a request that is closed, and the receipts of messages that ended with it.
+    pub(super) fn on_request_closed(&mut self, request_id: RequestId) {
+        let receipts: SmallVec<[u64; 1]> = self.replies.all_receipts_of(request_id).collect();
+        for receipt_number in receipts {
+            if self.receipts.serves_only(receipt_number, request_id) {
+                self.receipts.remove(receipt_number);
+            }
+        }
+        self.replies.forget(request_id);
     }
 
     /// Completes the receipt of a message that was never sent.
@@ -177,10 +216,9 @@ impl NodeCore {
         let receipts: SmallVec<[u64; 1]> = self.replies.receipts_of(request_id).collect();
         let mut reason = AskError::TimedOut;
         for receipt_number in receipts {
-            let is_only = self.receipts.open.get(&receipt_number).is_some_and(|open| {
-                open.owner.request.is_none() && open.owner.awaited_replies.as_slice() == [request_id]
-            });
-            if is_only && let Some(withdrawal) = self.withdraw_message(receipt_number) {
+            if self.receipts.serves_only(receipt_number, request_id)
+                && let Some(withdrawal) = self.withdraw_message(receipt_number)
+            {
                 self.receipts.remove(receipt_number);
                 if withdrawal == Withdrawal::ActorFull {
                     reason = AskError::Full;

@@ -203,6 +203,38 @@ pub(crate) fn silent_subscribers_leave_channel_to_others() {
     );
 }
 
+/// Deliveries to actors and relays of a member that takes all, but answers none and sends no receipt.
+pub(crate) fn deliveries_unanswered_leave_no_traces() {
+    const SUBSCRIBERS: u64 = 400;
+    const DELIVERIES: u64 = 200;
+    let mut attack = AttackTest::without_discovery().measure_quiet();
+    let mut crowd = Crowd::join(&attack, SUBSCRIBERS / 2);
+    for relay in SUBSCRIBERS / 2..SUBSCRIBERS {
+        let body = [&[0x94, 3][..], &crowd.address(relay), &[0xc3, 0x90]].concat();
+        crowd.send(&body);
+    }
+    crowd.wait_until_taken();
+    let first = crowd.answers + 1;
+    let mut answered = 0;
+    for number in first..first + DELIVERIES {
+        // For one subscriber at least, in no time.
+        let reply = crowd.address(number);
+        let body = [&[0x94, 1, 0x93, 1, 0, 0][..], &reply, &[0xc4, 0]].concat();
+        crowd.send(&body);
+        answered += crowd.member.run_until(|frame| match frame {
+            Frame::Answer(answer) if answer.to == Key(number) => Some(1),
+            _ => None,
+        });
+    }
+    assert_eq!(answered, DELIVERIES);
+    assert_eq!(attack.victim.count("receipts"), 0, "each receipt is forgotten with its request");
+    crowd.leave();
+    attack.end(
+        "deliveries without answers",
+        bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),
+    );
+}
+
 /// Messages of 1 MiB for subscribers on the victim that take none: each copy needs its own memory there.
 pub(crate) fn large_messages_for_sleeping_subscribers_are_bounded() {
     let kept = bounds::channel(&Limits::default());

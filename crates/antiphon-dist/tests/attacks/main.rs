@@ -49,6 +49,7 @@ fn main() -> ExitCode {
     harness::run(
         victim::run,
         tests![
+            channels::deliveries_unanswered_leave_no_traces,
             channels::large_message_for_many_subscribers_takes_turns,
             channels::large_messages_for_sleeping_subscribers_are_bounded,
             channels::silent_subscribers_leave_channel_to_others,

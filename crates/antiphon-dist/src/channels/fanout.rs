@@ -141,7 +141,7 @@ impl OpenAnswer {
     pub(super) fn time_out<T: Wire>(self, cx: &mut ChannelCx<'_, T>) {
         match self {
             Self::Receipt(request_id, receipt) => {
-                complete_if_open(cx.loop_ref(), request_id, Err::<(), _>(DeliverError::TimedOut));
+                complete_if_open(cx.loop_ref().requests(), request_id, Err::<(), _>(DeliverError::TimedOut));
                 if let (Some(receipt), Some(core)) = (receipt, node_mut(cx.loop_ref())) {
                     core.forget_receipt(receipt);
                 }

@@ -116,7 +116,7 @@ impl Victim {
         actors.push(client.id().key().to_bits());
         let observed =
             ObservedNumbers { victim: SimRng::new(SEED).number(), actors, ..ObservedNumbers::default() };
-        let (out, now) = (Outputs::new(1), Time::START);
+        let (out, now) = (Outputs::new(1), Time::ZERO);
         let mut victim =
             Self { node, client, out, now, wake: None, next_conn: 2, epoch: 1, conns: Vec::new(), observed };
         victim.feed(MachineInput::Start);

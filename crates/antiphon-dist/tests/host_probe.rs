@@ -80,7 +80,7 @@ fn sealed(datagram: &Datagram<'_>) -> Vec<u8> {
 }
 
 fn probe(reply_to: Option<&str>) -> Vec<u8> {
-    let from = Presence { node: NodeId(9), name: "asker", locations: Locations::NONE };
+    let from = Presence { node: NodeId::from_bits(9), name: "asker", locations: Locations::NONE };
     sealed(&Datagram::Probe(Probe { from, reply_to: reply_to.map(at) }))
 }
 
@@ -150,7 +150,8 @@ fn replayed_probes_get_limited_replies() {
 fn unrequested_probe_reply_causes_no_dial() {
     let mut node = ProbedNode::new(Config::default(), "127.0.0.1:7000");
     let locations = [at("127.0.0.2:7000")];
-    let from = Presence { node: NodeId(9), name: "forged", locations: Locations::Plain(&locations) };
+    let from =
+        Presence { node: NodeId::from_bits(9), name: "forged", locations: Locations::Plain(&locations) };
     let reply = sealed(&Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE }));
     assert_eq!(node.handle("127.0.0.2:51350", &reply), []);
     let announce = sealed(&Datagram::Announce(from));
@@ -165,7 +166,8 @@ fn unrequested_probe_reply_causes_no_dial() {
 fn announcement_dials_source_or_allowed_location() {
     let announced = [at("127.0.0.5:7000"), at("127.0.0.2:7000"), at("127.1.0.2:7000")];
     let dialled = |locations: &[SocketAddr]| {
-        let from = Presence { node: NodeId(9), name: "nine", locations: Locations::Plain(locations) };
+        let from =
+            Presence { node: NodeId::from_bits(9), name: "nine", locations: Locations::Plain(locations) };
         let bytes = sealed(&Datagram::Announce(from));
         match ProbedNode::new(Config::default(), "127.0.0.1:7000").handle("127.0.0.2:51350", &bytes)[..] {
             [Output::Dial(_, to)] => Some(to),
@@ -210,8 +212,11 @@ fn probe_replies_dial_bounded_locations_of_host() {
     let mut dialled = Vec::new();
     for number in 0..1_000 {
         let locations = [at("127.8.0.8:7"), SocketAddr::new(at("127.9.0.2:0").ip(), 1_000 + number)];
-        let from =
-            Presence { node: NodeId(number.into()), name: "many", locations: Locations::Plain(&locations) };
+        let from = Presence {
+            node: NodeId::from_bits(number.into()),
+            name: "many",
+            locations: Locations::Plain(&locations),
+        };
         let reply = sealed(&Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE }));
         let outputs = node.handle("127.9.0.2:51350", &reply);
         dialled.extend(outputs.into_iter().map(|output| match output {

@@ -83,8 +83,7 @@ mod thread;
 pub use thread::wake_flag;
 pub use thread::{Handle, JobPool, JoinHandle};
 
-mod time;
-pub use time::{Time, millis, secs};
+pub use antiphon_types::{Time, millis, secs};
 
 #[cfg(feature = "serde")]
 pub use bytes::Bytes;

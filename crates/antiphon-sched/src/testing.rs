@@ -24,7 +24,7 @@ use crate::remote::Wire;
 #[cfg(feature = "serde")]
 use crate::remote::{EncodeMode, MESSAGE_BYTES_MAX, decode_with_context, encode_with_context};
 use crate::scheduler::StepEffect;
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// Returns a UDP port that is free at the moment on 127.0.0.1, on 127.0.0.2 and on the broadcast address of
 /// loopback.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use antiphon_dist::node::{self as dist, ConnId, NodeCore};
 use antiphon_dist::testing::MemoryDisk;
 use antiphon_dist::{Config, Location};
-use antiphon_sched::{JobPool, LocalActors, Loop, LoopConfig, LoopStats, NodeId, Platform, Time as LoopTime};
+use antiphon_sched::{JobPool, LocalActors, Loop, LoopConfig, LoopStats, NodeId, Platform};
 use antiphon_wire::{Entropy, Time};
 use tracing::span::EnteredSpan;
 
@@ -184,7 +184,7 @@ impl SimNode {
     }
 
     /// Calls `act` with the core.
-    fn with_core<R>(&mut self, act: impl FnOnce(&mut NodeCore, &mut SimDriver<'_>, LoopTime) -> R) -> R {
+    fn with_core<R>(&mut self, act: impl FnOnce(&mut NodeCore, &mut SimDriver<'_>, Time) -> R) -> R {
         let (rng, pending) = (&mut self.rng, &mut self.pending);
         let result = self.sched.with_transport(|core, local| {
             let now = local.now();
@@ -273,7 +273,7 @@ impl SimNode {
         let core = self.with_core(|core, _, _| core.next_timeout());
         let next = [core, self.sched.next_deadline()].into_iter().flatten().min();
         if let Some(at) = next {
-            out.push(MachineOutput::Wake(Time::from_nanos(at.as_nanos())));
+            out.push(MachineOutput::Wake(at));
         }
     }
 
@@ -327,7 +327,6 @@ impl SimNode {
     }
 
     fn advance_to(&mut self, now: Time) {
-        let now = LoopTime::from_nanos(now.as_nanos());
         self.sched.advance_to(now);
         self.disk.set_now(now);
     }

@@ -10,14 +10,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use antiphon_sched::{
     ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Time, Undelivered,
 };
-use antiphon_wire as wire;
 use antiphon_wire::{Frame, Session};
 
 use super::backlog::BacklogItem;
 use super::driver::Driver;
 use super::peer_monitors::LocalWatchers;
 use super::timers::NodeTimer;
-use super::{NO_ACTOR, NodeCore, sched_key};
+use super::{NO_ACTOR, NodeCore};
 use crate::error::DeliverError;
 
 /// About how many reports are made in one round of the loop.
@@ -187,16 +186,13 @@ struct DeadFrame {
 /// The dead letter for a frame that was in flight when its session ended. `None` if the sender learns of the loss
 /// otherwise, by a receipt or a `Down`.
 fn dead_letter_of(frame: &Frame<'_>) -> Option<DeadFrame> {
-    let dead =
-        |from: wire::Key, to: wire::Key, what| DeadFrame { from: sched_key(from), to: sched_key(to), what };
+    let dead = |from: Key, to: Key, what| DeadFrame { from, to, what };
     match frame {
         Frame::Message(message) if message.receipt.is_none() => {
             Some(dead(message.from, message.to, "message"))
         }
         // The receiver is a request, which has no address.
-        Frame::Answer(answer) => {
-            Some(DeadFrame { from: sched_key(answer.from), to: NO_ACTOR, what: "reply" })
-        }
+        Frame::Answer(answer) => Some(DeadFrame { from: answer.from, to: NO_ACTOR, what: "reply" }),
         Frame::Terminate(terminate) => Some(dead(terminate.from, terminate.target, "terminate")),
         Frame::Throw(throw) => Some(dead(throw.from, throw.target, "throw")),
         Frame::Resume(resume) => Some(dead(resume.from, resume.target, "resume")),

@@ -12,11 +12,11 @@ use antiphon_sched::{
 use antiphon_wire::frame::{Answer, Down, DownReason, PayloadRefused, ReplyDroppedReason};
 use antiphon_wire::{Frame, Session};
 
+use super::NodeCore;
 use super::driver::Driver;
 use super::mailbox_budget::OverBudget;
 use super::payload_faults::{check_inbound, error_of, send_refusal};
 use super::peer_session::{FrameEffect, PeerSession};
-use super::{NodeCore, sched_key};
 
 /// The bit in the number of a monitor in a frame that marks it as numbered by the node of the target, not of the watcher.
 pub(super) const BY_TARGET: u64 = 1 << 63;
@@ -104,7 +104,7 @@ impl NodeCore {
             Frame::Message(message) => self.on_message(node, peer_session, message, driver),
             Frame::Answer(answer) => self.on_answer(node, peer_session, answer, driver),
             Frame::ReplyDropped(dropped) => {
-                let request_id = RequestId::from_bits(dropped.request_id.0);
+                let request_id = RequestId::from_bits(dropped.request_id.to_bits());
                 let error = match dropped.reason {
                     ReplyDroppedReason::Dropped => AskError::Dropped,
                     ReplyDroppedReason::Busy => AskError::Busy,
@@ -115,29 +115,29 @@ impl NodeCore {
             Frame::Receipt(receipt) => self.on_receipt(node, receipt, driver),
             Frame::Monitor(monitor) => {
                 let id = MonitorId { origin: node, number: monitor.id & !BY_TARGET };
-                let watcher = sched_key(monitor.watcher);
-                let signal = InboundSignal::Monitor { watcher, target: sched_key(monitor.target), id };
+                let watcher = monitor.watcher;
+                let signal = InboundSignal::Monitor { watcher, target: monitor.target, id };
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Demonitor(demonitor) => {
                 let id = self.monitor_id(node, demonitor.id, true);
-                let signal = InboundSignal::Demonitor { target: sched_key(demonitor.target), id };
+                let signal = InboundSignal::Demonitor { target: demonitor.target, id };
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Down(down) => self.on_down(node, peer_session, down, driver),
             Frame::Notify(notify) => {
                 let id = MonitorId { origin: node, number: notify.id & !BY_TARGET };
-                let actor = ActorId::new(node, sched_key(notify.target));
-                let signal = InboundSignal::Notify { watcher: sched_key(notify.watcher), id, actor };
+                let actor = ActorId::new(node, notify.target);
+                let signal = InboundSignal::Notify { watcher: notify.watcher, id, actor };
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Terminate(terminate) => {
                 let grace = terminate.grace.map(Duration::from_millis);
-                let signal = InboundSignal::Terminate { target: sched_key(terminate.target), grace };
+                let signal = InboundSignal::Terminate { target: terminate.target, grace };
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Throw(throw) => {
-                let (from, target) = (sched_key(throw.from), sched_key(throw.target));
+                let (from, target) = (throw.from, throw.target);
                 match value_of(&peer_session.session, throw.tag, throw.body) {
                     Ok(value) => {
                         let signal = InboundSignal::Throw { target, value };
@@ -147,7 +147,7 @@ impl NodeCore {
                 }
             }
             Frame::Resume(resume) => {
-                let (from, target) = (sched_key(resume.from), sched_key(resume.target));
+                let (from, target) = (resume.from, resume.target);
                 match value_of(&peer_session.session, resume.tag, resume.body) {
                     Ok(value) => {
                         let signal = InboundSignal::Resume { target, value };
@@ -164,8 +164,8 @@ impl NodeCore {
             Frame::AnnounceRelay(relay) => self.on_announce_relay(node, peer_session, relay.request, driver),
             Frame::Goodbye(goodbye) => return FrameEffect::Goodbye(goodbye.reason),
             Frame::Lagged(lagged) => {
-                let channel = ActorId::new(node, sched_key(lagged.from));
-                let (subscriber, missed, ended) = (sched_key(lagged.to), lagged.missed, lagged.ended);
+                let channel = ActorId::new(node, lagged.from);
+                let (subscriber, missed, ended) = (lagged.to, lagged.missed, lagged.ended);
                 let signal = InboundSignal::Lagged { subscriber, channel, missed, ended };
                 self.on_signal(node, peer_session, signal, driver);
             }
@@ -200,7 +200,7 @@ impl NodeCore {
         answer: &Answer<'_>,
         driver: &mut impl Driver,
     ) {
-        let request_id = RequestId::from_bits(answer.to.0);
+        let request_id = RequestId::from_bits(answer.to.to_bits());
         self.learn_route(node, answer.route);
         let result = match check_inbound(peer_session.session.tag_name(answer.tag), answer.body) {
             Ok(tag) => match self.acquire_for_reply(node, answer.body.len()) {
@@ -227,7 +227,7 @@ impl NodeCore {
                 && self.may_log("reply refused", format_args!("{node}"))
             {
                 tracing::warn!(%node, reason = %error, "a reply from a peer was refused (logged at most once an hour for each peer)");
-                let ends = (sched_key(answer.from), sched_key(answer.to));
+                let ends = (answer.from, answer.to);
                 send_refusal(&mut peer_session.session, node, ends, error);
             }
             tracing::debug!(%reason, "a reply was dropped");
@@ -252,9 +252,9 @@ impl NodeCore {
 
     /// A peer has refused a payload of this node.
     fn on_payload_refused(&mut self, node: NodeId, refused: &PayloadRefused<'_>) {
-        let from = ActorId::new(self.me, sched_key(refused.from));
+        let from = ActorId::new(self.me, refused.from);
         if self.may_log("refused by peer", format_args!("{node} {from}")) {
-            let (to, reason) = (sched_key(refused.to), error_of(refused.fault));
+            let (to, reason) = (refused.to, error_of(refused.fault));
             tracing::warn!(%node, %from, %to, %reason, "a peer has refused a message or reply of this actor (logged at most once an hour for each actor)");
         }
     }

@@ -12,13 +12,13 @@ use antiphon_sched::{
 use antiphon_wire::Session;
 use antiphon_wire::frame::{Message, Outcome, Receipt};
 
+use super::NodeCore;
 use super::backlog::{BacklogEntry, BacklogItem};
 use super::driver::Driver;
 use super::frames::InboundSignal;
 use super::mailbox_budget::SharePart;
 use super::payload_faults::{check_inbound, fault_of, send_refusal};
 use super::peer_session::PeerSession;
-use super::{NodeCore, sched_key, wire_key};
 
 /// The number of batches of an actor after which a paused peer may send to it again, even if its mailbox is still long.
 const BATCHES_PAUSED: u8 = 8;
@@ -40,7 +40,7 @@ impl NodeCore {
         message: &Message<'_>,
         driver: &mut impl Driver,
     ) {
-        let (to, from, receipt) = (sched_key(message.to), sched_key(message.from), message.receipt);
+        let (to, from, receipt) = (message.to, message.from, message.receipt);
         let is_open = self.check_reach(node, to);
         if is_open {
             self.learn_route(node, message.route);
@@ -147,7 +147,7 @@ impl NodeCore {
     /// Asks a peer to hold back its frames for an actor, within the peer's limit.
     fn pause(&mut self, node: NodeId, peer_session: &mut PeerSession, actor: Key, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        if peer.backlog.is_paused(actor) || !peer_session.session.pause(wire_key(actor)) {
+        if peer.backlog.is_paused(actor) || !peer_session.session.pause(actor) {
             return;
         }
         peer.backlog.set_paused(actor, true);
@@ -271,7 +271,7 @@ impl NodeCore {
         }
         peer.backlog.set_paused(actor, false);
         if let Some(peer_session) = &mut peer.peer_session {
-            peer_session.session.unpause(wire_key(actor));
+            peer_session.session.unpause(actor);
         }
         self.leave_backlog(node, actor);
     }

@@ -470,10 +470,6 @@ impl NodeCore {
         self.last_number
     }
 
-    fn wire_now(&self) -> wire::Time {
-        wire::Time::from_nanos(self.now.as_nanos())
-    }
-
     /// Checks the invariants of all tables and sessions. It takes time in all that waits; a simulator calls it after some events.
     ///
     /// # Panics
@@ -511,20 +507,4 @@ pub(crate) fn complete_if_open<R: 'static>(mut requests: Requests<'_>, request_i
     if let Err(reason) = requests.complete(request_id, value) {
         tracing::debug!(%reason, "a result came for a closed request");
     }
-}
-
-fn wire_key(key: Key) -> wire::Key {
-    wire::Key(key.to_bits())
-}
-
-fn sched_key(key: wire::Key) -> Key {
-    Key::from_bits(key.0)
-}
-
-fn wire_node(node: NodeId) -> wire::NodeId {
-    wire::NodeId(node.to_bits())
-}
-
-fn sched_node(node: wire::NodeId) -> NodeId {
-    NodeId::from_bits(node.0)
 }

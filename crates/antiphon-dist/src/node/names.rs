@@ -19,7 +19,7 @@ use super::inspection::NameInfo;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
-use super::{NodeCore, complete_if_open, sched_key, wire_key};
+use super::{NodeCore, complete_if_open};
 use crate::error::{DialError, LocateError, RegisterError};
 use crate::location::Location;
 
@@ -528,7 +528,7 @@ impl NodeCore {
         }
         // A peer that has sent a result no longer keeps the lookup.
         lookup.peers.remove(&node);
-        let id = ActorId::new(node, sched_key(key));
+        let id = ActorId::new(node, key);
         let type_check = check_type(lookup.tag, found_tag);
         match &mut lookup.kind {
             LookupKind::All(_, all) => {
@@ -692,7 +692,7 @@ impl NodeCore {
 fn send_found(peer_session: &mut PeerSession, lookup_number: u64, key: Key, tag: &str) {
     match peer_session.session.intern(tag) {
         Ok(tag) => {
-            let result = LookupResult::Found { key: wire_key(key), tag };
+            let result = LookupResult::Found { key, tag };
             send_result(peer_session, &Found { request: lookup_number, result });
         }
         // The lookup at the peer times out.

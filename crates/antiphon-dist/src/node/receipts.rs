@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::driver::Driver;
 use super::payload_faults::error_of;
 use super::timers::{NodeTimer, TimerQueue};
-use super::{NodeCore, complete_if_open, wire_key};
+use super::{NodeCore, complete_if_open};
 use crate::error::DeliverError;
 
 /// The outbound messages that await a receipt.
@@ -203,7 +203,7 @@ impl NodeCore {
             return Some(Withdrawal::NotSent);
         }
         let session = &mut peer.peer_session.as_mut()?.session;
-        let withdrawn = session.withdraw(wire_key(actor), receipt_number);
+        let withdrawn = session.withdraw(actor, receipt_number);
         // Others may have room now.
         self.mark_dirty(node);
         let withdrawn = withdrawn?;

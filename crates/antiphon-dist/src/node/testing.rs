@@ -73,7 +73,7 @@ impl TestCore {
     pub(super) fn add_session(&mut self, node: NodeId) {
         let entropy = || Entropy::system().expect("the system has random numbers");
         let here = &self.core.settings.profile;
-        let there = wire::Profile { node: wire::NodeId(node.to_bits()), ..here.clone() };
+        let there = wire::Profile { node, ..here.clone() };
         let (mut to_here, mut to_there) = (Deframer::new(), Deframer::new());
         let (mut sent, mut received) = (Vec::new(), Vec::new());
         let mut dialler = Handshake::dial(here, entropy(), ResumeState::unknown(1), None, &mut sent);
@@ -88,8 +88,8 @@ impl TestCore {
         acceptor.advance(&there, &mut to_there, &mut received).expect("the proof is sound");
         let connection =
             acceptor.confirm(&there, &HeldSession::nothing(), &mut received).expect("at this step");
-        let (now, limits) = (self.core.wire_now(), here.limits);
-        let session = Session::begin(now, &limits, wire::NodeId(self.core.me.to_bits()), &connection);
+        let (now, limits) = (self.core.now, here.limits);
+        let session = Session::begin(now, &limits, self.core.me, &connection);
         let peer = self.core.peers.get_mut(&node).expect("the peer is known");
         peer.peer_session = Some(Box::new(PeerSession::new(session, self.core.now)));
     }

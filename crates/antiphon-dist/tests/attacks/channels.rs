@@ -45,7 +45,7 @@ impl Crowd {
 
     /// The node of the member and a number, as an address or a reply of it.
     fn address(&self, number: u64) -> Vec<u8> {
-        let node = self.member.node.0.to_be_bytes();
+        let node = self.member.node.to_bits().to_be_bytes();
         [&[0x92, 0xcf][..], &node, &[0xcf], &number.to_be_bytes()].concat()
     }
 
@@ -53,7 +53,7 @@ impl Crowd {
     fn send(&mut self, body: &[u8]) {
         let message = Message {
             to: self.channel,
-            from: Key(1),
+            from: Key::from_bits(1),
             tag: self.tag,
             receipt: None,
             route: Route::NONE,
@@ -108,7 +108,7 @@ impl Crowd {
         let body = [&[0x94, 2][..], &self.address(0), &[0xc2], &reply].concat();
         self.send(&body);
         self.member.run_until(|frame| match frame {
-            Frame::Answer(answer) if answer.to == Key(number) => Some(()),
+            Frame::Answer(answer) if answer.to == Key::from_bits(number) => Some(()),
             _ => None,
         });
     }
@@ -222,7 +222,7 @@ pub(crate) fn deliveries_unanswered_leave_no_traces() {
         let body = [&[0x94, 1, 0x93, 1, 0, 0][..], &reply, &[0xc4, 0]].concat();
         crowd.send(&body);
         answered += crowd.member.run_until(|frame| match frame {
-            Frame::Answer(answer) if answer.to == Key(number) => Some(1),
+            Frame::Answer(answer) if answer.to == Key::from_bits(number) => Some(1),
             _ => None,
         });
     }

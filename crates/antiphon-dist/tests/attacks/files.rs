@@ -79,8 +79,8 @@ impl FileAttacker {
         let config = attack.net.static_config("attacker", &[attack.victim.location]);
         let node = TestNode::start(Config { ip: [127, 0, 0, 2].into(), ..config });
         node.wait_for_peers(1);
-        let victim = NodeId::from_bits(member.session.peer().0);
-        let service = Addr::of(ActorId::new(victim, antiphon_sched::Key::from_bits(key.0)));
+        let victim = member.session.peer();
+        let service = Addr::of(ActorId::new(victim, antiphon_sched::Key::from_bits(key.to_bits())));
         Self { attack, node, service }
     }
 

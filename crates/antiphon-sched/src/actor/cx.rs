@@ -30,7 +30,7 @@ use crate::scheduler::{DueTimer, TimerKey};
 use crate::thread;
 use crate::thread::Handle;
 use crate::thread::JobPool;
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// An actor's access to its loop during one step. `M` is the type of the actor's messages.
 pub struct Cx<'a, M> {

@@ -49,7 +49,7 @@ use crate::thread;
 use crate::thread::JoinHandle;
 use crate::thread::{Handle, LoopJob, LoopQueues, Shared};
 use crate::thread::{JobPool, LoopPools};
-use crate::time::{Time, millis, secs};
+use antiphon_types::{Time, millis, secs};
 use readiness::{SIGNALS, WAKER};
 #[cfg(unix)]
 use signals::{SignalKind, Signals};

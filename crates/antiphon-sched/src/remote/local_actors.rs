@@ -15,7 +15,7 @@ use crate::remote::transport::MonitorId;
 use crate::remote::wire::Wire;
 use crate::request::RequestId;
 use crate::scheduler::{Core, DeadLetter, Lag, Permit, RoomMark, SignalPolicy, Ticket, Turn, Waiter};
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// The result of delivering an encoded message.
 #[derive(Clone, Debug, PartialEq, Eq)]

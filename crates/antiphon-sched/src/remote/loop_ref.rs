@@ -21,7 +21,7 @@ use crate::scheduler::Permit;
 use crate::scheduler::Scheduler;
 use crate::scheduler::SignalPolicy;
 use crate::scheduler::{ActorCursor, ActorPage};
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// Exclusive access to a loop, for code that embeds or extends it.
 pub struct LoopRef<'a> {

@@ -9,7 +9,7 @@ use crate::actor::Value;
 use crate::error::{AskError, PayloadError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::request::RequestId;
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// Carries messages and signals to other nodes. A node of `antiphon-dist` implements it.
 pub trait Transport: Any {

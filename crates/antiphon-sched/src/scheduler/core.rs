@@ -40,7 +40,7 @@ use crate::scheduler::timers::{DueTimer, TimerWheel};
 use crate::socket::SocketTable;
 use crate::thread::LoopPools;
 use crate::thread::Shared;
-use crate::time::Time;
+use antiphon_types::Time;
 
 pub(crate) struct Core {
     pub(crate) actors: ActorTable,

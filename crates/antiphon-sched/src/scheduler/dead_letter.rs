@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{PayloadError, Undelivered};
 use crate::id::ActorId;
 use crate::scheduler::core::Core;
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// A message or signal that was accepted and will not be processed.
 #[derive(Clone, Debug)]

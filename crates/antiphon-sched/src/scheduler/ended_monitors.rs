@@ -15,7 +15,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::remote::{MonitorId, Signal};
 use crate::scheduler::core::Core;
 use crate::scheduler::panic_guard;
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// The most monitors of ended actors that are completed in one round.
 const MONITORS_A_ROUND: usize = 256;

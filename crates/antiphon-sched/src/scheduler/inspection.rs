@@ -14,7 +14,7 @@ use crate::id::{ActorId, Key};
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::core::Core;
 use crate::scheduler::mailbox::Wait;
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// The most actors in one page.
 const PAGE_MAX: usize = 1000;

@@ -14,7 +14,7 @@ use crate::scheduler::budget::Permit;
 use crate::scheduler::cell::RunState;
 use crate::scheduler::inspection::MailboxInfo;
 use crate::scheduler::timers::TimerKey;
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// A mailbox is trimmed once it is empty, if the capacity of `rest` is over this number.
 const TRIM_OVER: usize = 256;

@@ -20,7 +20,7 @@ use crate::remote::Signal;
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::core::Core;
 use crate::scheduler::timers::{DueTimer, TimerKey};
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// How long a terminated actor may take by default until it has ended.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);

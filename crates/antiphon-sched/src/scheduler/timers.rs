@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::id::Key;
 use crate::request::RequestId;
 use crate::socket::SocketId;
-use crate::time::Time;
+use antiphon_types::Time;
 
 const TICK_SHIFT: u32 = 20;
 const LEVELS: usize = 4;

@@ -22,7 +22,7 @@ use crate::scheduler::DueTimer;
 use crate::scheduler::panic_guard;
 use crate::scheduler::{Core, Scheduler};
 use crate::thread::handle::{JobClosure, LoopJob};
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// Runs a job on a thread of a pool.
 type Work = Box<dyn FnOnce() + Send>;

@@ -1,29 +1,28 @@
-//! Time in public interfaces: nanoseconds since the loop's start.
-//!
-//! Invariant: a loop's time never goes back, and does not change during a step.
+//! Time as an argument: nanoseconds since a start. Nothing here reads a clock.
 
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A moment, in nanoseconds since the start of its loop.
+/// A moment, in nanoseconds since a start: that of a loop, or one that the caller chooses. Only differences matter, so a virtual clock
+/// works as well as a real one. The time of a loop never goes back, and does not change during a step.
 ///
 /// The range is 584 years; arithmetic saturates at its ends.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(u64);
 
 impl Time {
-    /// The loop's start.
+    /// The start.
     pub const ZERO: Self = Self(0);
     /// The last moment of the range, for "never".
     pub const MAX: Self = Self(u64::MAX);
 
-    /// The moment `nanos` nanoseconds after the loop's start.
+    /// The moment `nanos` nanoseconds after the start.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the loop's start.
+    /// Nanoseconds since the start.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }

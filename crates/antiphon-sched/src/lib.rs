@@ -45,7 +45,7 @@ pub use error::{
 
 mod event_loop;
 pub use event_loop::{
-    EXTERNAL_TOKENS, ExternalReadiness, Loop, LoopConfig, LoopError, LoopStats, Platform, Ready, Source,
+    EXTERNAL_TOKENS, ExternalReadiness, Loop, LoopConfig, LoopError, Platform, Ready, Source,
 };
 
 mod id;
@@ -67,7 +67,7 @@ pub use request::{ReplyTo, RequestId};
 mod scheduler;
 pub use scheduler::{
     ActorActivity, ActorCursor, ActorInfo, ActorPage, ActorState, Budget, DeadLetter, DeadLetterCounts, Lag,
-    MailboxLimit, Permit, RoomMark, SignalPolicy, Ticket, Turn, WhenFull,
+    LoopStats, MailboxLimit, Permit, RoomMark, SignalPolicy, Ticket, Turn, WhenFull,
 };
 
 mod socket;

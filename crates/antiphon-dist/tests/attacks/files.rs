@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use antiphon_dist::{Config, FileRefused, FileStat, Limits};
-use antiphon_sched::{ActorId, Addr, Bytes, Cx, Event, NodeId, ReplyTo, SendError, receive};
+use antiphon_sched::{ActorId, Addr, Bytes, Cx, Event, ReplyTo, SendError, receive};
 use antiphon_wire::frame::NameSpace;
 use serde::{Deserialize, Serialize};
 

@@ -8,8 +8,6 @@ use crate::actor::Actor;
 use crate::actor::value::Value;
 use crate::event_loop::Ready;
 use crate::id::ActorId;
-use crate::scheduler::Permit;
-use crate::socket::SocketId;
 
 /// One event, as an actor's step receives it.
 #[non_exhaustive]
@@ -156,26 +154,4 @@ impl<M: 'static> Actor<M> for SwapOffer<M> {
     fn step(&mut self, cx: &mut crate::actor::cx::Cx<'_, M>, event: Event<M>) -> crate::actor::step::Step<M> {
         self.0.step(cx, event)
     }
-}
-
-/// An event that is not a message, as stored in a mailbox: independent of the message type.
-pub(crate) enum SystemEvent {
-    Down(Down),
-    Terminate,
-    Resumed(Value),
-    Thrown(Value),
-    /// Holds a `SwapOffer<M>`.
-    Swap(Box<dyn std::any::Any>),
-    /// The address for which the actor awaited room.
-    Writable(ActorId),
-    /// A channel, and the number of its messages that were missed. The number may grow until the event is taken.
-    Lagged(ActorId, Rc<Cell<u64>>),
-    /// A readiness source, by its index.
-    Ready(u32),
-    /// Gets no event: the actor has handled everything queued before it, including the end of this socket.
-    SocketCloseHandled(SocketId),
-    /// A repeated timer, by its index in the mailbox.
-    Tick(u32),
-    /// Another system event, with the permit for its bytes.
-    Metered(Box<SystemEvent>, Permit),
 }

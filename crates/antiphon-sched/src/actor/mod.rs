@@ -1,7 +1,7 @@
 //! What a program writes: actors, their addresses, the events that they receive, what a step returns, and what it can do (`Cx`).
 //!
-//! This module holds no state of the loop: `Cx` passes each call to the scheduler. It must not import `thread`, nor the parts of
-//! `event_loop` and `socket` beyond the types of their methods on `Cx`.
+//! It owns no state of the loop: `Cx` passes each call on. Its methods name types of most other modules.
+//! Must not import: `socket`, `testing`.
 
 mod addr;
 mod cx;
@@ -11,7 +11,6 @@ mod value;
 
 pub use addr::{Addr, SendMode, Target};
 pub use cx::{Cx, Monitor, Timer};
-pub(crate) use event::SystemEvent;
 pub use event::{Down, Event, ExitReason, SwapOffer, Thrown};
 pub(crate) use step::{Admit, Then};
 pub use step::{

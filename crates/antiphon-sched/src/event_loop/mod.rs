@@ -3,6 +3,9 @@
 //! A round drains the inbox, fires timers, handles sockets, runs batches and resumes unfinished sources.
 //! A round limits its batches in number and time. Then the loop polls the sockets; it does not wait while anything
 //! is runnable. So an actor that sends to itself for ever starves neither sockets nor timers.
+//!
+//! It owns the poll, the readiness of sources, the signals of the system and the watchdog. It calls all other modules.
+//! Must not import: `testing`.
 
 mod readiness;
 #[cfg(unix)]
@@ -43,7 +46,7 @@ use crate::scheduler::MailboxLimit;
 use crate::scheduler::panic_guard;
 use crate::scheduler::{ActorCursor, ActorPage};
 use crate::scheduler::{Core, Scheduler};
-use crate::scheduler::{DeadLetter, DeadLetterCounts};
+use crate::scheduler::{DeadLetter, LoopStats};
 use crate::socket::Sockets;
 use crate::thread;
 use crate::thread::JoinHandle;
@@ -167,42 +170,6 @@ pub enum LoopError {
     /// The loop could not register for SIGINT and SIGTERM.
     #[error("cannot register for SIGINT and SIGTERM: {0}")]
     Signals(#[source] io::Error),
-}
-
-/// The sizes of a loop's tables, and counters since its start.
-#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct LoopStats {
-    /// Actors.
-    pub actors: usize,
-    /// Open adapters of all actors.
-    pub adapters: usize,
-    /// Actors with something to do.
-    pub runnable: usize,
-    /// Open requests.
-    pub requests: usize,
-    /// Running timers.
-    pub timers: usize,
-    /// Threads for blocking jobs, name look-ups and files.
-    pub threads: usize,
-    /// Registered readiness sources, including those of sockets.
-    pub sources: usize,
-    /// Listeners, connections, UDP sockets, child processes.
-    pub sockets: usize,
-    /// Messages and requests that handles have sent and that are not delivered yet; at most twice
-    /// [`LoopConfig::inbox_max`].
-    pub inbox: usize,
-    /// Actors with rarely used state: monitors, adapters, names, sockets, exposure to the network.
-    pub extras: usize,
-    /// Steps taken.
-    pub steps: u64,
-    /// Steps that took longer than [`LoopConfig::watchdog`].
-    pub slow_steps: u64,
-    /// Dead letters.
-    pub dead_letters: u64,
-    /// Dead letters by their reasons.
-    pub dead_letters_by_reason: DeadLetterCounts,
 }
 
 /// Readiness of a source that belongs to the program that embeds the loop.

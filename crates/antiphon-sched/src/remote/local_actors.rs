@@ -7,13 +7,14 @@ use std::time::Duration;
 use mio::Registry;
 
 use crate::actor::Addr;
-use crate::actor::{Down, ExitReason, SendMode, SystemEvent, Value};
+use crate::actor::{Down, ExitReason, SendMode, Value};
 use crate::error::{AskError, PayloadError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::inbound;
 use crate::remote::transport::MonitorId;
 use crate::remote::wire::Wire;
 use crate::request::RequestId;
+use crate::scheduler::SystemEvent;
 use crate::scheduler::{Core, DeadLetter, Lag, Permit, RoomMark, SignalPolicy, Ticket, Turn, Waiter};
 use antiphon_types::Time;
 

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use crate::actor::Actor;
 use crate::actor::{Addr, SendMode, Target};
-use crate::actor::{Down, ExitReason, SystemEvent};
+use crate::actor::{Down, ExitReason};
 use crate::error::{SendError, Undelivered};
-use crate::event_loop::LoopStats;
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::inbound::exposed_as;
 use crate::remote::local_actors::Requests;
@@ -17,9 +16,11 @@ use crate::request::ReplyTo;
 use crate::scheduler::DeadLetter;
 use crate::scheduler::GRACE;
 use crate::scheduler::Lag;
+use crate::scheduler::LoopStats;
 use crate::scheduler::Permit;
 use crate::scheduler::Scheduler;
 use crate::scheduler::SignalPolicy;
+use crate::scheduler::SystemEvent;
 use crate::scheduler::{ActorCursor, ActorPage};
 use antiphon_types::Time;
 

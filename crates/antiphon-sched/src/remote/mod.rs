@@ -1,4 +1,8 @@
-//! The seam to other nodes: the transport, outbound messages, inbound delivery, and the encoding of messages.
+//! The seam to other nodes: the transport, messages to other nodes and from them, and their encoding.
+//!
+//! It owns the interfaces of the seam, each in one direction: what the transport gets (`transport`), what it may use of the loop
+//! (`local_actors`), and what a `Cx` is built on (`loop_ref`). Only bytes, keys and numbers pass to the transport.
+//! Must not import: `event_loop`, `socket`, `thread`, `testing`.
 
 #[cfg(feature = "serde")]
 mod checked_serializer;
@@ -16,11 +20,10 @@ mod wire_serde;
 #[cfg(feature = "serde")]
 mod wire_std;
 
-pub(crate) use codec_context::{
-    EncodeMode, EncodedRefs, ExposedType, MESSAGE_BYTES_MAX, RequestPermit, decode_with_context,
-    encode_with_context,
-};
+pub(crate) use codec_context::{EncodeMode, EncodedRefs, ExposedType, MESSAGE_BYTES_MAX, RequestPermit};
 pub use codec_context::{Origin, origin, with_origin};
+#[cfg(feature = "serde")]
+pub(crate) use codec_context::{decode_with_context, encode_with_context};
 pub use local_actors::{Delivery, LocalActors, MailboxLoad, Mailboxes, Requests, Signals};
 pub use loop_ref::{LoopRef, ServiceRef};
 pub use outbound::EncodedMessage;

@@ -1,6 +1,8 @@
 //! Open requests, the replies to them, and replies that were dropped.
 //!
 //! It owns the table of pending requests, and the ways to complete one: with a value, with bytes of another node, or with an error.
+//! Each request completes once.
+//! Must not import: `event_loop`, `socket`, `testing`.
 
 mod completion;
 pub(crate) mod dropped;

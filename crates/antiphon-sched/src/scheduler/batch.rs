@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use crate::actor::Actor;
 use crate::actor::Cx;
-use crate::actor::{Event, ExitReason, SwapOffer, SystemEvent, Thrown};
+use crate::actor::{Event, ExitReason, SwapOffer, Thrown};
 use crate::actor::{Next, Step, Then};
 use crate::id::Key;
 use crate::scheduler::Scheduler;
 use crate::scheduler::cell::Running;
 use crate::scheduler::core::Core;
 use crate::scheduler::mailbox::{Mailbox, PendingTimer, Question, Taken, Wait};
+use crate::scheduler::system_event::SystemEvent;
 use crate::socket::Sockets;
 
 /// A batch has at least this many steps, if as many events are in the mailbox.

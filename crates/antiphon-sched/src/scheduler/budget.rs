@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::actor::SendMode;
-use crate::actor::SystemEvent;
 use crate::error::SendError;
 use crate::id::ActorId;
 use crate::scheduler::core::Core;
 use crate::scheduler::mailbox_limit::MailboxAdmission;
+use crate::scheduler::system_event::SystemEvent;
 
 /// A count of bytes that wait in mailboxes. A clone shares the count.
 #[derive(Clone, Debug, Default)]

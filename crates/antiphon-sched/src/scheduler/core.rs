@@ -12,9 +12,9 @@ use rustc_hash::FxHashMap;
 use tracing::level_filters::LevelFilter;
 
 use crate::actor::Actor;
+use crate::actor::ExitReason;
 use crate::actor::Value;
 use crate::actor::{Addr, SendMode};
-use crate::actor::{ExitReason, SystemEvent};
 use crate::error::{SendError, Undelivered};
 use crate::event_loop::LoopConfig;
 use crate::event_loop::{Readiness, ReadyTarget};
@@ -35,6 +35,7 @@ use crate::scheduler::inspection::{ActivityTable, ObservedBatch};
 use crate::scheduler::mailbox::{AnyMailbox, Fired, Mailbox, Wait};
 use crate::scheduler::mailbox_limit::MailboxAdmission;
 use crate::scheduler::mailbox_waiters::MailboxWaiters;
+use crate::scheduler::system_event::SystemEvent;
 use crate::scheduler::termination::Terminations;
 use crate::scheduler::timers::{DueTimer, TimerWheel};
 use crate::socket::SocketTable;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::actor::Value;
-use crate::actor::{Down, ExitReason, SystemEvent};
+use crate::actor::{Down, ExitReason};
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::ExposedType;
@@ -19,6 +19,7 @@ use crate::scheduler::core::Core;
 use crate::scheduler::dead_letter::DeadLetter;
 use crate::scheduler::ended_monitors::EndedAddress;
 use crate::scheduler::mailbox_limit::MailboxLimit;
+use crate::scheduler::system_event::SystemEvent;
 use crate::socket::SocketId;
 use crate::socket::Sockets;
 

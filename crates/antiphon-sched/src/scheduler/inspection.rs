@@ -9,12 +9,48 @@ use tracing::Span;
 use tracing::level_filters::LevelFilter;
 use tracing::span::EnteredSpan;
 
-use crate::event_loop::LoopStats;
 use crate::id::{ActorId, Key};
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::core::Core;
+use crate::scheduler::dead_letter::DeadLetterCounts;
 use crate::scheduler::mailbox::Wait;
 use antiphon_types::Time;
+
+/// The sizes of a loop's tables, and counters since its start.
+#[derive(Copy, Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LoopStats {
+    /// Actors.
+    pub actors: usize,
+    /// Open adapters of all actors.
+    pub adapters: usize,
+    /// Actors with something to do.
+    pub runnable: usize,
+    /// Open requests.
+    pub requests: usize,
+    /// Running timers.
+    pub timers: usize,
+    /// Threads for blocking jobs, name look-ups and files.
+    pub threads: usize,
+    /// Registered readiness sources, including those of sockets.
+    pub sources: usize,
+    /// Listeners, connections, UDP sockets, child processes.
+    pub sockets: usize,
+    /// Messages and requests that handles have sent and that are not delivered yet; at most twice
+    /// [`LoopConfig::inbox_max`](crate::LoopConfig::inbox_max).
+    pub inbox: usize,
+    /// Actors with rarely used state: monitors, adapters, names, sockets, exposure to the network.
+    pub extras: usize,
+    /// Steps taken.
+    pub steps: u64,
+    /// Steps that took longer than [`LoopConfig::watchdog`](crate::LoopConfig::watchdog).
+    pub slow_steps: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Dead letters by their reasons.
+    pub dead_letters_by_reason: DeadLetterCounts,
+}
 
 /// The most actors in one page.
 const PAGE_MAX: usize = 1000;

@@ -6,9 +6,9 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::actor::SystemEvent;
 use crate::id::{ActorId, Key};
 use crate::scheduler::core::Core;
+use crate::scheduler::system_event::SystemEvent;
 
 /// The messages of one channel that one actor of this loop has missed since the last message that it got.
 #[derive(Debug, Default)]

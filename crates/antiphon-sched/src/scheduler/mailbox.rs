@@ -9,10 +9,10 @@ use std::collections::VecDeque;
 use slab::Slab;
 
 use crate::actor::Admit;
-use crate::actor::SystemEvent;
 use crate::scheduler::budget::Permit;
 use crate::scheduler::cell::RunState;
 use crate::scheduler::inspection::MailboxInfo;
+use crate::scheduler::system_event::SystemEvent;
 use crate::scheduler::timers::TimerKey;
 use antiphon_types::Time;
 

@@ -18,10 +18,10 @@ use std::collections::{BTreeMap, VecDeque};
 use rustc_hash::FxHashMap;
 
 use crate::actor::SendMode;
-use crate::actor::SystemEvent;
 use crate::id::{ActorId, Key, NodeId};
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::core::Core;
+use crate::scheduler::system_event::SystemEvent;
 
 /// The waiters for room in the mailboxes of one loop.
 #[derive(Default)]

@@ -1,7 +1,9 @@
 //! The scheduler: the actors of one loop, their mailboxes and timers, and the steps that they take.
 //!
-//! It owns the actor table and the run queue, mailboxes, timers, monitors, adapters, budgets and dead letters. Only this module
-//! holds unsafe code (`cell.rs`). It must not import `event_loop`, `socket` or `thread`, which call it.
+//! It owns the core: the actor table with the run queue, mailboxes, timers, monitors, adapters, budgets and dead letters. The core also
+//! holds the tables of requests, readiness, sockets and pools, whose code is in their own modules. All unsafe code of the scheduler is
+//! in `cell.rs`.
+//! Must not import: `testing`.
 
 mod actor_table;
 mod adapter;
@@ -24,6 +26,7 @@ mod mailbox;
 mod mailbox_limit;
 mod mailbox_waiters;
 pub(crate) mod panic_guard;
+mod system_event;
 mod termination;
 mod timers;
 
@@ -35,13 +38,14 @@ pub(crate) use cell::{ActorType, RunningType};
 pub use dead_letter::{DeadLetter, DeadLetterCounts};
 pub use extras::SignalPolicy;
 pub(crate) use inbox::{InboxMessage, InboxOutcome, InboxState};
-pub use inspection::{ActorActivity, ActorCursor, ActorInfo, ActorPage, ActorState};
+pub use inspection::{ActorActivity, ActorCursor, ActorInfo, ActorPage, ActorState, LoopStats};
 pub use lag::Lag;
 pub(crate) use mailbox::{Make, NO_REQUEST, PendingTimer};
 pub use mailbox_limit::{MailboxLimit, WhenFull};
 pub(crate) use mailbox_waiters::Waiter;
 pub use mailbox_waiters::{RoomMark, Ticket, Turn};
 pub(crate) use panic_guard::{catch_panic, log_panic};
+pub(crate) use system_event::SystemEvent;
 pub(crate) use termination::GRACE;
 pub(crate) use timers::{DueTimer, TimerKey};
 

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use crate::actor::{ExitReason, SystemEvent};
+use crate::actor::ExitReason;
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key};
 use crate::remote::Signal;
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::core::Core;
+use crate::scheduler::system_event::SystemEvent;
 use crate::scheduler::timers::{DueTimer, TimerKey};
 use antiphon_types::Time;
 

@@ -9,6 +9,8 @@
 //! - Nothing is read for an actor while its mailbox is full.
 //! - The bytes that an actor has written and the system has not taken are bounded.
 //! - A socket ends with its actor, unless it is being closed gracefully.
+//!
+//! Must not import: `remote`, `request`, `testing`.
 
 #[cfg(unix)]
 mod child;

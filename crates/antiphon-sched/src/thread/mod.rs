@@ -1,4 +1,7 @@
-//! Other threads: their handles and what they send to the loop, threads that wait for actors, and threads for blocking jobs.
+//! Other threads: their handles, threads that wait for actors, and threads for blocking jobs.
+//!
+//! It owns the state that a loop shares with other threads, their queues into the loop, and the wake flag.
+//! Must not import: `socket`, `testing`.
 
 mod blocking_pool;
 mod handle;

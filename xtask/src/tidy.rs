@@ -107,10 +107,11 @@ fn imported<'t>(text: &'t str, forbidden: &'t BTreeSet<String>) -> impl Iterator
     lines.flat_map(move |(line, number)| {
         let paths = line.split("crate::").skip(1);
         paths.filter_map(move |path| {
-            let module: String = path.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
-            forbidden.contains(&module).then(|| {
-                format!("{number}: imports `{module}`, which the head of its `mod.rs` forbids")
-            })
+            let module: String =
+                path.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
+            forbidden
+                .contains(&module)
+                .then(|| format!("{number}: imports `{module}`, which the head of its `mod.rs` forbids"))
         })
     })
 }
@@ -293,9 +294,11 @@ mod tests {
 
     #[test]
     fn forbidden_import_is_found_outside_of_comments() {
-        let forbidden = super::must_not_import("//! Must not import: `socket`, `thread`.\n//! Uses `timers`.\n");
+        let forbidden =
+            super::must_not_import("//! Must not import: `socket`, `thread`.\n//! Uses `timers`.\n");
         assert_eq!(forbidden.len(), 2);
-        let code = "/// crate::socket\nuse crate::sockets::A;\nuse crate::timers;\nlet a = crate::thread::run();\n";
+        let code =
+            "/// crate::socket\nuse crate::sockets::A;\nuse crate::timers;\nlet a = crate::thread::run();\n";
         let found: Vec<String> = super::imported(code, &forbidden).collect();
         assert_eq!(found, ["4: imports `thread`, which the head of its `mod.rs` forbids"]);
     }

@@ -56,8 +56,8 @@ mod remote;
 #[doc(hidden)]
 pub use remote::__private;
 pub use remote::{
-    Delivery, Destination, EncodedMessage, LocalActors, LoopRef, MailboxLoad, Mailboxes, MonitorId, Origin,
-    OutboundMessage, PayloadRules, QueueRoom, Requests, ServiceRef, Signal, Signals, TYPE_NAME_MAX,
+    ActorSignals, Delivery, Destination, EncodedMessage, LocalActors, LoopRef, MailboxLoad, Mailboxes,
+    MonitorId, Origin, OutboundMessage, PayloadRules, QueueRoom, Requests, ServiceRef, Signal, TYPE_NAME_MAX,
     Transport, Wire, origin, with_origin,
 };
 

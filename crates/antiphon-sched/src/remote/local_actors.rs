@@ -130,9 +130,9 @@ impl LocalActors<'_> {
         Requests { core: self.core }
     }
 
-    /// Signals to the actors.
-    pub fn signals(&mut self) -> Signals<'_> {
-        Signals { core: self.core }
+    /// ActorSignals to the actors.
+    pub fn signals(&mut self) -> ActorSignals<'_> {
+        ActorSignals { core: self.core }
     }
 }
 
@@ -165,7 +165,7 @@ impl Mailboxes<'_> {
     }
 
     /// Whether the mailbox of an actor holds twice its maximum of messages: then it takes no reports of missed messages
-    /// ([`ServiceRef::add_missed`], [`Signals::push_down`]).
+    /// ([`ServiceRef::add_missed`], [`ActorSignals::push_down`]).
     pub fn is_flooded(&mut self, key: Key) -> bool {
         self.core.holds(key, 2)
     }
@@ -274,12 +274,12 @@ impl Requests<'_> {
     }
 }
 
-/// Signals to the actors of a loop, and its monitors.
-pub struct Signals<'a> {
+/// ActorSignals to the actors of a loop, and its monitors.
+pub struct ActorSignals<'a> {
     core: &'a mut Core,
 }
 
-impl Signals<'_> {
+impl ActorSignals<'_> {
     /// Which signals an actor of this loop accepts from actors of other nodes.
     pub fn signal_policy_of(&self, key: Key) -> SignalPolicy {
         self.core.signal_policy_of(key)
@@ -306,7 +306,7 @@ impl Signals<'_> {
     /// Prepares `watcher`, of this loop, for a [`Down`] of the monitor `id` when `actor`, on another node, ends.
     ///
     /// False when `watcher` has exited, or other actors have requested the maximum of notifications for it. Then this
-    /// acts as [`Signals::refuse_notify`].
+    /// acts as [`ActorSignals::refuse_notify`].
     pub fn expect_down(&mut self, watcher: Key, id: MonitorId, actor: ActorId) -> bool {
         self.core.expect_down(watcher, id, actor)
     }

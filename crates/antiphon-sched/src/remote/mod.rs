@@ -24,7 +24,7 @@ pub(crate) use codec_context::{EncodeMode, EncodedRefs, ExposedType, MESSAGE_BYT
 pub use codec_context::{Origin, origin, with_origin};
 #[cfg(feature = "serde")]
 pub(crate) use codec_context::{decode_with_context, encode_with_context};
-pub use local_actors::{Delivery, LocalActors, MailboxLoad, Mailboxes, Requests, Signals};
+pub use local_actors::{ActorSignals, Delivery, LocalActors, MailboxLoad, Mailboxes, Requests};
 pub use loop_ref::{LoopRef, ServiceRef};
 pub use outbound::EncodedMessage;
 pub(crate) use outbound::{export, reach_wire};

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
@@ -893,8 +894,9 @@ fn messages_for_many_subscribers_take_turns() {
     for message in 0..MESSAGES {
         let turns = received.iter().filter(|event| event.1 == Some(message)).map(|event| event.2);
         assert_eq!(turns.clone().count() as u64, MANY);
-        let (first, last) = (turns.clone().min(), turns.max());
-        assert!(last > first, "another actor runs between the first and the last copy of message {message}");
+        // The termination of the channel comes while the last message is on its way.
+        let parts = turns.collect::<BTreeSet<u64>>().len();
+        assert!(parts > 3, "others ran only {parts} times while message {message} was on its way");
     }
     let ended = received.iter().filter(|event| event.1.is_none()).count();
     assert_eq!(ended as u64, MANY);

@@ -1,5 +1,6 @@
 //! Attacks by a member on a channel: messages that the channel has to send to very many subscribers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -200,6 +201,49 @@ pub(crate) fn silent_subscribers_leave_channel_to_others() {
     attack.end(
         "small messages for silent subscribers",
         5 * bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),
+    );
+}
+
+/// The upstreams of a channel with as many relays as a member may have change, as often as another member can state it.
+pub(crate) fn upstreams_reach_many_relays_in_parts() {
+    let attack = AttackTest::without_discovery().measure_quiet();
+    // One actor subscribes as well.
+    let relays = PeerLimits::default().channel_subscriptions_max as u64 - 1;
+    let mut crowd = Crowd::join(&attack, 0);
+    for relay in 1..=relays {
+        let body = [&[0x94, 3][..], &crowd.address(relay), &[0xc3, 0x90]].concat();
+        crowd.send(&body);
+    }
+    crowd.wait_until_taken();
+    let mut above = Crowd::join(&attack, 0);
+    let state = |above: &mut Crowd, number: u64| {
+        let (me, reply) = (above.address(1 << 20 | number % 30), above.address(number));
+        above.send(&[&[0x94, 6][..], &me, &[0x91], &me, &[0x91], &reply].concat());
+    };
+    state(&mut above, 1);
+    above.member.run_once(|_| ()).expect("the session continues");
+    let mut asked = BTreeSet::new();
+    crowd.member.run_until(|frame| {
+        if let Frame::Message(message) = frame {
+            assert!(message.body.starts_with(&[0x94, 6]), "the relays get nothing else");
+            assert!(asked.insert(message.to.0), "each relay is asked once");
+        }
+        (asked.len() as u64 == relays).then_some(())
+    });
+    // They do not answer. What is stated meanwhile is refused, or begins again.
+    let begun = Instant::now();
+    let mut number = 1;
+    while begun.elapsed() < secs(7) {
+        number += 1;
+        state(&mut above, number);
+        crowd.member.run_once(|_| ()).expect("the session continues");
+    }
+    println!("{number} statements");
+    crowd.leave();
+    above.leave();
+    attack.end(
+        "upstreams of many relays",
+        2 * bounds::member(&Limits::default()) + bounds::channel(&Limits::default()),
     );
 }
 

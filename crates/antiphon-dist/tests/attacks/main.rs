@@ -54,6 +54,7 @@ fn main() -> ExitCode {
             channels::large_messages_for_sleeping_subscribers_are_bounded,
             channels::silent_subscribers_leave_channel_to_others,
             channels::small_messages_for_many_subscribers_end_with_member,
+            channels::upstreams_reach_many_relays_in_parts,
             crowds::hello_oversized_is_refused_after_4_kib,
             crowds::slow_handshakes_are_closed_after_five_seconds,
             crowds::half_open_connections_do_not_block_new_peers,

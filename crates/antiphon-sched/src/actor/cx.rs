@@ -111,7 +111,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         Ok(Addr::local(core.id(key)))
     }
 
-    /// The time at which this round began; it does not change while the actor runs.
+    /// The time of the loop. It does not change during a step.
     pub fn now(&self) -> Time {
         self.loop_ref.scheduler.core.now
     }
@@ -233,8 +233,8 @@ impl<'a, M: 'static> Cx<'a, M> {
         }
     }
 
-    /// As [`Cx::ask`], without a timeout and in another mode than [`SendMode::Once`]: for crates that add methods to `Cx`.
-    /// [`LoopRef::fail_request`] ends the request without a reply.
+    /// As [`Cx::ask`], without a timeout and in a mode of the caller: for crates that add methods to `Cx`.
+    /// [`Requests::fail`](crate::Requests::fail) ends the request without a reply.
     ///
     /// # Errors
     /// The request was not sent; `answer` is not called.

@@ -1,6 +1,6 @@
 //! What a program writes: actors, their addresses, the events that they receive, what a step returns, and what it can do (`Cx`).
 //!
-//! It owns no state of the loop: `Cx` passes each call on. Its methods name types of most other modules.
+//! It owns no state of the loop: a `Cx` borrows the scheduler for one step.
 //! Must not import: `socket`, `testing`.
 
 mod addr;

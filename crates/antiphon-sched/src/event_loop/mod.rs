@@ -4,7 +4,7 @@
 //! A round limits its batches in number and time. Then the loop polls the sockets; it does not wait while anything
 //! is runnable. So an actor that sends to itself for ever starves neither sockets nor timers.
 //!
-//! It owns the poll, the readiness of sources, the signals of the system and the watchdog. It calls all other modules.
+//! It owns the poll, the kind of table that holds the readiness of sources, the signals of the system and the watchdog.
 //! Must not import: `testing`.
 
 mod readiness;

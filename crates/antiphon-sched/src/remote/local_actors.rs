@@ -130,7 +130,7 @@ impl LocalActors<'_> {
         Requests { core: self.core }
     }
 
-    /// ActorSignals to the actors.
+    /// Signals to the actors.
     pub fn signals(&mut self) -> ActorSignals<'_> {
         ActorSignals { core: self.core }
     }
@@ -165,7 +165,7 @@ impl Mailboxes<'_> {
     }
 
     /// Whether the mailbox of an actor holds twice its maximum of messages: then it takes no reports of missed messages
-    /// ([`ServiceRef::add_missed`], [`ActorSignals::push_down`]).
+    /// ([`Mailboxes::add_missed`], [`ActorSignals::push_down`]).
     pub fn is_flooded(&mut self, key: Key) -> bool {
         self.core.holds(key, 2)
     }
@@ -274,7 +274,7 @@ impl Requests<'_> {
     }
 }
 
-/// ActorSignals to the actors of a loop, and its monitors.
+/// Signals to the actors of a loop, and its monitors.
 pub struct ActorSignals<'a> {
     core: &'a mut Core,
 }
@@ -347,7 +347,7 @@ impl ActorSignals<'_> {
         }
     }
 
-    /// As [`LoopRef::terminate`], with another grace time.
+    /// Terminates an actor within this time: see [`Cx::terminate`](crate::Cx::terminate).
     pub fn terminate_within(&mut self, target: impl Into<ActorId>, grace: Duration) {
         self.core.terminate(target.into(), grace);
     }

@@ -1,7 +1,7 @@
 //! The seam to other nodes: the transport, messages to other nodes and from them, and their encoding.
 //!
-//! It owns the interfaces of the seam, each in one direction: what the transport gets (`transport`), what it may use of the loop
-//! (`local_actors`), and what a `Cx` is built on (`loop_ref`). Only bytes, keys and numbers pass to the transport.
+//! It owns the interfaces: what the transport gets (`transport`), what it may use of the loop (`local_actors`), and what a `Cx` is built
+//! on (`loop_ref`). Messages and values reach the transport as bytes.
 //! Must not import: `event_loop`, `socket`, `thread`, `testing`.
 
 #[cfg(feature = "serde")]

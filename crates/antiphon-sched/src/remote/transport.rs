@@ -20,7 +20,7 @@ pub trait Transport: Any {
     ///
     /// # Contract
     /// After [`Undelivered::Busy`] for a message to an actor in the mode [`SendMode::Send`] or [`SendMode::Try`], the transport
-    /// calls [`LoopRef::writable`](crate::LoopRef::writable) later: when there is room for the message, or when it has dropped
+    /// calls [`Mailboxes::writable`](crate::Mailboxes::writable) later: when there is room for the message, or when it has dropped
     /// what waits for the actor's node. It passes the sender and the address of the message. Without a sender it passes `None`: messages of
     /// handles wait for this call. It may forget a sender after [`Signal::Exited`]. Without the call, the sender or the
     /// messages of handles wait for ever. Other modes and errors need no call.

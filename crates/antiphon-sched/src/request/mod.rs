@@ -1,7 +1,7 @@
 //! Open requests, the replies to them, and replies that were dropped.
 //!
-//! It owns the table of pending requests, and the ways to complete one: with a value, with bytes of another node, or with an error.
-//! Each request completes once.
+//! It owns the kind of table that holds open requests, and the ways to complete one: with a value, with bytes of another node, or with an
+//! error. A request completes at most once, and not at all if its actor ends before.
 //! Must not import: `event_loop`, `socket`, `testing`.
 
 mod completion;

@@ -36,7 +36,7 @@ impl Budget {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// Adds `bytes` until the permit is dropped. Pass the permit to [`LoopRef::with_permit`](crate::LoopRef::with_permit).
+    /// Adds `bytes` until the permit is dropped. Pass the permit to [`LocalActors::with_permit`](crate::LocalActors::with_permit).
     pub fn acquire(&self, bytes: u64) -> Permit {
         self.for_each_level(|sum| sum.fetch_add(bytes, Ordering::Relaxed));
         Permit { budget: self.clone(), bytes }

@@ -1,6 +1,7 @@
 //! The state of one loop, and its operations within a round: spawning, sending, running and ending actors.
 //!
-//! Invariant: user code runs only while nothing of the core is borrowed, except through the `Cx` that it holds.
+//! Invariant: user code runs only while nothing of the core is borrowed, except through the `Cx` that it holds. Drops of messages and
+//! predicates may run while their mailbox is borrowed, but they can reach no loop.
 
 use std::any::{TypeId, type_name};
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! Addresses that left this loop: which messages of the network may reach them.
+//! The addresses that messages of the network may reach: those that left this loop, and those that services expose.
 
 use crate::id::Key;
 use crate::remote::{EncodedRefs, ExposedType};

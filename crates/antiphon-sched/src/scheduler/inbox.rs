@@ -5,7 +5,7 @@
 //!
 //! Invariant: a queue of `WaitingMessages` is never empty, and its target is in the full targets of `InboxState`. The
 //! queue of a local target has one ticket as `Waiter::Handles`; for the queue of a remote target the transport has
-//! refused the first message, and calls `LoopRef::writable`. `InboxState::accepted` is the number of messages in the
+//! refused the first message, and calls `Mailboxes::writable`. `InboxState::accepted` is the number of messages in the
 //! channel and in all queues, `InboxState::waiting` the number of those in the queues.
 
 use std::any::Any;

@@ -1,8 +1,8 @@
 //! The scheduler: the actors of one loop, their mailboxes and timers, and the steps that they take.
 //!
-//! It owns the core: the actor table with the run queue, mailboxes, timers, monitors, adapters, budgets and dead letters. The core also
-//! holds the tables of requests, readiness, sockets and pools, whose code is in their own modules. All unsafe code of the scheduler is
-//! in `cell.rs`.
+//! It owns the core: the actor table with the run queue, mailboxes and what waits for room in them, timers, monitors, adapters,
+//! terminations and dead letters. The core also holds the tables of requests, readiness, sockets and pools, whose code is in their own
+//! modules. All unsafe code of this module is in `cell.rs`.
 //! Must not import: `testing`.
 
 mod actor_table;
@@ -55,7 +55,7 @@ use crate::remote::Transport;
 /// The state of a loop that steps of actors reach through their `Cx`: the core, and beside it the transport to other nodes.
 ///
 /// The core queues signals for the transport. They are passed to it before it gets a message or is used in another way, so
-/// signals and messages keep their order.
+/// signals and messages keep their order. The end of a round passes those that are left.
 pub(crate) struct Scheduler {
     pub(crate) core: Core,
     transport: Option<Box<dyn Transport>>,

@@ -40,7 +40,7 @@ pub(crate) struct TimerKey {
 /// The purpose of a timer.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) enum DueTimer {
-    /// The wait of an actor: `receive_within` or `sleep`.
+    /// The wait of an actor: `receive_within`, `receive_if_within` or `sleep`.
     Wait(Key),
     /// A timer with a message, in this slot of an actor's mailbox.
     Message(Key, u32),

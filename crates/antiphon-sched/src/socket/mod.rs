@@ -2,14 +2,15 @@
 //!
 //! The loop owns the descriptors. An actor holds a [`Conn`] or a [`Udp`], and acts on it by the methods in
 //! `cx_methods.rs`. In each round `table.rs` serves the ready sockets, each within a share, before the actors run.
-//! After the actors it writes their output.
+//! After the actors it writes the output of streams.
 //!
 //! Invariants:
-//! - The events of a socket are delivered in order. Its end is the last event, and is delivered once.
+//! - The events of a socket are delivered in order. The end of a stream is its last event, and is delivered once.
 //! - Nothing is read for an actor while its mailbox is full.
 //! - The bytes that an actor has written and the system has not taken are bounded.
 //! - A socket ends with its actor, unless it is being closed gracefully.
 //!
+//! It owns the kind of table that holds sockets, their framing, layers and buffers.
 //! Must not import: `remote`, `request`, `testing`.
 
 #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! Other threads: their handles, threads that wait for actors, and threads for blocking jobs.
 //!
-//! It owns the state that a loop shares with other threads, their queues into the loop, and the wake flag.
+//! It owns the state that a loop shares with other threads, their channels into the loop, and the wake flag.
 //! Must not import: `socket`, `testing`.
 
 mod blocking_pool;

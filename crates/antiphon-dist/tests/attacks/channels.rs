@@ -217,7 +217,7 @@ pub(crate) fn upstreams_reach_many_relays_in_parts() {
     crowd.wait_until_taken();
     let mut above = Crowd::join(&attack, 0);
     let state = |above: &mut Crowd, number: u64| {
-        let (me, reply) = (above.address(1 << 20 | number % 30), above.address(number));
+        let (me, reply) = (above.address((1 << 20) | (number % 30)), above.address(number));
         above.send(&[&[0x94, 6][..], &me, &[0x91], &me, &[0x91], &reply].concat());
     };
     state(&mut above, 1);
@@ -226,7 +226,7 @@ pub(crate) fn upstreams_reach_many_relays_in_parts() {
     crowd.member.run_until(|frame| {
         if let Frame::Message(message) = frame {
             assert!(message.body.starts_with(&[0x94, 6]), "the relays get nothing else");
-            assert!(asked.insert(message.to.0), "each relay is asked once");
+            assert!(asked.insert(message.to.to_bits()), "each relay is asked once");
         }
         (asked.len() as u64 == relays).then_some(())
     });

@@ -14,7 +14,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((flags, bytes)) = input.split_first() else { return };
     let has_secret = flags & 1 != 0;
     let mine = profile(1, has_secret);
-    let mut now = Time::START;
+    let mut now = Time::ZERO;
     let connection = honest_connection(&mine, &profile(2, has_secret));
     let mut session = Session::begin(now, &mine.limits, mine.node, &connection);
     session.connected(now, connection).expect("a session accepts its first connection");

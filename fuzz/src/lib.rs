@@ -8,7 +8,7 @@ use antiphon_wire::{Entropy, Keyring, Limits, NodeId, Profile, Suite};
 /// The profile that a node presents in a handshake.
 pub fn profile(node: u64, has_secret: bool) -> Profile {
     Profile {
-        node: NodeId(node),
+        node: NodeId::from_bits(node),
         name: format!("node {node}"),
         locations: vec![([127, 0, 0, 1], 4000 + (node % 1000) as u16).into()],
         suites: if has_secret { Suite::aead().to_vec() } else { vec![Suite::Plain] },

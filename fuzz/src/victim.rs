@@ -116,7 +116,7 @@ impl Victim {
         actors.push(client.id().key().to_bits());
         let observed =
             ObservedNumbers { victim: SimRng::new(SEED).number(), actors, ..ObservedNumbers::default() };
-        let (out, now) = (Outputs::new(1), Time::START);
+        let (out, now) = (Outputs::new(1), Time::ZERO);
         let mut victim =
             Self { node, client, out, now, wake: None, next_conn: 2, epoch: 1, conns: Vec::new(), observed };
         victim.feed(MachineInput::Start);
@@ -298,12 +298,12 @@ impl ObservedNumbers {
             Frame::Found(Found { result: LookupResult::Found { key, .. }, .. }) => {
                 // A short list, so that a random index often hits the newest actor.
                 self.actors.truncate(32);
-                self.actors.push(key.0);
+                self.actors.push(key.to_bits());
             }
             Frame::Lookup(want) => self.numbers.push(want.request),
-            Frame::Monitor(monitor) => self.numbers.extend([monitor.watcher.0, monitor.id]),
+            Frame::Monitor(monitor) => self.numbers.extend([monitor.watcher.to_bits(), monitor.id]),
             Frame::Message(message) => {
-                self.numbers.push(message.from.0);
+                self.numbers.push(message.from.to_bits());
                 self.numbers.extend(message.receipt);
                 let marked = message.body.windows(9).filter(|nine| nine[0] == 0xcf);
                 let number = |eight: &[u8]| u64::from_be_bytes(eight.try_into().expect("eight bytes"));

@@ -1,8 +1,8 @@
-//! `cargo xtask tidy`: checks identifiers, type names and the length of test names; docs/glossary.md lists the words.
+//! `cargo xtask tidy`: checks identifiers, type names, the length of test names and imports; docs/glossary.md lists the words.
 //!
-//! Three rules: no identifier contains a word that the glossary lists as private, in the singular or the plural; no two files
+//! Four rules: no identifier contains a word that the glossary lists as private, in the singular or the plural; no two files
 //! of the crates define a type of the same name, except where the glossary says so; no test has a name of more than eight
-//! words. Types whose names a macro composes, such as the frames, are not seen.
+//! words; a module imports none of those that the head of its `mod.rs` lists behind `Must not import:`. Types whose names a macro composes, such as the frames, are not seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,6 +18,8 @@ const PRIVATE_WORDS: &str = "## Private words";
 /// The heading above the table of names that stand twice.
 const TWO_HOMES: &str = "## Words with two homes";
 const TEST_NAME_WORDS_MAX: usize = 8;
+/// The beginning of the line that lists, in backticks, what a module must not import.
+const MUST_NOT_IMPORT: &str = "//! Must not import:";
 
 /// Prints each violation; fails when there is one.
 pub(crate) fn run() -> ExitCode {
@@ -65,6 +67,14 @@ fn check(root: &Path) -> Result<Vec<String>, String> {
         }
     }
     findings.extend(glossary.doubles(&types));
+    for head in files.iter().filter(|file| file.ends_with("mod.rs")) {
+        let folder = head.parent().unwrap_or(root);
+        let forbidden = must_not_import(&read(head)?);
+        for file in files.iter().filter(|file| file.starts_with(folder)) {
+            let name = file.strip_prefix(root).unwrap_or(file).display();
+            findings.extend(imported(&read(file)?, &forbidden).map(|finding| format!("{name}:{finding}")));
+        }
+    }
     Ok(findings)
 }
 
@@ -83,6 +93,27 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The modules that the head of a `mod.rs` forbids to import.
+fn must_not_import(head: &str) -> BTreeSet<String> {
+    let lists = head.lines().filter_map(|line| line.strip_prefix(MUST_NOT_IMPORT));
+    lists.flat_map(|list| list.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+/// The imports of forbidden modules in a file, outside of comments.
+fn imported<'t>(text: &'t str, forbidden: &'t BTreeSet<String>) -> impl Iterator<Item = String> + 't {
+    let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim_start().starts_with("//"));
+    lines.flat_map(move |(line, number)| {
+        let paths = line.split("crate::").skip(1);
+        paths.filter_map(move |path| {
+            let module: String =
+                path.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
+            forbidden
+                .contains(&module)
+                .then(|| format!("{number}: imports `{module}`, which the head of its `mod.rs` forbids"))
+        })
+    })
 }
 
 /// The parts of the glossary that are checked.
@@ -259,6 +290,17 @@ mod tests {
         let expected = ["1: the test `a_b_c_d_e_f_g_h_i` has a name of more than 8 words"];
         assert_eq!(findings(long), expected);
         assert_eq!(findings("run(tests![short, module::a_b_c_d_e_f_g_h_i])"), expected);
+    }
+
+    #[test]
+    fn forbidden_import_is_found_outside_of_comments() {
+        let forbidden =
+            super::must_not_import("//! Must not import: `socket`, `thread`.\n//! Uses `timers`.\n");
+        assert_eq!(forbidden.len(), 2);
+        let code =
+            "/// crate::socket\nuse crate::sockets::A;\nuse crate::timers;\nlet a = crate::thread::run();\n";
+        let found: Vec<String> = super::imported(code, &forbidden).collect();
+        assert_eq!(found, ["4: imports `thread`, which the head of its `mod.rs` forbids"]);
     }
 
     #[test]

@@ -179,7 +179,7 @@ fn adapter_follows_access_policy_of_its_actor() {
                 let me = cx.addr();
                 cx.register("number")?;
                 // A peer can reach an adapter only once it is exposed.
-                assert!(cx.loop_ref().expose(adapter));
+                assert!(cx.loop_ref().service().expose(adapter));
                 report(&sender, Ok((Addr::<u64>::of(me.id()), Addr::<String>::of(adapter.id()))));
             }
             Event::Message(number) => report(&sender, Err(number)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use antiphon_dist::node::{Driver, Input, NodeCore, Output};
 use antiphon_dist::{Config, Location, NetCx, PeerError, Secret};
-use antiphon_sched::{Cx, Event, Loop, LoopConfig, LoopRef, Platform, Time, receive, secs};
+use antiphon_sched::{Cx, Event, LocalActors, Loop, LoopConfig, Platform, Time, receive, secs};
 use antiphon_wire::{Datagram, DatagramKey, Entropy, Locations, NodeId, Presence, Probe, ProbeReply, Route};
 
 struct TestDriver {
@@ -15,8 +15,8 @@ struct TestDriver {
 }
 
 impl Driver for TestDriver {
-    fn loop_ref(&mut self) -> LoopRef<'_> {
-        self.sched.loop_ref()
+    fn local(&mut self) -> LocalActors<'_> {
+        self.sched.local_actors()
     }
 
     fn output(&mut self, output: Output) {
@@ -80,7 +80,7 @@ fn sealed(datagram: &Datagram<'_>) -> Vec<u8> {
 }
 
 fn probe(reply_to: Option<&str>) -> Vec<u8> {
-    let from = Presence { node: NodeId(9), name: "asker", locations: Locations::NONE };
+    let from = Presence { node: NodeId::from_bits(9), name: "asker", locations: Locations::NONE };
     sealed(&Datagram::Probe(Probe { from, reply_to: reply_to.map(at) }))
 }
 
@@ -150,7 +150,8 @@ fn replayed_probes_get_limited_replies() {
 fn unrequested_probe_reply_causes_no_dial() {
     let mut node = ProbedNode::new(Config::default(), "127.0.0.1:7000");
     let locations = [at("127.0.0.2:7000")];
-    let from = Presence { node: NodeId(9), name: "forged", locations: Locations::Plain(&locations) };
+    let from =
+        Presence { node: NodeId::from_bits(9), name: "forged", locations: Locations::Plain(&locations) };
     let reply = sealed(&Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE }));
     assert_eq!(node.handle("127.0.0.2:51350", &reply), []);
     let announce = sealed(&Datagram::Announce(from));
@@ -165,7 +166,8 @@ fn unrequested_probe_reply_causes_no_dial() {
 fn announcement_dials_source_or_allowed_location() {
     let announced = [at("127.0.0.5:7000"), at("127.0.0.2:7000"), at("127.1.0.2:7000")];
     let dialled = |locations: &[SocketAddr]| {
-        let from = Presence { node: NodeId(9), name: "nine", locations: Locations::Plain(locations) };
+        let from =
+            Presence { node: NodeId::from_bits(9), name: "nine", locations: Locations::Plain(locations) };
         let bytes = sealed(&Datagram::Announce(from));
         match ProbedNode::new(Config::default(), "127.0.0.1:7000").handle("127.0.0.2:51350", &bytes)[..] {
             [Output::Dial(_, to)] => Some(to),
@@ -193,7 +195,10 @@ fn connect(node: &mut ProbedNode, host: &str) -> Vec<Output> {
         receive()
     });
     sched.work();
-    node.core = *sched.take_transport::<NodeCore>().expect("the transport was set above");
+    let of_loop = sched.with_transport(|core: &mut NodeCore, _| {
+        std::mem::replace(core, core_of(&loop_of_tests(), Config::default(), "127.0.0.1:1"))
+    });
+    node.core = of_loop.expect("the transport was set above");
     node.driver.sched = sched;
     node.core.handle(Time::ZERO + node.now, Input::Tick, &mut node.driver);
     std::mem::take(&mut node.driver.outputs)
@@ -207,8 +212,11 @@ fn probe_replies_dial_bounded_locations_of_host() {
     let mut dialled = Vec::new();
     for number in 0..1_000 {
         let locations = [at("127.8.0.8:7"), SocketAddr::new(at("127.9.0.2:0").ip(), 1_000 + number)];
-        let from =
-            Presence { node: NodeId(number.into()), name: "many", locations: Locations::Plain(&locations) };
+        let from = Presence {
+            node: NodeId::from_bits(number.into()),
+            name: "many",
+            locations: Locations::Plain(&locations),
+        };
         let reply = sealed(&Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE }));
         let outputs = node.handle("127.9.0.2:51350", &reply);
         dialled.extend(outputs.into_iter().map(|output| match output {

@@ -125,7 +125,7 @@ fn udp_garbage_is_refused_and_logged_once() {
 /// The hello of a dialler that knows the secret.
 fn hello(net: &Net) -> Vec<u8> {
     let profile = Profile {
-        node: NodeId(7),
+        node: NodeId::from_bits(7),
         name: "crafted".into(),
         locations: vec![([127, 0, 0, 1], 9).into()],
         suites: Suite::aead().to_vec(),

@@ -445,7 +445,7 @@ fn full_mailbox_keeps_order_across_adapter() {
                 let adapter: Addr<String> =
                     cx.adapter(|text: String| text.len() as u64).expect("the limit is not reached");
                 let own = Addr::<u64>::of(cx.id());
-                assert!(cx.loop_ref().expose(own) && cx.loop_ref().expose(adapter));
+                assert!(cx.loop_ref().service().expose(own) && cx.loop_ref().service().expose(adapter));
                 report(&made, adapter.id());
             }
             Event::Message(number) => report(&sender, number),

@@ -31,50 +31,11 @@
 //! connects loops across machines: it is the loop's [`Transport`].
 
 mod actor;
-pub use actor::{Actor, actor};
-
-mod actor_event;
-pub use actor_event::{Down, Event, ExitReason, SwapOffer, Thrown};
-
-mod actor_extras;
-pub use actor_extras::SignalPolicy;
-
-mod actor_table;
-mod adapter;
-
-mod addr;
-pub use addr::{Addr, SendMode, Target};
-
-mod batch;
-mod blocking_pool;
-pub use blocking_pool::JobPool;
-
-mod budget;
-pub use budget::{Budget, Permit};
-
-#[cfg(not(feature = "safe"))]
-mod cell;
-#[cfg(feature = "safe")]
-#[path = "cell_safe.rs"]
-mod cell;
-
-#[cfg(feature = "serde")]
-mod checked_serializer;
-
-mod codec_context;
-pub use codec_context::{Origin, origin, with_origin};
-
-mod core;
-
-mod cx;
-pub use cx::{Cx, Monitor, Timer};
-
-mod dead_letter;
-pub use dead_letter::{DeadLetter, DeadLetterCounts};
-
-mod dropped_replies;
-pub mod egress;
-mod ended_monitors;
+pub use actor::{
+    Actor, Addr, Cx, Down, Ends, Event, ExitReason, Failure, Fold, In, Monitor, Next, SendMode, Step,
+    SwapOffer, Target, Thrown, Timer, Value, actor, exit, exit_local, fail, finishing, receive,
+    receive_again, receive_if, receive_if_within, receive_within, sleep, stop, suspend, swap, swap_actor, to,
+};
 
 mod error;
 pub use error::{
@@ -83,94 +44,48 @@ pub use error::{
 };
 
 mod event_loop;
-pub use event_loop::{ExternalReadiness, Loop, LoopConfig, LoopError, LoopStats, Platform};
-
-mod handle;
-pub use handle::Handle;
+pub use event_loop::{
+    EXTERNAL_TOKENS, ExternalReadiness, Loop, LoopConfig, LoopError, Platform, Ready, Source,
+};
 
 mod id;
 pub use id::{ActorId, Key, NodeId};
 
-mod inbox;
-
-mod inspection;
-pub use inspection::{ActorActivity, ActorCursor, ActorInfo, ActorPage, ActorState};
-
-mod join_handle;
-pub use join_handle::JoinHandle;
-
-mod lag;
-pub use lag::Lag;
-
-mod loop_ref;
-pub use loop_ref::{Delivery, LoopRef, MailboxLoad};
-
-mod mailbox;
-
-mod mailbox_limit;
-pub use mailbox_limit::{MailboxLimit, WhenFull};
-
-mod mailbox_waiters;
-pub use mailbox_waiters::{RoomMark, Ticket, Turn};
-
-mod panic_guard;
-
-mod readiness;
-pub use readiness::{EXTERNAL_TOKENS, Ready, Source};
-
 mod remote;
-
-mod requests;
-pub use remote::EncodedMessage;
-pub use requests::{ReplyTo, RequestId};
-
-#[cfg(unix)]
-mod signals;
-
-mod sockets;
-pub use sockets::{
-    AcceptBackoff, Conn, Duplex, Endpoint, Framing, Host, Layer, Layered, ProcessEvent, SocketError,
-    SocketEvent, Udp, site_of,
+#[cfg(feature = "serde")]
+#[doc(hidden)]
+pub use remote::__private;
+pub use remote::{
+    ActorSignals, Delivery, Destination, EncodedMessage, LocalActors, LoopRef, MailboxLoad, Mailboxes,
+    MonitorId, Origin, OutboundMessage, PayloadRules, QueueRoom, Requests, ServiceRef, Signal, TYPE_NAME_MAX,
+    Transport, Wire, origin, with_origin,
 };
 
-mod step;
-pub use step::{
-    Ends, Failure, Fold, In, Next, Step, exit, exit_local, fail, finishing, receive, receive_again,
-    receive_if, receive_if_within, receive_within, sleep, stop, suspend, swap, swap_actor, to,
+mod request;
+pub use request::{ReplyTo, RequestId};
+
+mod scheduler;
+pub use scheduler::{
+    ActorActivity, ActorCursor, ActorInfo, ActorPage, ActorState, Budget, DeadLetter, DeadLetterCounts, Lag,
+    LoopStats, MailboxLimit, Permit, RoomMark, SignalPolicy, Ticket, Turn, WhenFull,
+};
+
+mod socket;
+pub use socket::{
+    AcceptBackoff, Conn, Duplex, Endpoint, Framing, Host, Layer, Layered, ProcessEvent, SocketError,
+    SocketEvent, Udp, egress, site_of,
 };
 
 pub mod testing;
 
-mod termination;
-
-mod time;
-pub use time::{Time, millis, secs};
-
-mod timers;
-
-mod transport;
-pub use transport::{Destination, MonitorId, OutboundMessage, QueueRoom, Signal, Transport};
-
-mod value;
-pub use value::Value;
-
+mod thread;
 #[doc(hidden)]
-pub mod wake_flag;
-mod watchdog;
+pub use thread::wake_flag;
+pub use thread::{Handle, JobPool, JoinHandle};
 
-mod wire;
-pub use wire::{TYPE_NAME_MAX, Wire};
+pub use antiphon_types::{Time, millis, secs};
 
 #[cfg(feature = "serde")]
 pub use bytes::Bytes;
-#[cfg(feature = "serde")]
-mod wire_crates;
-#[cfg(feature = "serde")]
-mod wire_serde;
-#[cfg(feature = "serde")]
-mod wire_std;
-#[cfg(feature = "serde")]
-#[doc(hidden)]
-pub use wire_serde::private as __private;
 
 pub use mio;

@@ -10,21 +10,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::actor::Actor;
-use crate::actor_event::{Event, ExitReason, Thrown};
-use crate::addr::Addr;
-use crate::batch::StepEffect;
-#[cfg(feature = "serde")]
-use crate::codec_context::{EncodeMode, MESSAGE_BYTES_MAX, decode_with_context, encode_with_context};
-use crate::cx::Cx;
+use crate::actor::Addr;
+use crate::actor::Cx;
+use crate::actor::Value;
+use crate::actor::{Admit, Next, Step, Then, finishing, receive};
+use crate::actor::{Event, ExitReason, Thrown};
 #[cfg(feature = "serde")]
 use crate::error::{DecodeError, EncodeError};
 use crate::event_loop::{Loop, LoopConfig, Platform};
 use crate::id::NodeId;
-use crate::step::{Admit, Next, Step, Then, finishing, receive};
-use crate::time::Time;
-use crate::value::Value;
 #[cfg(feature = "serde")]
-use crate::wire::Wire;
+use crate::remote::Wire;
+#[cfg(feature = "serde")]
+use crate::remote::{EncodeMode, MESSAGE_BYTES_MAX, decode_with_context, encode_with_context};
+use crate::scheduler::StepEffect;
+use antiphon_types::Time;
 
 /// Returns a UDP port that is free at the moment on 127.0.0.1, on 127.0.0.2 and on the broadcast address of
 /// loopback.
@@ -369,11 +369,11 @@ impl<M: 'static> SteppedActor<M> {
         if let Some(reason) = self.exit_reason() {
             panic!("the stepped actor has ended ({reason}), so it takes no further step");
         }
-        let (core, key) = (test.loop_ref().core, self.addr.id().key());
+        let (scheduler, key) = (test.loop_ref().scheduler, self.addr.id().key());
         let effect = StepEffect::of(&event);
-        core.current = Some(key);
-        let step = self.actor.step(&mut Cx::new(core, key), event);
-        core.current = None;
+        scheduler.core.current = Some(key);
+        let step = self.actor.step(&mut Cx::new(scheduler, key), event);
+        scheduler.core.current = None;
         let result = match effect.and_then(|effect| effect.exit_reason(&step)) {
             Some(reason) => Err(reason),
             None => self.follow(step),
@@ -384,7 +384,7 @@ impl<M: 'static> SteppedActor<M> {
                 ExitReason::Terminated => Stepped::Terminated,
                 _ => Stepped::Stopped,
             };
-            core.end_actor(key, reason);
+            scheduler.core.end_actor(key, reason);
             stepped
         })
     }

@@ -283,6 +283,7 @@ fn run_actors(seed: u64, steps: u64) {
         ended: Cell::new(0),
     });
     let (mut n, mut rounds) = (0, 0);
+    let mut choices = fastrand::Rng::with_seed(seed);
     while state.steps.get() < steps {
         // Without these bounds the actors die out, or their number grows without end.
         while events.stats().actors < 40 {
@@ -300,10 +301,9 @@ fn run_actors(seed: u64, steps: u64) {
         let idle: Vec<_> = actors.clone();
         drop(actors);
         for addr in idle {
-            let mut loop_ref = events.loop_ref();
-            match loop_ref.random() % 16 {
-                0..4 => drop(loop_ref.resume_here(addr.id().key(), Value::new(()))),
-                4 => drop(loop_ref.send(addr, StressMessage::new(&state, 2))),
+            match choices.u32(0..16) {
+                0..4 => drop(events.local_actors().signals().resume(addr.id().key(), Value::new(()))),
+                4 => drop(events.send(addr, StressMessage::new(&state, 2))),
                 _ => {}
             }
         }

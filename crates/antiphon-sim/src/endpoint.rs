@@ -113,7 +113,7 @@ impl SessionEndpoint {
     pub fn new(config: EndpointConfig, seed: u64) -> SessionEndpoint {
         let mut rng = SimRng::new(seed);
         let profile = Profile {
-            node: NodeId(rng.number()),
+            node: NodeId::from_bits(rng.number()),
             name: "endpoint".to_owned(),
             locations: Vec::new(),
             suites: vec![config.suite],
@@ -124,7 +124,7 @@ impl SessionEndpoint {
         let dial = |to: &SocketAddr| EndpointDial {
             to: *to,
             conn: None,
-            again_at: Time::START,
+            again_at: Time::ZERO,
             node: None,
             renew: false,
         };

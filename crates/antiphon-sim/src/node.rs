@@ -12,7 +12,7 @@ use std::time::Duration;
 use antiphon_dist::node::{self as dist, ConnId, NodeCore};
 use antiphon_dist::testing::MemoryDisk;
 use antiphon_dist::{Config, Location};
-use antiphon_sched::{JobPool, Loop, LoopConfig, LoopRef, LoopStats, NodeId, Platform, Time as LoopTime};
+use antiphon_sched::{JobPool, LocalActors, Loop, LoopConfig, LoopStats, NodeId, Platform};
 use antiphon_wire::{Entropy, Time};
 use tracing::span::EnteredSpan;
 
@@ -47,14 +47,14 @@ const EVENTS_PER_CHECK: u32 = 8;
 
 /// The driver of the node's core during one call.
 struct SimDriver<'a> {
-    sched: &'a mut Loop,
+    local: LocalActors<'a>,
     rng: &'a mut SimRng,
     pending: &'a mut Vec<dist::Output>,
 }
 
 impl dist::Driver for SimDriver<'_> {
-    fn loop_ref(&mut self) -> LoopRef<'_> {
-        self.sched.loop_ref()
+    fn local(&mut self) -> LocalActors<'_> {
+        self.local.reborrow()
     }
 
     fn output(&mut self, output: dist::Output) {
@@ -183,15 +183,14 @@ impl SimNode {
         self.with_core(|core, _, _| core.held_bytes(peer))
     }
 
-    /// Calls `act` with the core, which is out of the loop meanwhile.
-    fn with_core<R>(&mut self, act: impl FnOnce(&mut NodeCore, &mut SimDriver<'_>, LoopTime) -> R) -> R {
-        let mut core =
-            self.sched.take_transport::<NodeCore>().expect("the core is in the loop between events");
-        let now = self.sched.now();
-        let mut driver = SimDriver { sched: &mut self.sched, rng: &mut self.rng, pending: &mut self.pending };
-        let result = act(&mut core, &mut driver, now);
-        self.sched.set_transport(core);
-        result
+    /// Calls `act` with the core.
+    fn with_core<R>(&mut self, act: impl FnOnce(&mut NodeCore, &mut SimDriver<'_>, Time) -> R) -> R {
+        let (rng, pending) = (&mut self.rng, &mut self.pending);
+        let result = self.sched.with_transport(|core, local| {
+            let now = local.now();
+            act(core, &mut SimDriver { local: local.reborrow(), rng, pending }, now)
+        });
+        result.expect("the loop has the core as its transport")
     }
 
     /// Passes an input to the core, and performs its outputs until there are no more.
@@ -274,7 +273,7 @@ impl SimNode {
         let core = self.with_core(|core, _, _| core.next_timeout());
         let next = [core, self.sched.next_deadline()].into_iter().flatten().min();
         if let Some(at) = next {
-            out.push(MachineOutput::Wake(Time::from_nanos(at.as_nanos())));
+            out.push(MachineOutput::Wake(at));
         }
     }
 
@@ -328,7 +327,6 @@ impl SimNode {
     }
 
     fn advance_to(&mut self, now: Time) {
-        let now = LoopTime::from_nanos(now.as_nanos());
         self.sched.advance_to(now);
         self.disk.set_now(now);
     }

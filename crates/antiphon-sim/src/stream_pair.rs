@@ -34,7 +34,7 @@ pub(crate) struct StreamEnd {
 
 impl StreamEnd {
     pub(crate) fn new(host: SocketAddr, incarnation: u32) -> StreamEnd {
-        let (is_open, last_arrival) = (true, Time::START);
+        let (is_open, last_arrival) = (true, Time::ZERO);
         StreamEnd { host, incarnation, is_open, written: 0, arrived: 0, cut_at: None, last_arrival }
     }
 

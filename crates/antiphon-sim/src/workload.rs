@@ -32,12 +32,12 @@ impl Workload {
     pub(crate) fn send(&mut self, session: &mut Session, rng: &mut SimRng, large_once_in: u64) {
         let tag = session.intern("sim.numbered/1").expect("one tag");
         for _ in 0..rng.below(8) {
-            let (from, to) = (Key(1 + rng.below(ACTORS)), Key(1 + rng.below(ACTORS)));
+            let (from, to) = (Key::from_bits(1 + rng.below(ACTORS)), Key::from_bits(1 + rng.below(ACTORS)));
             let number = self.sent.entry((from, to)).or_default();
             let filler =
                 if rng.once_in(large_once_in) { 10_000 + rng.below(200_000) } else { rng.below(200) };
             let mut body = Vec::new();
-            for field in [self.node.0, self.session, *number] {
+            for field in [self.node.to_bits(), self.session, *number] {
                 body.extend_from_slice(&field.to_le_bytes());
             }
             body.resize(body.len() + usize::try_from(filler).unwrap_or(0), 7);
@@ -112,7 +112,7 @@ impl ReceivedLog {
             u64::from_le_bytes(bytes.try_into().expect("eight bytes"))
         };
         let (sender, session, number) = (field(0), field(1), field(2));
-        assert_eq!(sender, node.0, "a message comes from the node that sent it");
+        assert_eq!(sender, node.to_bits(), "a message comes from the node that sent it");
         assert!(message.body[24..].iter().all(|byte| *byte == 7), "a message arrives as it was sent");
         let (last, next) = self.pairs.entry((node, message.from, message.to)).or_insert((session, 0));
         assert!(session >= *last, "no message of an ended session arrives in a later one");

@@ -105,7 +105,7 @@ impl<M: Machine> World<M> {
     pub fn new(seed: u64, faults: Faults) -> World<M> {
         let mut world = World {
             seed,
-            now: Time::START,
+            now: Time::ZERO,
             rng: SimRng::new(seed),
             faults,
             trace: Trace::new(),
@@ -136,7 +136,7 @@ impl<M: Machine> World<M> {
             make: Box::new(make),
             incarnation: 0,
             wake: None,
-            stalled_until: Time::START,
+            stalled_until: Time::ZERO,
         };
         self.hosts.insert(location, host);
         let delay = self.rng.span(Duration::from_millis(1));
@@ -193,8 +193,8 @@ impl<M: Machine> World<M> {
     }
 
     /// The virtual time.
-    pub fn now(&self) -> antiphon_sched::Time {
-        antiphon_sched::Time::from_nanos(self.now.as_nanos())
+    pub fn now(&self) -> Time {
+        self.now
     }
 
     /// How often each fault was drawn so far.

@@ -142,7 +142,7 @@ impl World {
         let node = SimNode::on_disk(&config, location, rng.number(), &disk, spawn_actors);
         let habits = Habits { grants_credit: rng.once_in(2), acknowledges: rng.once_in(2) };
         let profile = Profile {
-            node: NodeId(rng.number()),
+            node: NodeId::from_bits(rng.number()),
             name: "hostile".into(),
             locations: vec![([127, 0, 0, 1], 4001).into()],
             suites: vec![Suite::Plain],
@@ -154,7 +154,7 @@ impl World {
         let mut world = Self {
             node,
             out: Outputs::new(1),
-            now: Time::START,
+            now: Time::ZERO,
             wake: None,
             conn: None,
             handshake: None,
@@ -354,16 +354,19 @@ impl World {
             }
             1 => self.send_to_sleepers(14_000),
             2 => self.send_many(|number| {
-                let (to, from, tag) = (Key(5), Key(1), TagId(0));
+                let (to, from, tag) = (Key::from_bits(5), Key::from_bits(1), TagId(0));
                 Message { to, from, tag, receipt: Some(first + number), route: Route::NONE, body: &[0xc0] }
                     .into()
             }),
             3 => self.send_many(|number| {
-                Monitor { watcher: Key(3), target: Key(number), id: first + number }.into()
+                Monitor { watcher: Key::from_bits(3), target: Key::from_bits(number), id: first + number }
+                    .into()
             }),
             4 => {
                 let target = self.any_sleeper();
-                self.send_many(|number| Monitor { watcher: Key(3), target, id: first + number }.into());
+                self.send_many(|number| {
+                    Monitor { watcher: Key::from_bits(3), target, id: first + number }.into()
+                });
             }
             5 => self.send_many(|number| {
                 let request = first + number;
@@ -375,15 +378,20 @@ impl World {
                 _ => Credit { until: 1 }.into(),
             }),
             7 => self.send_many(|number| match number % 3 {
-                0 => Unpause { actor: Key(first + number - 2) }.into(),
-                _ => Pause { actor: Key(first + number) }.into(),
+                0 => Unpause { actor: Key::from_bits(first + number - 2) }.into(),
+                _ => Pause { actor: Key::from_bits(first + number) }.into(),
             }),
             8 => {
                 let (to, at) = (self.key("asked"), vec![SocketAddr::from(([127, 0, 0, 9], 9))]);
                 let routes: Vec<Vec<_>> = (0..1000)
-                    .map(|number| vec![(NodeId(first + number), at.clone()), (NodeId(1), at.clone())])
+                    .map(|number| {
+                        vec![
+                            (NodeId::from_bits(first + number), at.clone()),
+                            (NodeId::from_bits(1), at.clone()),
+                        ]
+                    })
                     .collect();
-                let (from, tag, body) = (Key(1), TagId(0), &[0xc0]);
+                let (from, tag, body) = (Key::from_bits(1), TagId(0), &[0xc0]);
                 let message = |route| Message { to, from, tag, receipt: None, route, body }.into();
                 let frames: Vec<Frame<'_>> =
                     routes.iter().map(|route| message(Route::Plain(route))).collect();
@@ -399,11 +407,11 @@ impl World {
                 });
             }
             11 => {
-                let (from, target, tag) = (Key(1), self.any_sleeper(), TagId(0));
+                let (from, target, tag) = (Key::from_bits(1), self.any_sleeper(), TagId(0));
                 let body = bytes_body(900);
                 self.send_many(|_| Throw { from, target, tag, body: &body }.into());
                 self.send_many(|number| {
-                    Notify { watcher: target, target: Key(first + number), id: number }.into()
+                    Notify { watcher: target, target: Key::from_bits(first + number), id: number }.into()
                 });
             }
             12 => {
@@ -411,13 +419,16 @@ impl World {
                 let to = self.key(&format!("heavy-{number}"));
                 let message = Message {
                     to,
-                    from: Key(1),
+                    from: Key::from_bits(1),
                     tag: TagId(0),
                     receipt: None,
                     route: Route::NONE,
                     body: &[0xc4, 0],
                 };
-                self.send(&[Monitor { watcher: Key(3), target: to, id: first }.into(), message.into()]);
+                self.send(&[
+                    Monitor { watcher: Key::from_bits(3), target: to, id: first }.into(),
+                    message.into(),
+                ]);
             }
             13 => self.send_bodies(("channel", TagId(3)), first, 1000, |subscriber| {
                 [&[0x94, 2][..], subscriber, &[0xc2, 0x90]].concat()
@@ -469,8 +480,15 @@ impl World {
         for _ in 0..40 {
             let to = self.any_sleeper();
             self.send_many(|_| {
-                Message { to, from: Key(1), tag: TagId(0), receipt: None, route: Route::NONE, body: &body }
-                    .into()
+                Message {
+                    to,
+                    from: Key::from_bits(1),
+                    tag: TagId(0),
+                    receipt: None,
+                    route: Route::NONE,
+                    body: &body,
+                }
+                .into()
             });
         }
     }
@@ -483,7 +501,7 @@ impl World {
         count: u64,
         body: impl Fn(&[u8]) -> Vec<u8>,
     ) {
-        let (to, node) = (self.key(name), self.profile.node.0.to_be_bytes());
+        let (to, node) = (self.key(name), self.profile.node.to_bits().to_be_bytes());
         let bodies: Vec<Vec<u8>> = (0..count)
             .map(|number| {
                 let number = (first + number).to_be_bytes();
@@ -492,7 +510,9 @@ impl World {
             .collect();
         let frames: Vec<Frame<'_>> = bodies
             .iter()
-            .map(|body| Message { to, from: Key(1), tag, receipt: None, route: Route::NONE, body }.into())
+            .map(|body| {
+                Message { to, from: Key::from_bits(1), tag, receipt: None, route: Route::NONE, body }.into()
+            })
             .collect();
         self.send(&frames);
     }
@@ -539,8 +559,7 @@ fn hostile_member_stays_within_bounds() {
         let mut world = World::new(seed);
         for _ in 0..MOVES {
             world.advance();
-            held_most =
-                held_most.max(world.node.held_bytes(antiphon_sched::NodeId::from_bits(world.profile.node.0)));
+            held_most = held_most.max(world.node.held_bytes(world.profile.node));
         }
         is_closed += u64::from(world.conn.is_none());
         // Everything of the member is forgotten when it has gone.

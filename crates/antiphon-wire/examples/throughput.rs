@@ -31,7 +31,7 @@ const BURST: u64 = 2_000;
 /// Measures the nanoseconds per message of 60 bytes for sending, transmitting and receiving.
 fn measure(suite: Suite) -> Result<(f64, f64, f64), Box<dyn std::error::Error>> {
     let (mut a, mut b) = connected_sessions(suite)?;
-    let now = Time::START;
+    let now = Time::ZERO;
     let body = [7; 60];
     let (mut input, mut back) = (Deframer::new(), Deframer::new());
     let mut out = Vec::with_capacity(1 << 20);
@@ -42,8 +42,8 @@ fn measure(suite: Suite) -> Result<(f64, f64, f64), Box<dyn std::error::Error>> 
         for number in 0..BURST {
             let tag = a.intern("bench.body/1")?;
             let message = Message {
-                to: Key(number),
-                from: Key(2),
+                to: Key::from_bits(number),
+                from: Key::from_bits(2),
                 tag,
                 receipt: None,
                 route: Route::NONE,
@@ -76,8 +76,8 @@ fn receive_all(
     let mut received = 0;
     while !bytes.is_empty() {
         bytes = &bytes[input.push(bytes)..];
-        while let Some(mut frames) = session.next_record(Time::START, input)? {
-            while let Some(incoming) = session.next_frame(Time::START, &mut frames)? {
+        while let Some(mut frames) = session.next_record(Time::ZERO, input)? {
+            while let Some(incoming) = session.next_frame(Time::ZERO, &mut frames)? {
                 if let Incoming::Frame(Frame::Message(message)) = &incoming {
                     std::hint::black_box(message.body);
                 }
@@ -92,7 +92,7 @@ fn receive_all(
 
 fn connected_sessions(suite: Suite) -> Result<(Session, Session), Box<dyn std::error::Error>> {
     let profile = |node| Profile {
-        node: NodeId(node),
+        node: NodeId::from_bits(node),
         name: "bench".to_owned(),
         locations: Vec::new(),
         suites: vec![suite],
@@ -136,8 +136,8 @@ fn session(
     connection: Box<ProvenConnection>,
 ) -> Result<Session, Box<dyn std::error::Error>> {
     assert_eq!(Session::admit(None, &Epochs::default(), &connection), Admission::Begins);
-    let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
-    session.connected(Time::START, connection)?;
+    let mut session = Session::begin(Time::ZERO, &profile.limits, profile.node, &connection);
+    session.connected(Time::ZERO, connection)?;
     Ok(session)
 }
 

@@ -157,27 +157,27 @@ impl<'a> Field<'a> for NonZeroU64 {
     }
 }
 
-macro_rules! newtypes {
-    ($($name:ident($number:ident)),*) => {$(
+macro_rules! ids {
+    ($($name:ident),*) => {$(
         impl<'a> Field<'a> for $name {
             #[inline]
             fn size(&self) -> usize {
-                size_of::<$number>()
+                size_of::<u64>()
             }
 
             #[inline]
             fn put(&self, out: &mut Vec<u8>) {
-                self.0.put(out);
+                self.to_bits().put(out);
             }
 
             #[inline]
             fn take(reader: &mut Reader<'a>) -> Result<$name, Malformed> {
-                Ok($name($number::take(reader)?))
+                Ok($name::from_bits(u64::take(reader)?))
             }
         }
     )*};
 }
-newtypes!(NodeId(u64), Key(u64));
+ids!(NodeId, Key);
 
 impl<'a> Field<'a> for TagId {
     #[inline]

@@ -276,20 +276,20 @@ mod tests {
     use super::*;
 
     fn presence(locations: &[SocketAddr]) -> Presence<'_> {
-        Presence { node: NodeId(9), name: "nine", locations: Locations::Plain(locations) }
+        Presence { node: NodeId::from_bits(9), name: "nine", locations: Locations::Plain(locations) }
     }
 
     #[test]
     fn datagram_each_kind_survives_encoding() {
         let locations: Vec<SocketAddr> =
             vec!["127.0.0.1:1".parse().expect("v4"), "[::1]:2".parse().expect("v6")];
-        let siblings = [(NodeId(3), locations.clone()), (NodeId(4), Vec::new())];
+        let siblings = [(NodeId::from_bits(3), locations.clone()), (NodeId::from_bits(4), Vec::new())];
         let from = presence(&locations);
         let all = [
             Datagram::Announce(from),
             Datagram::Probe(Probe { from, reply_to: Some(locations[1]) }),
             Datagram::ProbeReply(ProbeReply { from, siblings: Route::Plain(&siblings) }),
-            Datagram::Bye { node: NodeId(9) },
+            Datagram::Bye { node: NodeId::from_bits(9) },
         ];
         let key = DatagramKey::new(5, &Secret::from("key"));
         let mut bytes = Vec::new();
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn probe_reply_too_large_is_not_encoded() {
         let location: SocketAddr = "[::1]:2".parse().expect("v6");
-        let siblings: Vec<_> = (0..60).map(|node| (NodeId(node), vec![location])).collect();
+        let siblings: Vec<_> = (0..60).map(|node| (NodeId::from_bits(node), vec![location])).collect();
         let reply = ProbeReply { from: presence(&[]), siblings: Route::Plain(&siblings) };
         let mut bytes = Vec::new();
         let refused = Datagram::ProbeReply(reply).encode(None, &mut bytes);

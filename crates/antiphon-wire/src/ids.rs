@@ -1,29 +1,8 @@
-//! The ids that frames use for nodes, actors and type tags.
+//! The ids that frames use for nodes, actors and type tags. In some fields of frames the key 0 means "none".
 
-use std::fmt;
 use std::ops::RangeInclusive;
 
-/// The id of one incarnation of a node: a random number drawn at each start. A restarted node has another id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub u64);
-
-/// The id of an actor, channel or RCI within one node, or of an adapter. In some fields of frames, 0 means "none".
-///
-/// The lower 46 bits name the actor. The upper 18 bits name an adapter of that actor; they are 0 for the actor itself.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(pub u64);
-
-impl Key {
-    /// The key of the actor: of an adapter, the key of its actor; else the key itself.
-    #[inline]
-    #[must_use]
-    pub fn actor(self) -> Key {
-        Key(self.0 & ACTOR_BITS)
-    }
-}
-
-/// The bits of a key that name the actor.
-const ACTOR_BITS: u64 = (1 << 46) - 1;
+pub use antiphon_types::{Key, NodeId};
 
 /// The number of a type tag in one direction of one session. Numbers are assigned from 0 without gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,7 +49,7 @@ impl Pair {
 
     /// All pairs of one receiver.
     pub(crate) fn range_to(to: FrameTarget) -> RangeInclusive<Pair> {
-        Pair { to, from: Key(0) }..=Pair { to, from: Key(u64::MAX) }
+        Pair { to, from: Key::from_bits(0) }..=Pair { to, from: Key::from_bits(u64::MAX) }
     }
 
     /// The receiver.
@@ -88,18 +67,6 @@ impl Pair {
     }
 }
 
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,15 +75,24 @@ mod tests {
 
     #[test]
     fn adapter_key_names_its_actor() {
-        assert_eq!(Key(ADAPTER | 7).actor(), Key(7));
-        assert_eq!(Key(7).actor(), Key(7));
-        assert_eq!(Pair::new(Key(ADAPTER | 1), Key(ADAPTER | 2)), Pair::new(Key(1), Key(2)));
+        assert_eq!(Key::from_bits(ADAPTER | 7).actor(), Key::from_bits(7));
+        assert_eq!(Key::from_bits(7).actor(), Key::from_bits(7));
+        assert_eq!(
+            Pair::new(Key::from_bits(ADAPTER | 1), Key::from_bits(ADAPTER | 2)),
+            Pair::new(Key::from_bits(1), Key::from_bits(2))
+        );
     }
 
     #[test]
     fn request_id_is_no_actor() {
-        let request = Key(ADAPTER | 2);
-        assert_eq!(Pair::to_request(Key(ADAPTER | 1), request).to(), FrameTarget::Request(request));
-        assert_ne!(Pair::to_request(Key(1), Key(2)), Pair::new(Key(1), Key(2)));
+        let request = Key::from_bits(ADAPTER | 2);
+        assert_eq!(
+            Pair::to_request(Key::from_bits(ADAPTER | 1), request).to(),
+            FrameTarget::Request(request)
+        );
+        assert_ne!(
+            Pair::to_request(Key::from_bits(1), Key::from_bits(2)),
+            Pair::new(Key::from_bits(1), Key::from_bits(2))
+        );
     }
 }

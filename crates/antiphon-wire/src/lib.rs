@@ -25,7 +25,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let profile = |node| Profile {
-//!     node: NodeId(node),
+//!     node: NodeId::from_bits(node),
 //!     name: format!("node {node}"),
 //!     locations: Vec::new(),
 //!     suites: Suite::aead().to_vec(),
@@ -62,7 +62,7 @@
 //! let HandshakeStep::Done(our_connection) = dialler.advance(&here, &mut to_us, &mut ours)? else { return Err("not done".into()) };
 //!
 //! // 3. Each side begins a session with the connection (`Session::admit` returns `Admission::Begins`).
-//! let now = Time::START;
+//! let now = Time::ZERO;
 //! let mut us = Session::begin(now, &here.limits, here.node, &our_connection);
 //! us.connected(now, our_connection)?;
 //! let mut them = Session::begin(now, &there.limits, there.node, &their_connection);
@@ -70,7 +70,7 @@
 //!
 //! // 4. Frames in, records out.
 //! let tag = us.intern("str")?;
-//! let message = Message { to: Key(7), from: Key(5), tag, receipt: None, route: Route::NONE, body: b"\xa5hello" };
+//! let message = Message { to: Key::from_bits(7), from: Key::from_bits(5), tag, receipt: None, route: Route::NONE, body: b"\xa5hello" };
 //! us.send(&Frame::Message(message))?;
 //! ours.clear();
 //! while us.poll_transmit(now, &mut ours) {}
@@ -160,5 +160,4 @@ pub use session::{
 mod suite;
 pub use suite::Suite;
 
-mod time;
-pub use time::Time;
+pub use antiphon_types::Time;

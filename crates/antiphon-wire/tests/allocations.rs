@@ -39,7 +39,7 @@ static ALLOCATOR: AllocationCounter = AllocationCounter;
 
 fn profile(node: u64) -> Profile {
     Profile {
-        node: NodeId(node),
+        node: NodeId::from_bits(node),
         name: String::new(),
         locations: Vec::new(),
         suites: vec![Suite::Aes128Gcm],
@@ -70,8 +70,8 @@ fn connected_sessions() -> (Session, Session) {
         panic!("the handshake is not done")
     };
     let mut sessions = [(&here, at_a), (&there, at_b)].map(|(profile, connection)| {
-        let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
-        session.connected(Time::START, connection).expect("the session begins");
+        let mut session = Session::begin(Time::ZERO, &profile.limits, profile.node, &connection);
+        session.connected(Time::ZERO, connection).expect("the session begins");
         Some(session)
     });
     let mut take = |index: usize| sessions[index].take().expect("there are two");
@@ -90,7 +90,7 @@ fn warm_sessions_send_and_receive_without_allocation() {
         }
         for number in 0..500 {
             let tag = a.intern("bench.body/1").expect("room");
-            let (to, from) = (Key(number), Key(1));
+            let (to, from) = (Key::from_bits(number), Key::from_bits(1));
             let message = Message { to, from, tag, receipt: None, route: Route::NONE, body: &[7; 60] };
             a.send(&message.into()).expect("room");
         }
@@ -113,8 +113,8 @@ fn waiting_downs_occupy_what_they_count() {
         let reason = if has_value { DownReason::Done(Some((tag, &[0xc0]))) } else { DownReason::Terminated };
         let mut send = |watchers: std::ops::Range<u64>| {
             for id in watchers {
-                let (watcher, node) = (Key(id), NodeId(1));
-                a.send(&Down { watcher, actor: Key(1), node, id, reason }.into()).expect("room");
+                let (watcher, node) = (Key::from_bits(id), NodeId::from_bits(1));
+                a.send(&Down { watcher, actor: Key::from_bits(1), node, id, reason }.into()).expect("room");
             }
             (LIVE_BYTES.get(), a.held_bytes())
         };
@@ -129,12 +129,12 @@ fn waiting_downs_occupy_what_they_count() {
 }
 
 fn transfer(from: &mut Session, to: &mut Session, input: &mut Deframer, out: &mut Vec<u8>) {
-    while from.poll_transmit(Time::START, out) {}
+    while from.poll_transmit(Time::ZERO, out) {}
     let mut rest = out.as_slice();
     while !rest.is_empty() {
         rest = &rest[input.push(rest)..];
-        while let Some(mut frames) = to.next_record(Time::START, input).expect("sound") {
-            while to.next_frame(Time::START, &mut frames).expect("sound").is_some() {}
+        while let Some(mut frames) = to.next_record(Time::ZERO, input).expect("sound") {
+            while to.next_frame(Time::ZERO, &mut frames).expect("sound").is_some() {}
             let unread = frames.unread();
             input.put_back(unread);
         }

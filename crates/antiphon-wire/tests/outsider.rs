@@ -13,7 +13,7 @@ use client::{
     ClientEntropy, ClientHello, ClientRecords, derive, frame, frames, proof, take_message, transcript,
 };
 
-const NOW: Time = Time::START;
+const NOW: Time = Time::ZERO;
 
 /// A node of this crate, which accepts connections of the client.
 struct NodeUnderTest {
@@ -34,7 +34,7 @@ struct ClientConnection {
 
 fn node_with(suites: &[Suite]) -> NodeUnderTest {
     let profile = Profile {
-        node: NodeId(1),
+        node: NodeId::from_bits(1),
         name: "node".to_owned(),
         locations: Vec::new(),
         suites: suites.to_vec(),
@@ -201,7 +201,14 @@ fn client_exchanges_messages_under_every_suite() {
 fn send(node: &mut NodeUnderTest, body: &[u8]) -> Vec<u8> {
     let session = node.session.as_mut().expect("connected");
     let tag = session.intern("in./1").expect("room");
-    let message = Message { to: Key(5), from: Key(7), tag, receipt: None, route: Route::NONE, body };
+    let message = Message {
+        to: Key::from_bits(5),
+        from: Key::from_bits(7),
+        tag,
+        receipt: None,
+        route: Route::NONE,
+        body,
+    };
     session.send(&Frame::Message(message)).expect("room");
     let mut out = Vec::new();
     while session.poll_transmit(NOW, &mut out) {}

@@ -103,7 +103,7 @@ fn formatted_values_hide_secret() {
     let secret = Secret::from_file(&file.0).expect("it is readable");
     let ring = Keyring::new(1, secret.clone()).accepting(2, "hushhush2".into());
     let profile = antiphon_wire::Profile {
-        node: antiphon_wire::NodeId(1),
+        node: antiphon_wire::NodeId::from_bits(1),
         name: "n".into(),
         locations: Vec::new(),
         suites: vec![antiphon_wire::Suite::Hmac],

@@ -61,7 +61,7 @@ fn locations() -> Vec<SocketAddr> {
 #[test]
 fn frames_match_vectors() {
     let locations = locations();
-    let route_entries = [(NodeId(0x1122_3344_5566_7788), locations.clone())];
+    let route_entries = [(NodeId::from_bits(0x1122_3344_5566_7788), locations.clone())];
     let mut text = String::from("# Whole frames, one of each kind and form: kind, flags, length, payload.\n");
     let mut kinds = Vec::new();
     for frame in frames::all_frames(&locations, &route_entries) {
@@ -99,7 +99,7 @@ fn handshakes_keys_and_first_records_match_vectors() {
 
 fn profile(node: u64, suite: Suite) -> Profile {
     Profile {
-        node: NodeId(node),
+        node: NodeId::from_bits(node),
         name: format!("node {node}"),
         locations: if node == 1 { locations() } else { Vec::new() },
         suites: vec![suite],
@@ -224,14 +224,21 @@ fn handshake(suite: Suite) -> String {
 }
 
 fn first_record(profile: &Profile, connection: Box<ProvenConnection>) -> Vec<u8> {
-    let mut session = Session::begin(Time::START, &profile.limits, profile.node, &connection);
-    session.connected(Time::START, connection).expect("the session begins");
+    let mut session = Session::begin(Time::ZERO, &profile.limits, profile.node, &connection);
+    session.connected(Time::ZERO, connection).expect("the session begins");
     let tag = session.intern("str").expect("room");
     let body = b"\xa5hello";
-    let message = Message { to: Key(1), from: Key(2), tag, receipt: None, route: Route::NONE, body };
+    let message = Message {
+        to: Key::from_bits(1),
+        from: Key::from_bits(2),
+        tag,
+        receipt: None,
+        route: Route::NONE,
+        body,
+    };
     session.send(&message.into()).expect("room");
     let mut out = Vec::new();
-    assert!(session.poll_transmit(Time::START, &mut out));
+    assert!(session.poll_transmit(Time::ZERO, &mut out));
     out
 }
 
@@ -243,13 +250,13 @@ fn session_decisions_match_vectors() {
 #[test]
 fn datagrams_match_vectors() {
     let locations = locations();
-    let siblings = [(NodeId(3), locations.clone())];
-    let from = Presence { node: NodeId(9), name: "nine", locations: Locations::Plain(&locations) };
+    let siblings = [(NodeId::from_bits(3), locations.clone())];
+    let from = Presence { node: NodeId::from_bits(9), name: "nine", locations: Locations::Plain(&locations) };
     let all = [
         ("announce", Datagram::Announce(from)),
         ("probe", Datagram::Probe(Probe { from, reply_to: Some(locations[0]) })),
         ("answer", Datagram::ProbeReply(ProbeReply { from, siblings: Route::Plain(&siblings) })),
-        ("bye", Datagram::Bye { node: NodeId(9) }),
+        ("bye", Datagram::Bye { node: NodeId::from_bits(9) }),
     ];
     let key = DatagramKey::new(7, &Secret::from("test"));
     let derived = client::datagram_key("test");

@@ -75,7 +75,7 @@ impl Part {
     pub(super) fn is_over(&mut self, loop_ref: &mut LoopRef<'_>) -> bool {
         if self.entries == self.next_reading {
             self.next_reading = self.entries + self.entries.min(ENTRIES_PER_READING);
-            if loop_ref.ends_round() {
+            if loop_ref.service().ends_round() {
                 return true;
             }
         }
@@ -141,12 +141,12 @@ impl OpenAnswer {
     pub(super) fn time_out<T: Wire>(self, cx: &mut ChannelCx<'_, T>) {
         match self {
             Self::Receipt(request_id, receipt) => {
-                complete_if_open(cx.loop_ref(), request_id, Err::<(), _>(DeliverError::TimedOut));
+                complete_if_open(cx.loop_ref().requests(), request_id, Err::<(), _>(DeliverError::TimedOut));
                 if let (Some(receipt), Some(core)) = (receipt, node_mut(cx.loop_ref())) {
                     core.forget_receipt(receipt);
                 }
             }
-            Self::Reply(request_id) => cx.loop_ref().fail_request(request_id, AskError::TimedOut),
+            Self::Reply(request_id) => cx.loop_ref().requests().fail(request_id, AskError::TimedOut),
         }
     }
 }
@@ -179,7 +179,9 @@ impl UpstreamsUpdate {
     pub(super) fn send_to<T: Wire>(&mut self, cx: &mut ChannelCx<'_, T>, to: TopicAddr<T>) {
         let bytes = self.ids.len() as u64 * UPSTREAM_BYTES_MAX + DELIVER_FIELDS_BYTES_MAX;
         let is_local = to.node() == cx.id().node();
-        if !is_local && !cx.loop_ref().has_queue_room(to.id(), QueueRoom::for_bytes(bytes), SendMode::Once) {
+        if !is_local
+            && !cx.loop_ref().service().has_queue_room(to.id(), QueueRoom::for_bytes(bytes), SendMode::Once)
+        {
             return;
         }
         let (from, ids, number) = (cx.addr(), self.ids.clone(), self.delivery.number);
@@ -255,7 +257,7 @@ impl<T: Wire + Clone> OutgoingMessage<T> {
                 let bytes = encoded(cx, &mut self.for_actors, &self.message)?.bytes() as u64;
                 let mode = room.send_mode();
                 let room = QueueRoom::for_bytes(bytes + DELIVER_FIELDS_BYTES_MAX);
-                if !cx.loop_ref().has_queue_room(to.id(), room, mode) {
+                if !cx.loop_ref().service().has_queue_room(to.id(), room, mode) {
                     return Err(Undelivered::Busy.into());
                 }
                 self.ask_topic(cx, to, mode, None)
@@ -266,13 +268,13 @@ impl<T: Wire + Clone> OutgoingMessage<T> {
                     None => {
                         let message = ChannelMessage::Send { message: self.copy(cx)?, hops: self.hops };
                         let message = FromNode::from(message);
-                        let encoded = cx.loop_ref().encode(&message);
+                        let encoded = cx.loop_ref().service().encode(&message);
                         log_panic(|| drop(message));
                         encoded
                     }
                 };
                 let sent = match &encoded {
-                    Ok(encoded) => cx.loop_ref().send_encoded(to, encoded, room.send_mode()),
+                    Ok(encoded) => cx.loop_ref().service().send_encoded(to, encoded, room.send_mode()),
                     Err(reason) => Err(reason.clone()),
                 };
                 self.for_topics = Some(encoded);
@@ -291,7 +293,7 @@ impl<T: Wire + Clone> OutgoingMessage<T> {
         let encoded = encoded(cx, &mut self.for_actors, &self.message)?;
         let mode = room.send_mode();
         let Some(delivery) = &mut self.delivery else {
-            return Ok(cx.loop_ref().send_encoded(to, encoded, mode)?);
+            return Ok(cx.loop_ref().service().send_encoded(to, encoded, mode)?);
         };
         let number = delivery.number;
         let answer = move |sent: Result<(), DeliverError>| match sent {
@@ -302,20 +304,20 @@ impl<T: Wire + Clone> OutgoingMessage<T> {
         };
         // If the topic has too many requests, the message is sent without one.
         let Ok(request_id) = cx.open_request(answer) else {
-            return Ok(cx.loop_ref().send_encoded(to, encoded, mode)?);
+            return Ok(cx.loop_ref().service().send_encoded(to, encoded, mode)?);
         };
-        match cx.loop_ref().send_encoded(to, encoded, SendMode::Receipt(request_id)) {
+        match cx.loop_ref().service().send_encoded(to, encoded, SendMode::Receipt(request_id)) {
             Ok(()) => {
                 let receipt = node_mut(cx.loop_ref()).and_then(|core| core.newest_receipt(request_id));
                 delivery.open.push(OpenAnswer::Receipt(request_id, receipt));
                 Ok(())
             }
             Err(reason) => {
-                cx.loop_ref().fail_request(request_id, AskError::Dropped);
+                cx.loop_ref().requests().fail(request_id, AskError::Dropped);
                 match reason {
                     // A message with a receipt does not register its sender, so it is sent again as another one is.
                     Undelivered::Full | Undelivered::Busy => {
-                        Ok(cx.loop_ref().send_encoded(to, encoded, mode)?)
+                        Ok(cx.loop_ref().service().send_encoded(to, encoded, mode)?)
                     }
                     reason => Err(reason.into()),
                 }
@@ -388,7 +390,7 @@ fn encoded<'a, T: Wire>(
     made: &'a mut Option<Result<EncodedMessage<T>, Undelivered>>,
     message: &T,
 ) -> Result<&'a EncodedMessage<T>, Missed> {
-    let encoded = made.get_or_insert_with(|| cx.loop_ref().encode(message));
+    let encoded = made.get_or_insert_with(|| cx.loop_ref().service().encode(message));
     encoded.as_ref().map_err(|reason| reason.clone().into())
 }
 
@@ -401,7 +403,7 @@ fn put<T: Wire, M: 'static>(
     permit: Option<Permit>,
 ) -> Result<(), Undelivered> {
     let sent = match permit {
-        Some(permit) => cx.loop_ref().put_with_permit(to, message, permit),
+        Some(permit) => cx.loop_ref().service().put_with_permit(to, message, permit),
         None => to.put(cx.loop_ref(), message, SendMode::Once),
     };
     sent.map_err(|error| {

@@ -130,7 +130,7 @@ pub(crate) fn open<T: Wire + Clone>(
     transform: Option<Box<topic::Transform<T>>>,
 ) -> Result<Channel<T>, RegisterError> {
     node_mut(loop_ref).ok_or(RegisterError::NoNode)?.check_free(Space::Channel, name)?;
-    let tag = loop_ref.type_name_of::<T>();
+    let tag = loop_ref.service().type_name_of::<T>();
     let topic = loop_ref.spawn_service(Topic::channel(name, transform));
     if let Err(reason) = register(loop_ref, (Space::Channel, name), topic, tag, owner) {
         loop_ref.terminate(topic);
@@ -156,7 +156,7 @@ fn topic_for<T: Wire + Clone>(
 
 /// The relay of a channel of another node; started if there is none.
 fn relay_for<T: Wire + Clone>(loop_ref: &mut LoopRef<'_>, channel: TopicAddr<T>) -> TopicAddr<T> {
-    let (node_id, tag) = (loop_ref.node_id(), loop_ref.type_name_of::<T>());
+    let (node_id, tag) = (loop_ref.node_id(), loop_ref.service().type_name_of::<T>());
     let known = node_mut(loop_ref).and_then(|core| core.relay_of(channel.id(), tag));
     if let Some(relay) = known.filter(|relay| loop_ref.is_alive(*relay)) {
         return Addr::of(ActorId::new(node_id, relay));
@@ -208,7 +208,7 @@ pub(crate) fn unsubscribe<T: Wire + Clone>(
     subscriber: impl Subscriber<T>,
 ) {
     let actor = subscriber.subscriber_id();
-    let (node_id, tag) = (loop_ref.node_id(), loop_ref.type_name_of::<T>());
+    let (node_id, tag) = (loop_ref.node_id(), loop_ref.service().type_name_of::<T>());
     let topic = if channel.node() != node_id && actor.node() == node_id {
         let Some(relay) = node_mut(loop_ref).and_then(|core| core.relay_of(channel.id(), tag)) else {
             return;
@@ -256,7 +256,7 @@ pub(crate) fn deliver_all<M: 'static, T: Wire>(
 /// Sends a `Down` of a channel to a subscriber, if that is on this node: it receives nothing more from the channel.
 fn send_closed(loop_ref: &mut LoopRef<'_>, subscriber: ActorId, channel: ActorId, reason: ExitReason) {
     if subscriber.node() == loop_ref.node_id() {
-        loop_ref.push_down(subscriber.key(), channel, reason);
+        loop_ref.service().push_down(subscriber.key(), channel, reason);
     }
 }
 
@@ -317,7 +317,7 @@ impl<T: Wire> Named for Channel<T> {
     const SPACE: Space = Space::Channel;
 
     fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str {
-        loop_ref.type_name_of::<T>()
+        loop_ref.service().type_name_of::<T>()
     }
 
     fn from_id(id: ActorId) -> Self {

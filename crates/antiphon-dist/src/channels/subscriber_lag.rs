@@ -90,7 +90,7 @@ impl LaggingSubscribers {
     /// Waits for room in the mailbox of an actor of this node.
     fn add_local<M: 'static>(&mut self, cx: &mut Cx<'_, M>, subscriber: ActorId) {
         if self.send_mode() == SendMode::Send {
-            cx.loop_ref().await_room(subscriber);
+            cx.loop_ref().service().await_room(subscriber);
         }
         self.add(subscriber);
     }
@@ -100,7 +100,7 @@ impl LaggingSubscribers {
         self.unregistered.remove(&subscriber);
         if self.registered.remove(&subscriber) {
             let me = cx.id().key();
-            cx.loop_ref().cancel_await_room(me, subscriber);
+            cx.loop_ref().service().cancel_await_room(me, subscriber);
         }
     }
 
@@ -209,7 +209,7 @@ impl SubscriberLag {
         }
         room.remove(cx, subscriber);
         let missed = self.take_unreported(cx, at);
-        cx.loop_ref().report_missed(me.key(), subscriber, missed, self.ends);
+        cx.loop_ref().service().report_missed(me.key(), subscriber, missed, self.ends);
     }
 
     /// Reports the missed messages, if there are any, or waits for room in the queue to the subscriber.
@@ -229,18 +229,18 @@ impl SubscriberLag {
         let loop_ref = cx.loop_ref();
         let after = if self.ends { Subscription::Ends } else { Subscription::Continues };
         if subscriber.node() != me.node() {
-            if !loop_ref.has_queue_room(subscriber, at.needed_room(), room.send_mode()) {
+            if !loop_ref.service().has_queue_room(subscriber, at.needed_room(), room.send_mode()) {
                 (self.unreported, self.since) = (missed, forwarded);
                 room.add(subscriber);
                 return Subscription::Continues;
             }
-            loop_ref.report_missed(me.key(), subscriber, missed, self.ends);
+            loop_ref.service().report_missed(me.key(), subscriber, missed, self.ends);
             return after;
         }
         let key = subscriber.key();
         let is_reported = match after {
-            Subscription::Ends => loop_ref.push_down(key, channel, ExitReason::Lagged),
-            Subscription::Continues => loop_ref.add_missed(key, channel, missed, &mut self.queued),
+            Subscription::Ends => loop_ref.service().push_down(key, channel, ExitReason::Lagged),
+            Subscription::Continues => loop_ref.service().add_missed(key, channel, missed, &mut self.queued),
         };
         if !is_reported && loop_ref.is_alive(key) {
             // Events fill its mailbox up to twice its limit.

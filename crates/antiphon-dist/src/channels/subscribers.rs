@@ -472,7 +472,8 @@ impl<T: Wire> SubscriberEntry<T> {
         if at.waiting_max.is_none() {
             return true;
         }
-        let has_room = cx.loop_ref().has_queue_room(at.subscriber, at.needed_room(), room.send_mode());
+        let has_room =
+            cx.loop_ref().service().has_queue_room(at.subscriber, at.needed_room(), room.send_mode());
         if has_room {
             self.sent.speed_up();
         }

@@ -40,7 +40,7 @@ impl<M: Wire> Named for Addr<M> {
     const SPACE: Space = Space::Actor;
 
     fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str {
-        loop_ref.type_name_of::<M>()
+        loop_ref.service().type_name_of::<M>()
     }
 
     fn from_id(id: ActorId) -> Self {

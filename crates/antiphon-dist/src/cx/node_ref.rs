@@ -31,13 +31,13 @@ pub(crate) fn register<M: Wire>(
 ) -> Result<(), RegisterError> {
     let core = node_mut(loop_ref).ok_or(RegisterError::NoNode)?;
     let lookups = core.register((space, name), actor.id().key(), tag, owner)?;
-    if !loop_ref.expose(actor) {
+    if !loop_ref.service().expose(actor) {
         // The actor was terminated in this same step, so its exit would not unregister the name.
         node_mut(loop_ref).ok_or(RegisterError::NoNode)?.unregister(space, name, owner)?;
     }
     for request_id in lookups {
         let found: Result<FoundName, LocateError> = Ok(FoundName { id: actor.id() });
-        complete_if_open(loop_ref, request_id, found);
+        complete_if_open(loop_ref.requests(), request_id, found);
     }
     Ok(())
 }
@@ -58,7 +58,7 @@ pub(crate) fn allow(
     }
     let actor = target.key().actor();
     if !access.allows_all() {
-        loop_ref.report_exit(actor);
+        loop_ref.service().report_exit(actor);
     }
     node_mut(loop_ref).ok_or(AccessError::NoNode)?.set_access(actor, access);
     Ok(())

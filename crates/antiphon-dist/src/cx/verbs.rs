@@ -36,7 +36,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     where
         M: Wire,
     {
-        let (me, tag) = (self.addr(), self.loop_ref().type_name_of::<M>());
+        let (me, tag) = (self.addr(), self.loop_ref().service().type_name_of::<M>());
         register(self.loop_ref(), (Space::Actor, name), me, tag, Some(me.id().key()))
     }
 
@@ -110,7 +110,9 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         };
         let is_local = to.node() == self.id().node();
         match to.put(self.loop_ref(), message, SendMode::Receipt(request_id)) {
-            Ok(()) if is_local => complete_if_open(self.loop_ref(), request_id, Ok::<(), DeliverError>(())),
+            Ok(()) if is_local => {
+                complete_if_open(self.loop_ref().requests(), request_id, Ok::<(), DeliverError>(()))
+            }
             Ok(()) => {
                 if let Some(core) = node(self) {
                     core.set_receipt_timeout(request_id, timeout);
@@ -119,7 +121,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
             Err(error) => {
                 let reason = DeliverError::Refused(error.reason());
                 log_failed_delivery(self.id().key(), to.id(), &reason);
-                complete_if_open(self.loop_ref(), request_id, Err::<(), _>(reason));
+                complete_if_open(self.loop_ref().requests(), request_id, Err::<(), _>(reason));
             }
         }
     }
@@ -367,7 +369,7 @@ fn request<M: 'static, R: 'static, E: 'static>(
         None => Some(Err(no_node)),
     };
     if let Some(result) = immediate {
-        complete_if_open(cx.loop_ref(), request_id, result);
+        complete_if_open(cx.loop_ref().requests(), request_id, result);
     }
 }
 

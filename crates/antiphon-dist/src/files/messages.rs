@@ -29,7 +29,7 @@ impl Named for FileServiceAddr {
     const SPACE: Space = Space::Service;
 
     fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str {
-        loop_ref.type_name_of::<ToFileService>()
+        loop_ref.service().type_name_of::<ToFileService>()
     }
 
     fn from_id(id: ActorId) -> Self {

@@ -81,7 +81,7 @@ impl FileService {
                 let own = cx.id();
                 allow(cx.loop_ref(), own, self.access.clone())?;
                 let addr = cx.adapter(ServiceMessage::Peer)?;
-                let tag = cx.loop_ref().type_name_of::<FromNode<ToFileService>>();
+                let tag = cx.loop_ref().service().type_name_of::<FromNode<ToFileService>>();
                 register(cx.loop_ref(), (Space::Service, FILE_SERVICE), addr, tag, None)?;
                 self.sweep(cx);
                 cx.every(SWEEP_EVERY, || ServiceMessage::Sweep)?;

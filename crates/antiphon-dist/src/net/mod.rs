@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, JobPool, Loop, LoopRef, Time, actor, egress, receive,
+    Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, JobPool, LocalActors, Loop, Time, actor, egress, receive,
 };
 use antiphon_wire::{Entropy, TlsFault};
 use mio::Registry;
@@ -58,14 +58,14 @@ pub(crate) struct NetDriver {
 }
 
 /// The [`Driver`] of the core during one call.
-struct NetDriverCx<'a> {
-    sched: &'a mut Loop,
-    outputs: &'a mut Vec<Output>,
+struct NetDriverCx<'c, 'l> {
+    local: &'c mut LocalActors<'l>,
+    outputs: &'c mut Vec<Output>,
 }
 
-impl Driver for NetDriverCx<'_> {
-    fn loop_ref(&mut self) -> LoopRef<'_> {
-        self.sched.loop_ref()
+impl Driver for NetDriverCx<'_, '_> {
+    fn local(&mut self) -> LocalActors<'_> {
+        self.local.reborrow()
     }
 
     fn output(&mut self, output: Output) {
@@ -125,9 +125,9 @@ impl NetDriver {
         self.parked_at = sched.now();
         self.wake_by = [until, sched.next_deadline()].into_iter().flatten().min();
         sched.park(until, &mut self.ready)?;
-        self.with_core(sched, |driver, core, sched| {
-            driver.notice_stall(core, sched);
-            driver.read(core, sched);
+        self.with_core(sched, |driver, core, local| {
+            driver.notice_stall(core, local);
+            driver.read(core, local);
         });
         let started = sched.now();
         sched.work();
@@ -142,20 +142,22 @@ impl NetDriver {
 
     /// Runs the due timers of the core, and writes its pending bytes.
     pub(crate) fn flush(&mut self, sched: &mut Loop) {
-        self.with_core(sched, |driver, core, sched| driver.process(core, sched, Input::Tick));
+        self.with_core(sched, |driver, core, local| driver.process(core, local, Input::Tick));
     }
 
     /// Processes an input that does not come from a socket, such as the start of the node.
     pub(crate) fn input(&mut self, sched: &mut Loop, input: Input<'_>) {
-        self.with_core(sched, |driver, core, sched| driver.process(core, sched, input));
+        self.with_core(sched, |driver, core, local| driver.process(core, local, input));
     }
 
-    /// Takes the core out of the loop, calls `act` with it, and puts it back.
-    fn with_core(&mut self, sched: &mut Loop, act: impl FnOnce(&mut Self, &mut NodeCore, &mut Loop)) {
-        let Some(mut core) = sched.take_transport::<NodeCore>() else { return };
-        act(self, &mut core, sched);
-        // The core receives the signals that the call has caused here.
-        sched.set_transport(core);
+    /// Calls `act` with the core and the local actors. Notes afterwards when the core has to run again.
+    fn with_core(
+        &mut self,
+        sched: &mut Loop,
+        act: impl FnOnce(&mut Self, &mut NodeCore, &mut LocalActors<'_>),
+    ) {
+        sched.with_transport(|core, local| act(self, core, local));
+        // The core has received the signals that the call has caused.
         let now = sched.now();
         let mut loop_ref = sched.loop_ref();
         let core = loop_ref.transport::<NodeCore>();
@@ -164,40 +166,40 @@ impl NetDriver {
     }
 
     /// Passes an input to the core, and performs its outputs and those that they cause.
-    fn process(&mut self, core: &mut NodeCore, sched: &mut Loop, input: Input<'_>) {
-        handle(core, sched, &mut self.outputs, input);
+    fn process(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, input: Input<'_>) {
+        handle(core, local, &mut self.outputs, input);
         let mut next = 0;
         while next < self.outputs.len() {
             let output = std::mem::replace(&mut self.outputs[next], Output::Write(ConnId(0)));
             next += 1;
-            self.perform(core, sched, output);
+            self.perform(core, local, output);
         }
         self.outputs.clear();
     }
 
-    fn perform(&mut self, core: &mut NodeCore, sched: &mut Loop, output: Output) {
+    fn perform(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, output: Output) {
         match output {
-            Output::Write(conn) => self.write(core, sched, conn),
+            Output::Write(conn) => self.write(core, local, conn),
             Output::Dial(conn, to) => {
-                if let Err(reason) = self.sockets.dial(conn, to, sched) {
+                if let Err(reason) = self.sockets.dial(conn, to, local.registry()) {
                     if reason.kind() == io::ErrorKind::QuotaExceeded {
                         core.note_few_descriptors(to);
                     }
                     let refused = reason.kind() == io::ErrorKind::ConnectionRefused;
-                    handle(core, sched, &mut self.outputs, Input::DialFailed { conn, refused });
+                    handle(core, local, &mut self.outputs, Input::DialFailed { conn, refused });
                 }
             }
-            Output::Close(conn) => self.sockets.close(conn, sched),
+            Output::Close(conn) => self.sockets.close(conn, local.registry()),
             Output::Datagram(to, bytes) => self.udp.send(to, &bytes),
             Output::Broadcast(bytes) => {
-                self.follow_interface(core, sched);
+                self.follow_interface(core, local);
                 self.udp.broadcast(&bytes);
             }
             Output::Siblings(bytes) => self.udp.send_to_siblings(&bytes),
             Output::Ask(to, bytes) => self.udp.send_probe(to, &bytes),
             Output::UseTls(tls) => self.sockets.set_tls(tls),
             Output::Resolve { query, host, port } => {
-                if let Err(error) = sched.send(self.resolver, ResolverMessage::Resolve(query, host, port)) {
+                if let Err(error) = local.send(self.resolver, ResolverMessage::Resolve(query, host, port)) {
                     core.resolved(query, Err(error.to_string()));
                 }
             }
@@ -205,15 +207,15 @@ impl NetDriver {
     }
 
     /// Before an announcement: opens the sockets of discovery again if the interface has changed.
-    fn follow_interface(&mut self, core: &mut NodeCore, sched: &mut Loop) {
-        let Some(registry) = sched.registry() else { return };
+    fn follow_interface(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>) {
+        let Some(registry) = local.registry() else { return };
         if self.udp.follow_interface(registry) {
             let networks = interfaces::own_networks(self.sockets.local().ip());
-            handle(core, sched, &mut self.outputs, Input::Networks(networks));
+            handle(core, local, &mut self.outputs, Input::Networks(networks));
         }
     }
 
-    fn write(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) {
+    fn write(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, conn: ConnId) {
         loop {
             let bytes = core.outgoing(conn);
             if bytes.is_empty() {
@@ -221,24 +223,24 @@ impl NetDriver {
             }
             match self.sockets.write(conn, bytes) {
                 Ok(0) => return,
-                Ok(count) => handle(core, sched, &mut self.outputs, Input::Written(conn, count)),
+                Ok(count) => handle(core, local, &mut self.outputs, Input::Written(conn, count)),
                 Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => return handle(core, sched, &mut self.outputs, Input::Closed(conn)),
+                Err(_) => return handle(core, local, &mut self.outputs, Input::Closed(conn)),
             }
         }
     }
 
     /// Reports a stall to the core if the process has not run for long: the peers were not necessarily silent.
-    fn notice_stall(&mut self, core: &mut NodeCore, sched: &mut Loop) {
-        let now = sched.now();
+    fn notice_stall(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>) {
+        let now = local.now();
         let due = self.wake_by.map_or(now, |wake_by| wake_by.max(self.parked_at));
         let stalled = now.since(due);
         if self.wake_by.is_some() && stalled > STALL {
-            self.process(core, sched, Input::Stalled(stalled));
+            self.process(core, local, Input::Stalled(stalled));
         }
     }
 
-    fn read(&mut self, core: &mut NodeCore, sched: &mut Loop) {
+    fn read(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>) {
         let mut udp = std::mem::take(&mut self.unfinished_udp);
         for event in self.ready.drain(..) {
             match event.token.0 {
@@ -249,29 +251,29 @@ impl NetDriver {
         udp.sort_unstable();
         udp.dedup();
         let mut ready = std::mem::take(&mut self.ready_sockets);
-        let accepts = self.sockets.begin_round(sched.now(), &mut ready);
+        let accepts = self.sockets.begin_round(local.now(), &mut ready);
         for token in udp {
-            self.read_datagrams(core, sched, token);
+            self.read_datagrams(core, local, token);
         }
         for (conn, readiness) in ready.drain(..) {
-            self.on_socket(core, sched, conn, readiness);
+            self.on_socket(core, local, conn, readiness);
         }
         // Last, because new connections may replace some whose hellos were read just now.
         if accepts {
-            self.accept(core, sched);
+            self.accept(core, local);
         }
         self.ready_sockets = ready;
     }
 
-    fn accept(&mut self, core: &mut NodeCore, sched: &mut Loop) {
-        while let Some((stream, remote)) = self.sockets.accept(sched.now()) {
-            let now = sched.now();
-            let conn = core.accept(now, remote, &mut NetDriverCx { sched, outputs: &mut self.outputs });
+    fn accept(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>) {
+        while let Some((stream, remote)) = self.sockets.accept(local.now()) {
+            let now = local.now();
+            let conn = core.accept(now, remote, &mut NetDriverCx { local, outputs: &mut self.outputs });
             let Some(conn) = conn else { continue };
-            match self.sockets.add(conn, stream, sched) {
+            match self.sockets.add(conn, stream, local.registry()) {
                 // The TLS handshake starts when the first byte arrives.
                 Ok(()) if self.sockets.is_handshaking(conn) => {}
-                Ok(()) => self.process(core, sched, Input::Accepted { conn, tls: None }),
+                Ok(()) => self.process(core, local, Input::Accepted { conn, tls: None }),
                 Err(reason) => {
                     if core.may_log("not set up", remote.ip()) {
                         tracing::warn!(
@@ -279,46 +281,52 @@ impl NetDriver {
                             "an accepted connection cannot be set up; it is closed (logged at most once an hour)"
                         );
                     }
-                    self.process(core, sched, Input::Closed(conn));
+                    self.process(core, local, Input::Closed(conn));
                 }
             }
         }
     }
 
-    fn on_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId, readiness: SocketReadiness) {
+    fn on_socket(
+        &mut self,
+        core: &mut NodeCore,
+        local: &mut LocalActors<'_>,
+        conn: ConnId,
+        readiness: SocketReadiness,
+    ) {
         if readiness.writable {
             match self.sockets.finish_dial(conn) {
                 Some(Ok(())) if self.sockets.is_handshaking(conn) => {}
-                Some(Ok(())) => self.process(core, sched, Input::Connected { conn, tls: None }),
+                Some(Ok(())) => self.process(core, local, Input::Connected { conn, tls: None }),
                 Some(Err(reason)) => {
                     let refused = reason.kind() == io::ErrorKind::ConnectionRefused;
-                    self.sockets.close(conn, sched);
-                    return self.process(core, sched, Input::DialFailed { conn, refused });
+                    self.sockets.close(conn, local.registry());
+                    return self.process(core, local, Input::DialFailed { conn, refused });
                 }
-                None => self.resume_writing(core, sched, conn),
+                None => self.resume_writing(core, local, conn),
             }
         }
         if self.sockets.is_handshaking(conn) {
             // TLS may have read data together with the last message of the handshake.
-            if self.continue_handshake(core, sched, conn) {
-                self.read_socket(core, sched, conn, readiness.reads_to_end);
+            if self.continue_handshake(core, local, conn) {
+                self.read_socket(core, local, conn, readiness.reads_to_end);
             }
         } else if readiness.readable {
-            self.read_socket(core, sched, conn, readiness.reads_to_end);
+            self.read_socket(core, local, conn, readiness.reads_to_end);
         }
     }
 
     /// Continues a TLS handshake. Returns whether it is complete.
-    fn continue_handshake(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) -> bool {
+    fn continue_handshake(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, conn: ConnId) -> bool {
         let tls = match self.sockets.handshake(conn) {
             TlsProgress::Done(over_tls) => Some(over_tls),
             TlsProgress::Pending => return false,
             TlsProgress::Failed(fault) => {
-                self.process(core, sched, Input::TlsFailed { conn, fault });
+                self.process(core, local, Input::TlsFailed { conn, fault });
                 return false;
             }
             TlsProgress::Closed => {
-                self.process(core, sched, Input::Closed(conn));
+                self.process(core, local, Input::Closed(conn));
                 return false;
             }
         };
@@ -327,20 +335,26 @@ impl NetDriver {
         } else {
             Input::Accepted { conn, tls }
         };
-        self.process(core, sched, input);
+        self.process(core, local, input);
         true
     }
 
-    fn resume_writing(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId) {
+    fn resume_writing(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, conn: ConnId) {
         match self.sockets.flush(conn) {
-            Ok(()) => self.write(core, sched, conn),
+            Ok(()) => self.write(core, local, conn),
             Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {}
             // The next read returns the error and closes the connection.
             Err(reason) => tracing::debug!(%reason, "sealed records cannot be written"),
         }
     }
 
-    fn read_socket(&mut self, core: &mut NodeCore, sched: &mut Loop, conn: ConnId, reads_to_end: bool) {
+    fn read_socket(
+        &mut self,
+        core: &mut NodeCore,
+        local: &mut LocalActors<'_>,
+        conn: ConnId,
+        reads_to_end: bool,
+    ) {
         let (mut control_frames, mut is_empty) = (0, false);
         for _ in 0..sockets::READS_A_ROUND {
             // What is left of the reads before comes first.
@@ -352,13 +366,13 @@ impl NetDriver {
                     return;
                 }
                 match self.sockets.read(conn, space) {
-                    Ok((0, _)) => return self.process(core, sched, Input::Closed(conn)),
+                    Ok((0, _)) => return self.process(core, local, Input::Closed(conn)),
                     read => read,
                 }
             };
             match read {
                 Ok((count, is_full)) => {
-                    handle(core, sched, &mut self.outputs, Input::Received(conn, count));
+                    handle(core, local, &mut self.outputs, Input::Received(conn, count));
                     control_frames += core.control_frames();
                     // A partly filled buffer means that the socket is empty; its readiness announces new data. A closed
                     // socket has no further readiness events, so the driver reads it to its end.
@@ -368,7 +382,7 @@ impl NetDriver {
                 Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
                 Err(reason) => {
                     let failed = TlsFault::of(&reason).map(|fault| Input::TlsFailed { conn, fault });
-                    return self.process(core, sched, failed.unwrap_or(Input::Closed(conn)));
+                    return self.process(core, local, failed.unwrap_or(Input::Closed(conn)));
                 }
             }
             if is_empty || is_flood(control_frames) {
@@ -379,29 +393,29 @@ impl NetDriver {
         if !is_empty || core.has_unread(conn) {
             self.sockets.note_unfinished(conn);
         }
-        self.drain_outputs(core, sched);
+        self.drain_outputs(core, local);
     }
 
-    fn drain_outputs(&mut self, core: &mut NodeCore, sched: &mut Loop) {
+    fn drain_outputs(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>) {
         if !self.outputs.is_empty() {
-            self.process(core, sched, Input::Tick);
+            self.process(core, local, Input::Tick);
         }
     }
 
-    fn read_datagrams(&mut self, core: &mut NodeCore, sched: &mut Loop, token: usize) {
+    fn read_datagrams(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, token: usize) {
         let mut bytes = [0; 2048];
         for _ in 0..udp::READS_A_ROUND {
             let Some(received) = self.udp.receive(token - UDP_FIRST, &mut bytes) else { return };
-            self.process(core, sched, Input::Datagram(received.1, &bytes[..received.0]));
+            self.process(core, local, Input::Datagram(received.1, &bytes[..received.0]));
         }
         // Readiness is edge-triggered, and further datagrams may wait in the socket.
         self.unfinished_udp.push(token);
     }
 }
 
-fn handle(core: &mut NodeCore, sched: &mut Loop, outputs: &mut Vec<Output>, input: Input<'_>) {
-    let now = sched.now();
-    core.handle(now, input, &mut NetDriverCx { sched, outputs });
+fn handle(core: &mut NodeCore, local: &mut LocalActors<'_>, outputs: &mut Vec<Output>, input: Input<'_>) {
+    let now = local.now();
+    core.handle(now, input, &mut NetDriverCx { local, outputs });
 }
 
 fn registry_of(sched: &Loop) -> Result<Registry, NodeError> {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
-use antiphon_sched::{AcceptBackoff, ExternalReadiness, Loop, Time, egress};
+use antiphon_sched::{AcceptBackoff, ExternalReadiness, Time, egress};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Registry, Token};
 use slab::Slab;
@@ -136,21 +136,31 @@ impl NodeSockets {
         self.accept_at
     }
 
-    pub(super) fn add(&mut self, conn: ConnId, stream: TcpStream, sched: &Loop) -> io::Result<()> {
+    pub(super) fn add(
+        &mut self,
+        conn: ConnId,
+        stream: TcpStream,
+        registry: Option<&Registry>,
+    ) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let stream = NodeStream::accepted(stream, self.tls.as_ref())?;
-        self.insert(conn, stream, false, sched)
+        self.insert(conn, stream, false, registry)
     }
 
     /// # Errors
     /// The system refuses the connection, or only the descriptors in reserve are left ([`io::ErrorKind::QuotaExceeded`]).
-    pub(super) fn dial(&mut self, conn: ConnId, to: SocketAddr, sched: &Loop) -> io::Result<()> {
+    pub(super) fn dial(
+        &mut self,
+        conn: ConnId,
+        to: SocketAddr,
+        registry: Option<&Registry>,
+    ) -> io::Result<()> {
         egress::allowed(&to).map_err(io::Error::other)?;
         if !has_descriptors_for_dials(&self.listener) {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         let stream = NodeStream::dialled(TcpStream::connect(to)?, self.tls.as_ref(), to.ip())?;
-        self.insert(conn, stream, true, sched)
+        self.insert(conn, stream, true, registry)
     }
 
     fn insert(
@@ -158,10 +168,9 @@ impl NodeSockets {
         conn: ConnId,
         mut stream: NodeStream,
         connecting: bool,
-        sched: &Loop,
+        registry: Option<&Registry>,
     ) -> io::Result<()> {
-        let registry =
-            sched.registry().ok_or_else(|| io::Error::other("the loop has no poller for sockets"))?;
+        let registry = registry.ok_or_else(|| io::Error::other("the loop has no poller for sockets"))?;
         let entry = self.table.vacant_entry();
         let token = Token(FIRST_SOCKET + entry.key());
         registry.register(stream.tcp(), token, Interest::READABLE | Interest::WRITABLE)?;
@@ -259,7 +268,7 @@ impl NodeSockets {
         }
     }
 
-    pub(super) fn close(&mut self, conn: ConnId, sched: &Loop) {
+    pub(super) fn close(&mut self, conn: ConnId, registry: Option<&Registry>) {
         let Some(mut socket) = self.indices.remove(&conn).and_then(|index| self.table.try_remove(index))
         else {
             return;
@@ -267,7 +276,7 @@ impl NodeSockets {
         if !socket.connecting {
             socket.stream.finish();
         }
-        if let Some(registry) = sched.registry()
+        if let Some(registry) = registry
             && let Err(reason) = registry.deregister(socket.stream.tcp())
         {
             tracing::debug!(%reason, "a closed socket was not deregistered");
@@ -337,6 +346,8 @@ mod tests {
     use std::net::{Ipv4Addr, TcpStream as StdStream};
     use std::process::Command;
 
+    use antiphon_sched::Loop;
+
     use super::*;
 
     /// Set in the process that the test starts.
@@ -371,7 +382,7 @@ mod tests {
         let mut sockets = NodeSockets::listen(at, None, sched.registry().unwrap()).unwrap();
         let _peer = StdStream::connect(sockets.local()).unwrap();
         let (stream, _) = std::iter::repeat_with(|| sockets.accept(Time::ZERO)).flatten().next().unwrap();
-        sockets.add(ConnId(7), stream, &sched).unwrap();
+        sockets.add(ConnId(7), stream, sched.registry()).unwrap();
         let event = |readable| ExternalReadiness {
             token: Token(FIRST_SOCKET),
             readable,
@@ -391,7 +402,7 @@ mod tests {
         sockets.note_unfinished(ConnId(7));
         assert!(sockets.is_busy());
         ready.clear();
-        sockets.close(ConnId(7), &sched);
+        sockets.close(ConnId(7), sched.registry());
         assert!(!sockets.begin_round(Time::ZERO, &mut ready) && ready.is_empty() && !sockets.is_busy());
     }
 
@@ -405,7 +416,7 @@ mod tests {
             .map(|number| {
                 let peer = StdStream::connect(sockets.local()).unwrap();
                 let accepted = std::iter::repeat_with(|| sockets.accept(Time::ZERO)).flatten().next();
-                sockets.add(ConnId(number), accepted.unwrap().0, &sched).unwrap();
+                sockets.add(ConnId(number), accepted.unwrap().0, sched.registry()).unwrap();
                 peer
             })
             .collect();
@@ -442,7 +453,7 @@ mod tests {
         let to = std::net::TcpListener::bind(at).unwrap();
         let refused = (1..).find_map(|number| {
             sockets
-                .dial(ConnId(number), to.local_addr().unwrap(), &sched)
+                .dial(ConnId(number), to.local_addr().unwrap(), sched.registry())
                 .err()
                 .map(|reason| (number, reason))
         });
@@ -453,9 +464,9 @@ mod tests {
         let peers: Vec<_> = (0..7).map(|_| StdStream::connect(local).unwrap()).collect();
         let accepted: Vec<_> = std::iter::from_fn(|| sockets.accept(Time::ZERO)).collect();
         assert_eq!(accepted.len(), peers.len());
-        sockets.close(ConnId(1), &sched);
+        sockets.close(ConnId(1), sched.registry());
         drop((peers, accepted));
-        assert!(sockets.dial(ConnId(number), to.local_addr().unwrap(), &sched).is_ok());
+        assert!(sockets.dial(ConnId(number), to.local_addr().unwrap(), sched.registry()).is_ok());
     }
 
     fn accept_without_descriptors() {

@@ -15,10 +15,10 @@ use antiphon_sched::{NodeId, Time};
 use antiphon_wire::frame::{AnnounceRelay, NodeAt};
 use antiphon_wire::{Datagram, Locations, Presence};
 
+use super::NodeCore;
 use super::driver::Driver;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
-use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
 
 /// The shortest time between two requests of one peer that are served.
@@ -87,14 +87,13 @@ impl NodeCore {
         self.announce_relays.served.insert(node, now);
         let Some(requester) = self.peers.get(&node) else { return };
         let locations = Locations::Plain(&requester.stated_locations);
-        let announced =
-            Datagram::Announce(Presence { node: wire_node(node), name: &requester.name, locations });
+        let announced = Datagram::Announce(Presence { node, name: &requester.name, locations });
         self.broadcast(&announced, driver);
         let is_listed = |id: NodeId, peer: &Peer| id != node && peer.is_online() && !peer.undiscovered;
         let listed = self.peers.iter().filter(|(id, peer)| is_listed(**id, peer));
         for (id, peer) in listed.take(NODES_MAX_A_REQUEST as usize) {
             let locations = Locations::Plain(&peer.stated_locations);
-            let hint = NodeAt { request: request.get(), node: wire_node(*id), name: &peer.name, locations };
+            let hint = NodeAt { request: request.get(), node: *id, name: &peer.name, locations };
             if let Err(reason) = peer_session.session.send(&hint.into()) {
                 return tracing::debug!(%node, %reason, "the list of nodes on this network was not sent completely");
             }
@@ -103,7 +102,7 @@ impl NodeCore {
 
     /// A peer sends the locations of another node. This node records them, and dials if it requested them.
     pub(super) fn on_node_at(&mut self, node: NodeId, peer_session: &PeerSession, hint: &NodeAt<'_>) {
-        let other = sched_node(hint.node);
+        let other = hint.node;
         let Some(remote) =
             peer_session.conn.and_then(|conn| self.connections.get(conn)).map(|conn| conn.remote)
         else {

@@ -293,6 +293,6 @@ impl NodeCore {
         if let Some(first) = result.iter().flatten().next().filter(|_| request.options.broadcast) {
             self.request_announce_relay(first.addr());
         }
-        complete_if_open(&mut driver.loop_ref(), request_id, result);
+        complete_if_open(driver.local().requests(), request_id, result);
     }
 }

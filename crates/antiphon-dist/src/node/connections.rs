@@ -8,17 +8,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time, site_of};
-use antiphon_wire as wire;
 use antiphon_wire::{
     Admission, Deframer, Handshake, HandshakeError, HandshakeStep, Hello, ProvenConnection, Refusal,
     ResumeState, Session, TlsFault,
 };
 use slab::Slab;
 
+use super::NodeCore;
 use super::driver::{ConnId, Driver, Output, OverTls};
 use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
-use super::{NodeCore, sched_node, wire_node};
 use crate::certificates::Fingerprint;
 
 /// The most nodes with a session that are tried in turn for a location that they state.
@@ -460,7 +459,7 @@ impl NodeCore {
         };
         let session = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut());
         session.map_or_else(
-            || ResumeState::unknown(self.epochs.of(wire_node(node))),
+            || ResumeState::unknown(self.epochs.of(node)),
             |peer_session| peer_session.session.next_resume_state(),
         )
     }
@@ -564,15 +563,15 @@ impl NodeCore {
             return Err(HandshakeError::CallerMisused);
         };
         let (dialled, certificate) = (conn.dialled, conn.certificate);
-        let has_other_certificate = self.has_other_certificate(sched_node(hello.node), certificate);
+        let has_other_certificate = self.has_other_certificate(hello.node, certificate);
         if let Some(at) = dialled {
-            self.dialer.answered(at, sched_node(hello.node));
+            self.dialer.answered(at, hello.node);
             if self.is_found_connected(at, hello) {
                 handshake.refuse(Refusal::Duplicate, out);
                 return Err(HandshakeError::Refused(Refusal::Duplicate));
             }
         }
-        let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
+        let session = self.peers.get(&hello.node).and_then(|peer| peer.peer_session.as_ref());
         let session = session.map(|peer_session| &peer_session.session);
         // A node that has replaced its certificate claims to hold the session, and proves it next.
         let claims_session = session.is_some() && hello.resume_state.known != 0;
@@ -634,8 +633,8 @@ impl NodeCore {
         out: &mut Vec<u8>,
     ) -> Result<HandshakeProgress, HandshakeError> {
         let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
-        let has_other_certificate = self.has_other_certificate(sched_node(hello.node), certificate);
-        let session = self.peers.get(&sched_node(hello.node)).and_then(|peer| peer.peer_session.as_ref());
+        let has_other_certificate = self.has_other_certificate(hello.node, certificate);
+        let session = self.peers.get(&hello.node).and_then(|peer| peer.peer_session.as_ref());
         let confirmed = Session::confirm_to(
             session.map(|peer_session| &peer_session.session),
             &mut self.epochs,
@@ -668,7 +667,7 @@ impl NodeCore {
     /// lost its half of the session has closed it, or does not answer on it. If it answers, another program uses the
     /// node's id. A session that rests without a connection is reopened first.
     fn contest(&mut self, id: ConnId, hello: &Hello) -> Contest {
-        let (node, now) = (sched_node(hello.node), self.wire_now());
+        let (node, now) = (hello.node, self.now);
         let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
             return Contest::Won;
         };
@@ -724,7 +723,7 @@ impl NodeCore {
 
     /// Handles a completed handshake. False if the connection is not used.
     fn on_proven(&mut self, id: ConnId, connection: Box<ProvenConnection>, driver: &mut impl Driver) -> bool {
-        let node = sched_node(connection.peer().node);
+        let node = connection.peer().node;
         let certificate = self.connections.get(id).and_then(|conn| conn.certificate);
         if !connection.resumes() && self.has_other_certificate(node, certificate) {
             self.counts.refusals.certificates += 1;
@@ -783,10 +782,10 @@ impl NodeCore {
         }
         if let (Some(at), HandshakeError::RefusedByPeer(reason)) = (dialled, error) {
             if let Refusal::OldEpoch { node, known } = reason {
-                self.on_old_epoch(at, sched_node(node), known, driver);
+                self.on_old_epoch(at, node, known, driver);
             } else if let Refusal::EpochTooHigh { node, .. } = reason {
                 // The hello had the epoch for another node.
-                self.dialer.answered(at, sched_node(node));
+                self.dialer.answered(at, node);
             } else if matches!(reason, Refusal::Duplicate | Refusal::Superseded) {
                 self.dialer.guess_refused(at);
             }
@@ -844,7 +843,7 @@ impl NodeCore {
 /// A connection that would end a session waits for the answer to a ping.
 #[derive(Copy, Clone, Debug)]
 struct Contention {
-    since: wire::Time,
+    since: Time,
     /// The session had been closed while idle, and is opened again.
     reopens: bool,
 }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use antiphon_sched::{NodeId, RequestId, Time, Undelivered};
 use antiphon_wire::{HandshakeError, HandshakeFault, Hello, Refusal};
 
+use super::NodeCore;
 use super::dial_hints::{DialCause, DialHints, WaitingHint};
 use super::driver::{ConnId, Driver, Output};
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
-use super::{NodeCore, sched_node};
 use crate::error::{DialError, PeerError};
 use crate::location::PeerAt;
 
@@ -236,7 +236,7 @@ impl NodeCore {
     /// needed.
     pub(super) fn is_found_connected(&mut self, at: SocketAddr, hello: &Hello) -> bool {
         let is_open = self.dialer.by_location.get(&at).is_some_and(|dial| dial.is_open);
-        let node = sched_node(hello.node);
+        let node = hello.node;
         let Some(peer) = self.peers.get_mut(&node) else { return false };
         let is_continued = |peer_session: &PeerSession| {
             peer_session.conn.is_some() && !peer_session.session.would_be_replaced_by(hello)

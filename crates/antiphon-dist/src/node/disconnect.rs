@@ -209,7 +209,7 @@ impl NodeCore {
     ) {
         self.timers.remove(disconnect.until, NodeTimer::Disconnect(node));
         for request_id in disconnect.request_ids {
-            complete_if_open(&mut driver.loop_ref(), request_id, disconnect.outcome);
+            complete_if_open(driver.local().requests(), request_id, disconnect.outcome);
         }
         // The messages that were sent meanwhile need a new session.
         self.dial_for_waiting(node);

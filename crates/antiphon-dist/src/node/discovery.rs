@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use antiphon_wire::{Datagram, DatagramError, Locations, Presence};
 
+use super::NodeCore;
 use super::driver::{Driver, Output};
 use super::peers::Peer;
 use super::timers::NodeTimer;
-use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
 
 /// The first pauses between announcements. They are short, because other nodes may start at the same moment.
@@ -43,14 +43,14 @@ impl NodeCore {
 
     pub(super) fn broadcast_bye(&mut self, driver: &mut impl Driver) {
         if self.settings.discover {
-            self.broadcast(&Datagram::Bye { node: wire_node(self.me) }, driver);
+            self.broadcast(&Datagram::Bye { node: self.me }, driver);
         }
     }
 
     /// The id, name and locations of this node.
     pub(super) fn presence(&self) -> Presence<'_> {
         Presence {
-            node: wire_node(self.me),
+            node: self.me,
             name: &self.settings.name,
             locations: Locations::Plain(&self.settings.profile.locations),
         }
@@ -90,7 +90,7 @@ impl NodeCore {
     }
 
     fn on_announce(&mut self, presence: &Presence<'_>, from: SocketAddr) {
-        let node = sched_node(presence.node);
+        let node = presence.node;
         // A node that was never met may have been named at a location where another one is.
         let is_replaced = |peer: &Peer| peer.replaced_by_restart && peer.status.is_some();
         let known = self

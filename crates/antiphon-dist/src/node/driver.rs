@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use antiphon_sched::LoopRef;
+use antiphon_sched::LocalActors;
 use antiphon_wire::{Entropy, TlsFault};
 
 use crate::certificates::Fingerprint;
@@ -108,7 +108,7 @@ pub enum Output {
 /// Performs the input and output of a core. Implemented for sockets, by the simulator and by tests.
 pub trait Driver {
     /// The loop that runs the actors of the node.
-    fn loop_ref(&mut self) -> LoopRef<'_>;
+    fn local(&mut self) -> LocalActors<'_>;
 
     /// Takes a request of the core. Must not call the core.
     fn output(&mut self, output: Output);

@@ -10,14 +10,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use antiphon_sched::{
     ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Time, Undelivered,
 };
-use antiphon_wire as wire;
 use antiphon_wire::{Frame, Session};
 
 use super::backlog::BacklogItem;
 use super::driver::Driver;
 use super::peer_monitors::LocalWatchers;
 use super::timers::NodeTimer;
-use super::{NO_ACTOR, NodeCore, sched_key};
+use super::{NO_ACTOR, NodeCore};
 use crate::error::DeliverError;
 
 /// About how many reports are made in one round of the loop.
@@ -127,9 +126,9 @@ impl NodeCore {
             if let Some((id, (watcher, actor))) = ended.local_watchers.pop_first() {
                 self.report_node_lost(ended, (watcher, id, actor), driver);
             } else if let Some((target, id)) = self.ended_sessions.pop_watcher(ended.node) {
-                driver.loop_ref().remove_watcher(target, id);
+                driver.local().signals().remove_watcher(target, id);
             } else if let Some(request_id) = ended.requests.pop_front() {
-                driver.loop_ref().fail_request(request_id, AskError::from(ended.peer_lost.clone()));
+                driver.local().requests().fail(request_id, AskError::from(ended.peer_lost.clone()));
             } else if let Some(receipt_number) = ended.receipts.pop_front() {
                 self.complete_receipt(receipt_number, Err(DeliverError::Unknown), driver);
             } else {
@@ -151,7 +150,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         if !self.has_backlog_for(ended.node, watcher.actor()) {
-            return driver.loop_ref().down(watcher, id, actor, ExitReason::NodeLost);
+            return driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
         }
         let item = BacklogItem::NodeLost { watcher, id, actor };
         self.add_entry(ended.node, watcher.actor(), item, Some(ended.expires), driver);
@@ -171,7 +170,7 @@ impl NodeCore {
             let what = type_name.map_or(Cow::Borrowed(what), |name| Cow::Owned(name.to_owned()));
             let from = (from != NO_ACTOR).then(|| ActorId::new(me, from));
             let dead_letter = DeadLetter::new(ActorId::new(node, to), what, Undelivered::NoNode);
-            driver.loop_ref().dead_letter(dead_letter.sent_by(from));
+            driver.local().dead_letter(dead_letter.sent_by(from));
         }
         (is_over, frames)
     }
@@ -187,16 +186,13 @@ struct DeadFrame {
 /// The dead letter for a frame that was in flight when its session ended. `None` if the sender learns of the loss
 /// otherwise, by a receipt or a `Down`.
 fn dead_letter_of(frame: &Frame<'_>) -> Option<DeadFrame> {
-    let dead =
-        |from: wire::Key, to: wire::Key, what| DeadFrame { from: sched_key(from), to: sched_key(to), what };
+    let dead = |from: Key, to: Key, what| DeadFrame { from, to, what };
     match frame {
         Frame::Message(message) if message.receipt.is_none() => {
             Some(dead(message.from, message.to, "message"))
         }
         // The receiver is a request, which has no address.
-        Frame::Answer(answer) => {
-            Some(DeadFrame { from: sched_key(answer.from), to: NO_ACTOR, what: "reply" })
-        }
+        Frame::Answer(answer) => Some(DeadFrame { from: answer.from, to: NO_ACTOR, what: "reply" }),
         Frame::Terminate(terminate) => Some(dead(terminate.from, terminate.target, "terminate")),
         Frame::Throw(throw) => Some(dead(throw.from, throw.target, "throw")),
         Frame::Resume(resume) => Some(dead(resume.from, resume.target, "resume")),

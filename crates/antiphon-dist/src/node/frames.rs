@@ -12,11 +12,11 @@ use antiphon_sched::{
 use antiphon_wire::frame::{Answer, Down, DownReason, PayloadRefused, ReplyDroppedReason};
 use antiphon_wire::{Frame, Session};
 
+use super::NodeCore;
 use super::driver::Driver;
 use super::mailbox_budget::OverBudget;
 use super::payload_faults::{check_inbound, error_of, send_refusal};
 use super::peer_session::{FrameEffect, PeerSession};
-use super::{NodeCore, sched_key};
 
 /// The bit in the number of a monitor in a frame that marks it as numbered by the node of the target, not of the watcher.
 pub(super) const BY_TARGET: u64 = 1 << 63;
@@ -104,40 +104,40 @@ impl NodeCore {
             Frame::Message(message) => self.on_message(node, peer_session, message, driver),
             Frame::Answer(answer) => self.on_answer(node, peer_session, answer, driver),
             Frame::ReplyDropped(dropped) => {
-                let request_id = RequestId::from_bits(dropped.request_id.0);
+                let request_id = RequestId::from_bits(dropped.request_id.to_bits());
                 let error = match dropped.reason {
                     ReplyDroppedReason::Dropped => AskError::Dropped,
                     ReplyDroppedReason::Busy => AskError::Busy,
                     ReplyDroppedReason::Payload(fault) => AskError::Reply(error_of(fault)),
                 };
-                driver.loop_ref().fail_request_from_peer(request_id, error);
+                driver.local().requests().fail_from_peer(request_id, error);
             }
             Frame::Receipt(receipt) => self.on_receipt(node, receipt, driver),
             Frame::Monitor(monitor) => {
                 let id = MonitorId { origin: node, number: monitor.id & !BY_TARGET };
-                let watcher = sched_key(monitor.watcher);
-                let signal = InboundSignal::Monitor { watcher, target: sched_key(monitor.target), id };
+                let watcher = monitor.watcher;
+                let signal = InboundSignal::Monitor { watcher, target: monitor.target, id };
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Demonitor(demonitor) => {
                 let id = self.monitor_id(node, demonitor.id, true);
-                let signal = InboundSignal::Demonitor { target: sched_key(demonitor.target), id };
+                let signal = InboundSignal::Demonitor { target: demonitor.target, id };
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Down(down) => self.on_down(node, peer_session, down, driver),
             Frame::Notify(notify) => {
                 let id = MonitorId { origin: node, number: notify.id & !BY_TARGET };
-                let actor = ActorId::new(node, sched_key(notify.target));
-                let signal = InboundSignal::Notify { watcher: sched_key(notify.watcher), id, actor };
+                let actor = ActorId::new(node, notify.target);
+                let signal = InboundSignal::Notify { watcher: notify.watcher, id, actor };
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Terminate(terminate) => {
                 let grace = terminate.grace.map(Duration::from_millis);
-                let signal = InboundSignal::Terminate { target: sched_key(terminate.target), grace };
+                let signal = InboundSignal::Terminate { target: terminate.target, grace };
                 self.on_signal(node, peer_session, signal, driver);
             }
             Frame::Throw(throw) => {
-                let (from, target) = (sched_key(throw.from), sched_key(throw.target));
+                let (from, target) = (throw.from, throw.target);
                 match value_of(&peer_session.session, throw.tag, throw.body) {
                     Ok(value) => {
                         let signal = InboundSignal::Throw { target, value };
@@ -147,7 +147,7 @@ impl NodeCore {
                 }
             }
             Frame::Resume(resume) => {
-                let (from, target) = (sched_key(resume.from), sched_key(resume.target));
+                let (from, target) = (resume.from, resume.target);
                 match value_of(&peer_session.session, resume.tag, resume.body) {
                     Ok(value) => {
                         let signal = InboundSignal::Resume { target, value };
@@ -164,8 +164,8 @@ impl NodeCore {
             Frame::AnnounceRelay(relay) => self.on_announce_relay(node, peer_session, relay.request, driver),
             Frame::Goodbye(goodbye) => return FrameEffect::Goodbye(goodbye.reason),
             Frame::Lagged(lagged) => {
-                let channel = ActorId::new(node, sched_key(lagged.from));
-                let (subscriber, missed, ended) = (sched_key(lagged.to), lagged.missed, lagged.ended);
+                let channel = ActorId::new(node, lagged.from);
+                let (subscriber, missed, ended) = (lagged.to, lagged.missed, lagged.ended);
                 let signal = InboundSignal::Lagged { subscriber, channel, missed, ended };
                 self.on_signal(node, peer_session, signal, driver);
             }
@@ -200,20 +200,20 @@ impl NodeCore {
         answer: &Answer<'_>,
         driver: &mut impl Driver,
     ) {
-        let request_id = RequestId::from_bits(answer.to.0);
+        let request_id = RequestId::from_bits(answer.to.to_bits());
         self.learn_route(node, answer.route);
         let result = match check_inbound(peer_session.session.tag_name(answer.tag), answer.body) {
             Ok(tag) => match self.acquire_for_reply(node, answer.body.len()) {
-                Ok(permit) => {
-                    driver.loop_ref().complete_request_with_permit(request_id, (tag, answer.body), permit)
-                }
+                Ok(permit) => driver.local().with_permit(permit, |local| {
+                    local.requests().complete_encoded(request_id, tag, answer.body)
+                }),
                 Err(OverBudget) => {
-                    driver.loop_ref().fail_request_from_peer(request_id, AskError::Busy);
+                    driver.local().requests().fail_from_peer(request_id, AskError::Busy);
                     Err(Undelivered::Full)
                 }
             },
             Err(reason) => {
-                driver.loop_ref().fail_request_from_peer(request_id, AskError::Reply(reason.clone()));
+                driver.local().requests().fail_from_peer(request_id, AskError::Reply(reason.clone()));
                 Err(Undelivered::Payload(reason))
             }
         };
@@ -227,7 +227,7 @@ impl NodeCore {
                 && self.may_log("reply refused", format_args!("{node}"))
             {
                 tracing::warn!(%node, reason = %error, "a reply from a peer was refused (logged at most once an hour for each peer)");
-                let ends = (sched_key(answer.from), sched_key(answer.to));
+                let ends = (answer.from, answer.to);
                 send_refusal(&mut peer_session.session, node, ends, error);
             }
             tracing::debug!(%reason, "a reply was dropped");
@@ -252,9 +252,9 @@ impl NodeCore {
 
     /// A peer has refused a payload of this node.
     fn on_payload_refused(&mut self, node: NodeId, refused: &PayloadRefused<'_>) {
-        let from = ActorId::new(self.me, sched_key(refused.from));
+        let from = ActorId::new(self.me, refused.from);
         if self.may_log("refused by peer", format_args!("{node} {from}")) {
-            let (to, reason) = (sched_key(refused.to), error_of(refused.fault));
+            let (to, reason) = (refused.to, error_of(refused.fault));
             tracing::warn!(%node, %from, %to, %reason, "a peer has refused a message or reply of this actor (logged at most once an hour for each actor)");
         }
     }
@@ -268,8 +268,8 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let actor = signal.receiver().actor();
-        let must_wait =
-            self.has_backlog_for(node, actor) || (signal.needs_room() && driver.loop_ref().is_flooded(actor));
+        let must_wait = self.has_backlog_for(node, actor)
+            || (signal.needs_room() && driver.local().mailboxes().is_flooded(actor));
         if must_wait && !signal.is_urgent() {
             self.add_signal_to_backlog(node, peer_session, signal, driver);
         } else {
@@ -281,8 +281,8 @@ impl NodeCore {
     pub(super) fn apply_signal(&mut self, node: NodeId, signal: InboundSignal, driver: &mut impl Driver) {
         let (to, bytes) = (signal.receiver(), signal.body_bytes());
         let is_exposed =
-            driver.loop_ref().is_exposed(to) && (signal.is_always_admitted() || self.check_reach(node, to));
-        let policy = driver.loop_ref().signal_policy_of(to);
+            driver.local().is_exposed(to) && (signal.is_always_admitted() || self.check_reach(node, to));
+        let policy = driver.local().signals().signal_policy_of(to);
         let (is_open, may_terminate) = (policy == SignalPolicy::All, policy != SignalPolicy::None);
         let monitors_max = self.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -293,32 +293,32 @@ impl NodeCore {
             InboundSignal::Monitor { watcher, target, id } if remote_watchers >= monitors_max => {
                 self.refuse_monitor(node);
                 let watcher = ActorId::new(node, watcher);
-                driver.loop_ref().refuse_monitor(target, id, watcher, ExitReason::Refused);
+                driver.local().signals().refuse_monitor(target, id, watcher, ExitReason::Refused);
             }
             InboundSignal::Monitor { watcher, target, id } if !is_exposed => {
                 let watcher = ActorId::new(node, watcher);
-                driver.loop_ref().refuse_monitor(target, id, watcher, ExitReason::NoActor);
+                driver.local().signals().refuse_monitor(target, id, watcher, ExitReason::NoActor);
             }
             InboundSignal::Monitor { watcher, target, id } => {
                 peer.monitors.add_remote_watcher(target, id);
                 self.ended_sessions.keep_watcher(node, target, id);
-                driver.loop_ref().add_watcher(target, id, ActorId::new(node, watcher));
+                driver.local().signals().add_watcher(target, id, ActorId::new(node, watcher));
             }
             InboundSignal::Demonitor { target, id } => {
                 // A peer can cancel only its own monitors.
                 if peer.monitors.remove_remote_watcher(target, id) {
-                    driver.loop_ref().remove_watcher(target, id);
+                    driver.local().signals().remove_watcher(target, id);
                 }
             }
             // A number that is in use is refused: the new monitor would replace the earlier one.
             InboundSignal::Notify { watcher, id, actor }
                 if is_exposed && is_open && peer.monitors.local_watcher(id).is_none() =>
             {
-                let (mut loop_ref, is_admitted) = (driver.loop_ref(), local_watchers < monitors_max);
+                let (mut local, is_admitted) = (driver.local(), local_watchers < monitors_max);
                 let watcher = watcher.actor();
                 if !is_admitted {
-                    loop_ref.refuse_notify(watcher, actor);
-                } else if loop_ref.expect_down(watcher, id, actor) {
+                    local.signals().refuse_notify(watcher, actor);
+                } else if local.signals().expect_down(watcher, id, actor) {
                     return peer.monitors.add_local_watcher(watcher, id, actor);
                 }
                 self.refuse_monitor(node);
@@ -332,21 +332,19 @@ impl NodeCore {
             InboundSignal::Terminate { target, grace } if is_exposed && may_terminate => {
                 let target = ActorId::new(self.me, target);
                 match grace {
-                    Some(grace) => driver.loop_ref().terminate_within(target, grace),
-                    None => driver.loop_ref().kill(target),
+                    Some(grace) => driver.local().signals().terminate_within(target, grace),
+                    None => driver.local().signals().kill(target),
                 }
             }
             InboundSignal::Throw { target, value } if is_exposed && is_open => {
                 let is_taken = self.acquire_for_value(node, bytes).is_ok_and(|permit| {
-                    driver.loop_ref().with_permit(Some(permit), |loop_ref| loop_ref.throw_here(target, value))
+                    driver.local().with_permit(Some(permit), |local| local.signals().throw(target, value))
                 });
                 self.report_signal(is_taken, target, "throw", driver);
             }
             InboundSignal::Resume { target, value } if is_exposed && is_open => {
                 let is_taken = self.acquire_for_value(node, bytes).is_ok_and(|permit| {
-                    driver
-                        .loop_ref()
-                        .with_permit(Some(permit), |loop_ref| loop_ref.resume_here(target, value))
+                    driver.local().with_permit(Some(permit), |local| local.signals().resume(target, value))
                 });
                 self.report_signal(is_taken, target, "resume", driver);
             }
@@ -360,7 +358,7 @@ impl NodeCore {
 
     /// Whether an address leads to an actor that is exposed, and that the peer may reach.
     fn is_open_to(&mut self, node: NodeId, to: Key, driver: &mut impl Driver) -> bool {
-        driver.loop_ref().is_exposed(to) && self.check_reach(node, to)
+        driver.local().is_exposed(to) && self.check_reach(node, to)
     }
 
     /// Delivers the number of messages that a subscriber has missed, or the end of its subscription.
@@ -370,11 +368,11 @@ impl NodeCore {
         (channel, missed, ended): (ActorId, u64, bool),
         driver: &mut impl Driver,
     ) {
-        let mut loop_ref = driver.loop_ref();
+        let mut local = driver.local();
         let is_taken = if ended {
-            loop_ref.push_down(subscriber, channel, ExitReason::Lagged)
+            local.signals().push_down(subscriber, channel, ExitReason::Lagged)
         } else {
-            loop_ref.add_missed(subscriber, channel, missed, &mut Lag::default())
+            local.mailboxes().add_missed(subscriber, channel, missed, &mut Lag::default())
         };
         self.counts.refused_messages += u64::from(!is_taken);
     }
@@ -383,9 +381,9 @@ impl NodeCore {
     fn report_signal(&mut self, is_taken: bool, target: Key, what: &'static str, driver: &mut impl Driver) {
         if !is_taken {
             self.counts.refused_messages += 1;
-            let is_alive = driver.loop_ref().is_alive(target.actor());
+            let is_alive = driver.local().is_alive(target.actor());
             let reason = if is_alive { Undelivered::Full } else { Undelivered::NoActor };
-            driver.loop_ref().dead_letter(DeadLetter::new(ActorId::new(self.me, target), what, reason));
+            driver.local().dead_letter(DeadLetter::new(ActorId::new(self.me, target), what, reason));
         }
     }
 
@@ -401,7 +399,7 @@ impl NodeCore {
             Ok(permit) => (Some(permit), reason),
             Err(OverBudget) => (None, without_value(reason)),
         };
-        driver.loop_ref().with_permit(permit, |loop_ref| loop_ref.down(watcher, id, actor, reason));
+        driver.local().with_permit(permit, |local| local.signals().down(watcher, id, actor, reason));
     }
 
     /// Applies a signal that waited when the session that brought it ended.
@@ -417,11 +415,11 @@ impl NodeCore {
             }
             // The session that it depends on has ended.
             InboundSignal::Notify { watcher, id, actor } if self.is_open_to(node, watcher, driver) => {
-                let mut loop_ref = driver.loop_ref();
-                if loop_ref.signal_policy_of(watcher) == SignalPolicy::All
-                    && loop_ref.expect_down(watcher, id, actor)
+                let mut local = driver.local();
+                if local.signals().signal_policy_of(watcher) == SignalPolicy::All
+                    && local.signals().expect_down(watcher, id, actor)
                 {
-                    loop_ref.down(watcher, id, actor, ExitReason::NodeLost);
+                    local.signals().down(watcher, id, actor, ExitReason::NodeLost);
                 }
             }
             InboundSignal::Lagged { subscriber, channel, missed, ended }

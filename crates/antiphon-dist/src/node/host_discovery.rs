@@ -14,9 +14,9 @@ use std::time::Duration;
 use antiphon_sched::{NodeId, Time};
 use antiphon_wire::{Datagram, Locations, Probe, ProbeReply, Route};
 
+use super::NodeCore;
 use super::driver::{Driver, Output};
 use super::timers::NodeTimer;
-use super::{NodeCore, sched_node, wire_node};
 use crate::location::seen_from;
 
 /// The pauses between probes of one host: they double from the first to the last.
@@ -126,7 +126,7 @@ impl NodeCore {
         {
             driver.output(Output::Siblings(bytes));
         }
-        if is_reached && sched_node(probe.from.node) != self.me {
+        if is_reached && probe.from.node != self.me {
             let spread = self.spread(to.port().into());
             self.timers.add(self.now + spread, NodeTimer::ProbeReply(to));
         }
@@ -138,7 +138,7 @@ impl NodeCore {
         let siblings = self.peers.iter().filter(|(_, peer)| {
             peer.is_online() && !peer.undiscovered && peer.shown_location.is_some_and(|at| at.ip() == here)
         });
-        let siblings = siblings.map(|(node, peer)| (wire_node(*node), peer.stated_locations.clone()));
+        let siblings = siblings.map(|(node, peer)| (*node, peer.stated_locations.clone()));
         let mut siblings: Vec<_> = siblings.take(SIBLINGS_MAX).collect();
         loop {
             let reply = ProbeReply { from: self.presence(), siblings: Route::Plain(&siblings) };
@@ -158,9 +158,9 @@ impl NodeCore {
         if !self.host_probes.probed.contains_key(&from) {
             return;
         }
-        self.on_node_listed(from, sched_node(reply.from.node), reply.from.locations);
+        self.on_node_listed(from, reply.from.node, reply.from.locations);
         for (node, locations) in reply.siblings.iter().take(SIBLINGS_MAX) {
-            self.on_node_listed(from, sched_node(node), locations);
+            self.on_node_listed(from, node, locations);
         }
     }
 

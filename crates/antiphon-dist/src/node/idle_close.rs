@@ -274,7 +274,7 @@ impl NodeCore {
 
     /// Closes a connection, and keeps its session. With `send_close`, sends the peer a `Close` first.
     fn close_connection(&mut self, node: NodeId, send_close: bool, driver: &mut impl Driver) {
-        let now = self.wire_now();
+        let now = self.now;
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
@@ -294,7 +294,7 @@ impl NodeCore {
 
     /// The session with a node is needed again: dials the node. If no connection follows, the session is lost.
     pub(super) fn reopen(&mut self, node: NodeId) {
-        let (now, wire_now) = (self.now, self.wire_now());
+        let now = self.now;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let first = peer.locations.first().copied();
         let Some(peer_session) =
@@ -303,7 +303,7 @@ impl NodeCore {
             return;
         };
         peer_session.idle.set_active(now);
-        peer_session.session.restart_keepalive(wire_now);
+        peer_session.session.restart_keepalive(now);
         (peer_session.unconnected_since, peer_session.refused_dials) = (now, 0);
         if let Some(at) = peer_session.dialled.or(first) {
             self.redial_now(node, at);

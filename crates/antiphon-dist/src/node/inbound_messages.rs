@@ -12,13 +12,13 @@ use antiphon_sched::{
 use antiphon_wire::Session;
 use antiphon_wire::frame::{Message, Outcome, Receipt};
 
+use super::NodeCore;
 use super::backlog::{BacklogEntry, BacklogItem};
 use super::driver::Driver;
 use super::frames::InboundSignal;
 use super::mailbox_budget::SharePart;
 use super::payload_faults::{check_inbound, fault_of, send_refusal};
 use super::peer_session::PeerSession;
-use super::{NodeCore, sched_key, wire_key};
 
 /// The number of batches of an actor after which a paused peer may send to it again, even if its mailbox is still long.
 const BATCHES_PAUSED: u8 = 8;
@@ -40,7 +40,7 @@ impl NodeCore {
         message: &Message<'_>,
         driver: &mut impl Driver,
     ) {
-        let (to, from, receipt) = (sched_key(message.to), sched_key(message.from), message.receipt);
+        let (to, from, receipt) = (message.to, message.from, message.receipt);
         let is_open = self.check_reach(node, to);
         if is_open {
             self.learn_route(node, message.route);
@@ -139,7 +139,7 @@ impl NodeCore {
         self.backlogged.insert(node);
         if is_first {
             let ticket = peer.backlog.ticket(actor);
-            let ticket = driver.loop_ref().wait_for_room(actor, node, RoomMark::One, ticket);
+            let ticket = driver.local().mailboxes().wait_for_room(actor, node, RoomMark::One, ticket);
             peer.backlog.set_ticket(actor, ticket);
         }
     }
@@ -147,14 +147,14 @@ impl NodeCore {
     /// Asks a peer to hold back its frames for an actor, within the peer's limit.
     fn pause(&mut self, node: NodeId, peer_session: &mut PeerSession, actor: Key, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        if peer.backlog.is_paused(actor) || !peer_session.session.pause(wire_key(actor)) {
+        if peer.backlog.is_paused(actor) || !peer_session.session.pause(actor) {
             return;
         }
         peer.backlog.set_paused(actor, true);
         if !peer.backlog.has_entries_for(actor) {
             let (mark, ticket) =
                 (RoomMark::ThreeQuarters { batches: BATCHES_PAUSED }, peer.backlog.ticket(actor));
-            let ticket = driver.loop_ref().wait_for_room(actor, node, mark, ticket);
+            let ticket = driver.local().mailboxes().wait_for_room(actor, node, mark, ticket);
             peer.backlog.set_ticket(actor, ticket);
         }
     }
@@ -162,7 +162,7 @@ impl NodeCore {
     /// Whether an actor uses more than this part of its share of bytes; if it waits for a message that is not there, more
     /// than its whole share.
     fn uses_too_much(&self, node: NodeId, actor: Key, part: SharePart, driver: &mut impl Driver) -> bool {
-        let part = if driver.loop_ref().is_idle(actor) { SharePart::All } else { part };
+        let part = if driver.local().mailboxes().is_idle(actor) { SharePart::All } else { part };
         self.uses_more_than(node, actor, part)
     }
 
@@ -205,7 +205,7 @@ impl NodeCore {
 
     /// Gives the free places of mailboxes to the messages of peers that wait for them, each in its turn.
     pub(super) fn take_turns(&mut self, driver: &mut impl Driver) {
-        while let Some(turn) = driver.loop_ref().next_turn() {
+        while let Some(turn) = driver.local().mailboxes().next_turn() {
             self.steps += 1;
             self.take_turn(turn, driver);
         }
@@ -234,7 +234,8 @@ impl NodeCore {
         } else {
             return self.leave_backlog(node, target);
         };
-        let ticket = driver.loop_ref().wait_for_room(target, node, mark, peer.backlog.ticket(target));
+        let ticket =
+            driver.local().mailboxes().wait_for_room(target, node, mark, peer.backlog.ticket(target));
         peer.backlog.set_ticket(target, ticket);
         self.note_backlog_left(node);
         self.mark_dirty(node);
@@ -257,16 +258,20 @@ impl NodeCore {
     /// Lets a peer send to an actor again, for which nothing waits any more at this node.
     fn end_pause(&mut self, node: NodeId, actor: Key, driver: &mut impl Driver) {
         let is_over_share =
-            driver.loop_ref().is_alive(actor) && self.uses_too_much(node, actor, SharePart::Quarter, driver);
+            driver.local().is_alive(actor) && self.uses_too_much(node, actor, SharePart::Quarter, driver);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if is_over_share {
-            let ticket =
-                driver.loop_ref().wait_for_room(actor, node, RoomMark::NextBatch, peer.backlog.ticket(actor));
+            let ticket = driver.local().mailboxes().wait_for_room(
+                actor,
+                node,
+                RoomMark::NextBatch,
+                peer.backlog.ticket(actor),
+            );
             return peer.backlog.set_ticket(actor, ticket);
         }
         peer.backlog.set_paused(actor, false);
         if let Some(peer_session) = &mut peer.peer_session {
-            peer_session.session.unpause(wire_key(actor));
+            peer_session.session.unpause(actor);
         }
         self.leave_backlog(node, actor);
     }
@@ -283,7 +288,7 @@ impl NodeCore {
         while let Some(mut entry) = self.peers.get_mut(&node).and_then(|peer| peer.backlog.pop(actor)) {
             if let BacklogItem::Signal(signal) = &entry.item
                 && signal.needs_room()
-                && driver.loop_ref().is_flooded(actor)
+                && driver.local().mailboxes().is_flooded(actor)
             {
                 return self.put_back(node, actor, entry);
             }
@@ -329,7 +334,7 @@ impl NodeCore {
         let is_session_over = entry.expires.is_some();
         match entry.item {
             BacklogItem::NodeLost { watcher, id, actor } => {
-                driver.loop_ref().down(watcher, id, actor, ExitReason::NodeLost);
+                driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
             }
             BacklogItem::Signal(signal) if is_session_over => self.apply_late_signal(node, signal, driver),
             BacklogItem::Signal(signal) => self.apply_signal(node, signal, driver),
@@ -354,7 +359,7 @@ impl NodeCore {
             }
             let Some(peer) = self.peers.get_mut(&node) else { return };
             if !peer.backlog.has_entries_for(actor) && !peer.backlog.is_paused(actor) {
-                driver.loop_ref().cancel_wait(actor, peer.backlog.ticket(actor));
+                driver.local().mailboxes().cancel_wait(actor, peer.backlog.ticket(actor));
                 self.leave_backlog(node, actor);
             }
         }
@@ -390,7 +395,7 @@ impl NodeCore {
         self.counts.refused_messages += 1;
         if !has_receipt {
             let dead_letter = DeadLetter::new(ActorId::new(self.me, to), tag.to_owned(), reason);
-            driver.loop_ref().dead_letter(dead_letter.sent_by(Some(ActorId::new(node, from))));
+            driver.local().dead_letter(dead_letter.sent_by(Some(ActorId::new(node, from))));
         }
         is_logged
     }

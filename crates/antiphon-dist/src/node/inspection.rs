@@ -164,7 +164,7 @@ impl NodeCore {
 
     /// Measures the round-trip time to a peer, if it is connected.
     fn ping(&mut self, node: NodeId) {
-        let now = self.wire_now();
+        let now = self.now;
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
             && peer_session.conn.is_some()
         {

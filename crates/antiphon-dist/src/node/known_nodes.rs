@@ -19,12 +19,12 @@ use std::time::Duration;
 use antiphon_sched::{NodeId, Time};
 use antiphon_wire::Route;
 
+use super::NodeCore;
 use super::dial_hints::DialCause;
 use super::driver::Driver;
 use super::peers::{PEERS_MAX, Peer};
 use super::timers::NodeTimer;
 use super::token_bucket::Rate;
-use super::{NodeCore, sched_node, wire_node};
 
 /// The nodes that one peer may have named. Those of all peers that have gone count together.
 pub(super) const NAMED_MAX: usize = 1024;
@@ -243,7 +243,7 @@ impl NodeCore {
         let mut entries = route.iter();
         for (node, locations) in entries.by_ref().take(ROUTE_NODES_MAX) {
             self.steps += 1;
-            if !self.try_learn(by, sched_node(node), "", locations.iter()) {
+            if !self.try_learn(by, node, "", locations.iter()) {
                 self.refuse_namings(by, 1);
                 break;
             }
@@ -487,7 +487,7 @@ impl NodeCore {
         self.backlogged.remove(&node);
         self.holding_credit.remove(&node);
         self.with_room_waiters.remove(&node);
-        self.epochs.forget(wire_node(node));
+        self.epochs.forget(node);
     }
 
     pub(super) fn check_known_nodes(&self) {
@@ -547,7 +547,7 @@ mod tests {
         }
 
         fn learn_route(&mut self, by: u64, named: Range<u64>) {
-            let route: Vec<_> = named.map(|number| (wire_node(node(number)), vec![AT])).collect();
+            let route: Vec<_> = named.map(|number| (node(number), vec![AT])).collect();
             self.core.learn_route(node(by), Route::Plain(&route));
         }
 

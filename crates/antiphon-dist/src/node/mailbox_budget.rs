@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use antiphon_sched::{Budget, Delivery, Key, LoopRef, MailboxLoad, NodeId, Permit};
+use antiphon_sched::{Budget, Delivery, Key, LocalActors, MailboxLoad, NodeId, Permit};
 
 use antiphon_wire::Limits;
 
@@ -94,9 +94,9 @@ impl PeerBudget {
     }
 
     /// The budget of an actor. Before a new one is added, those that are not in use are removed, if there are many.
-    fn actor(&mut self, actor: Key, loop_ref: &mut LoopRef<'_>) -> &mut ActorBudget {
+    fn actor(&mut self, actor: Key, local: &mut LocalActors<'_>) -> &mut ActorBudget {
         if self.actors.len() >= self.sweep_at && !self.actors.contains_key(&actor) {
-            self.sweep(loop_ref);
+            self.sweep(local);
         }
         self.actors
             .entry(actor)
@@ -104,21 +104,21 @@ impl PeerBudget {
     }
 
     /// Removes the budgets that are not in use, and the groups of actors with an empty mailbox.
-    fn sweep(&mut self, loop_ref: &mut LoopRef<'_>) {
-        self.actors.retain(|key, actor| actor.is_used(*key, loop_ref));
+    fn sweep(&mut self, local: &mut LocalActors<'_>) {
+        self.actors.retain(|key, actor| actor.is_used(*key, local));
         self.sweep_at = (2 * self.actors.len()).max(ACTORS_KEPT_MIN);
     }
 
     /// Counts a small message for an actor, before it is delivered.
-    fn add_small(&mut self, actor: Key, bytes: u64, loop_ref: &mut LoopRef<'_>) -> Option<Group> {
-        let budget = self.actor(actor, loop_ref);
+    fn add_small(&mut self, actor: Key, bytes: u64, local: &mut LocalActors<'_>) -> Option<Group> {
+        let budget = self.actor(actor, local);
         let group = budget.group.get_or_insert_with(|| Group::new(&budget.budget));
         group.add(bytes);
         if group.used < GROUP_BYTES {
             return None;
         }
         let group = budget.group.take();
-        let load = loop_ref.mailbox_load(actor);
+        let load = local.mailboxes().mailbox_load(actor);
         if let Some(MailboxLoad { item_bytes, .. }) = load.filter(|load| load.waiting > 0) {
             return group.map(|group| group.closed(item_bytes));
         }
@@ -159,8 +159,9 @@ struct ActorBudget {
 
 impl ActorBudget {
     /// Whether something of it waits. A group is not in use any more when the mailbox is empty.
-    fn is_used(&mut self, actor: Key, loop_ref: &mut LoopRef<'_>) -> bool {
-        if self.group.is_some() && loop_ref.mailbox_load(actor).is_none_or(|load| load.waiting == 0) {
+    fn is_used(&mut self, actor: Key, local: &mut LocalActors<'_>) -> bool {
+        if self.group.is_some() && local.mailboxes().mailbox_load(actor).is_none_or(|load| load.waiting == 0)
+        {
             self.group = None;
         }
         self.budget.bytes() > 0
@@ -207,7 +208,7 @@ impl NodeCore {
         (tag, body): (&str, &[u8]),
         driver: &mut impl Driver,
     ) -> (Delivery, bool) {
-        let deliver = |loop_ref: &mut LoopRef<'_>| loop_ref.deliver(to, tag, body);
+        let deliver = |local: &mut LocalActors<'_>| local.mailboxes().deliver(to, tag, body);
         self.deliver_counted(node, to, body.len(), deliver, driver)
     }
 
@@ -219,8 +220,8 @@ impl NodeCore {
         (tag, body): (&str, &[u8]),
         driver: &mut impl Driver,
     ) -> Delivery {
-        let deliver = |loop_ref: &mut LoopRef<'_>| {
-            loop_ref.deliver_in_turn(to, |loop_ref| loop_ref.deliver(to, tag, body))
+        let deliver = |local: &mut LocalActors<'_>| {
+            local.mailboxes().deliver_in_turn(to, |mailboxes| mailboxes.deliver(to, tag, body))
         };
         self.deliver_counted(node, to, body.len(), deliver, driver).0
     }
@@ -230,22 +231,22 @@ impl NodeCore {
         node: NodeId,
         to: Key,
         body_bytes: usize,
-        deliver: impl FnOnce(&mut LoopRef<'_>) -> Delivery,
+        deliver: impl FnOnce(&mut LocalActors<'_>) -> Delivery,
         driver: &mut impl Driver,
     ) -> (Delivery, bool) {
         let (actor, bytes) = (to.actor(), body_bytes as u64);
         if body_bytes > SMALL_BYTES_MAX {
             let permit = self.acquire_for(node, actor, bytes, driver);
-            return (driver.loop_ref().with_permit(permit, deliver), true);
+            return (driver.local().with_permit(permit, deliver), true);
         }
         let bytes = bytes + SMALL_OVERHEAD;
         let Some(peer) = self.peers.get_mut(&node) else { return (Delivery::NoActor, false) };
         let budget = peer.budget_in(&self.all_peers_budget, &self.all_replies_budget);
-        let mut loop_ref = driver.loop_ref();
-        let group = budget.add_small(actor, bytes, &mut loop_ref);
+        let mut local = driver.local();
+        let group = budget.add_small(actor, bytes, &mut local);
         let closed = group.as_ref().map(|group| (group.used, group.messages));
         let is_due = closed.is_some() || budget.is_over(&self.all_peers_budget, HOLD_FACTOR);
-        let delivery = loop_ref.with_permit(group.map(|group| group.permit), deliver);
+        let delivery = local.with_permit(group.map(|group| group.permit), deliver);
         if !matches!(delivery, Delivery::Delivered | Delivery::DeliveredOverHalf)
             && let Some(budget) = peer.budget.as_mut()
         {
@@ -284,9 +285,9 @@ impl NodeCore {
             return false;
         }
         self.budgets_swept_at = Some(self.now);
-        let mut loop_ref = driver.loop_ref();
+        let mut local = driver.local();
         for budget in self.peers.values_mut().filter_map(|peer| peer.budget.as_mut()) {
-            budget.sweep(&mut loop_ref);
+            budget.sweep(&mut local);
         }
         true
     }
@@ -305,7 +306,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) -> Option<Permit> {
         let budget = self.budget_of(node)?;
-        Some(budget.actor(actor, &mut driver.loop_ref()).budget.acquire(bytes))
+        Some(budget.actor(actor, &mut driver.local()).budget.acquire(bytes))
     }
 
     /// Acquires a permit for a reply: replies have a budget of their own. `Err` if there is no room, `Ok(None)` if so few
@@ -571,7 +572,7 @@ mod tests {
         test.driver.sched.spawn(move |cx: &mut Cx<()>, event| {
             if matches!(event, Event::Start) {
                 let adapter: Addr<Bytes> = cx.adapter(|_| ())?;
-                assert!(cx.loop_ref().expose(adapter));
+                assert!(cx.loop_ref().service().expose(adapter));
                 adapter_key.set(Some(adapter.id().key()));
             }
             if matches!(event, Event::Resumed(_)) { receive() } else { suspend() }
@@ -590,7 +591,7 @@ mod tests {
             "{addr:?} has taken the small message, and then all"
         );
         let owner = adapter.actor();
-        assert!(test.driver.sched.loop_ref().resume_here(owner, Value::new(())));
+        assert!(test.driver.sched.local_actors().signals().resume(owner, Value::new(())));
         test.advance();
         assert_eq!(test.core.all_peers_budget.bytes(), 0);
     }

@@ -65,7 +65,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use antiphon_sched::{
-    ActorId, Budget, DeadLetter, ExitReason, Key, LoopRef, MonitorId, NodeId, RequestId, Time,
+    ActorId, Budget, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Requests, Time,
 };
 use antiphon_wire as wire;
 
@@ -432,16 +432,16 @@ impl NodeCore {
             self.steps += 1;
             match action {
                 LoopAction::Down { watcher, id, actor, reason } => {
-                    driver.loop_ref().down(watcher, id, actor, reason)
+                    driver.local().signals().down(watcher, id, actor, reason)
                 }
                 LoopAction::FailRequest(request_id, reason) => {
-                    driver.loop_ref().fail_request(request_id, reason)
+                    driver.local().requests().fail(request_id, reason)
                 }
-                LoopAction::DeadLetter(dead_letter) => driver.loop_ref().dead_letter(dead_letter),
+                LoopAction::DeadLetter(dead_letter) => driver.local().dead_letter(dead_letter),
                 LoopAction::FailReceipt(receipt_number, reason) => {
                     self.refuse_receipt(receipt_number, reason, driver)
                 }
-                LoopAction::Writable(writer, target) => driver.loop_ref().writable(writer, target),
+                LoopAction::Writable(writer, target) => driver.local().mailboxes().writable(writer, target),
             }
         }
     }
@@ -468,10 +468,6 @@ impl NodeCore {
     fn next_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
-    }
-
-    fn wire_now(&self) -> wire::Time {
-        wire::Time::from_nanos(self.now.as_nanos())
     }
 
     /// Checks the invariants of all tables and sessions. It takes time in all that waits; a simulator calls it after some events.
@@ -507,24 +503,8 @@ impl NodeCore {
 const NO_ACTOR: Key = Key::from_bits(u64::MAX);
 
 /// Completes a request of this node if it is still open. A closed request has its result already.
-pub(crate) fn complete_if_open<R: 'static>(loop_ref: &mut LoopRef<'_>, request_id: RequestId, value: R) {
-    if let Err(reason) = loop_ref.complete_request(request_id, value) {
+pub(crate) fn complete_if_open<R: 'static>(mut requests: Requests<'_>, request_id: RequestId, value: R) {
+    if let Err(reason) = requests.complete(request_id, value) {
         tracing::debug!(%reason, "a result came for a closed request");
     }
-}
-
-fn wire_key(key: Key) -> wire::Key {
-    wire::Key(key.to_bits())
-}
-
-fn sched_key(key: wire::Key) -> Key {
-    Key::from_bits(key.0)
-}
-
-fn wire_node(node: NodeId) -> wire::NodeId {
-    wire::NodeId(node.to_bits())
-}
-
-fn sched_node(node: wire::NodeId) -> NodeId {
-    NodeId::from_bits(node.0)
 }

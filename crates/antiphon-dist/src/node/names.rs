@@ -19,7 +19,7 @@ use super::inspection::NameInfo;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
-use super::{NodeCore, complete_if_open, sched_key, wire_key};
+use super::{NodeCore, complete_if_open};
 use crate::error::{DialError, LocateError, RegisterError};
 use crate::location::Location;
 
@@ -528,7 +528,7 @@ impl NodeCore {
         }
         // A peer that has sent a result no longer keeps the lookup.
         lookup.peers.remove(&node);
-        let id = ActorId::new(node, sched_key(key));
+        let id = ActorId::new(node, key);
         let type_check = check_type(lookup.tag, found_tag);
         match &mut lookup.kind {
             LookupKind::All(_, all) => {
@@ -619,7 +619,7 @@ impl NodeCore {
     pub(super) fn on_lookup_due(&mut self, lookup_number: u64, driver: &mut impl Driver) {
         if let Some(lookup) = self.names.node_lookups.remove(&lookup_number) {
             let timed_out: Result<Location, LocateError> = Err(LocateError::TimedOut);
-            return complete_if_open(&mut driver.loop_ref(), lookup.request_id, timed_out);
+            return complete_if_open(driver.local().requests(), lookup.request_id, timed_out);
         }
         let open = self.names.lookups.get_mut(&lookup_number).map(|lookup| match &mut lookup.kind {
             LookupKind::One(request_id) => (*request_id, None),
@@ -635,7 +635,7 @@ impl NodeCore {
             Some((request_id, None)) => complete_lookup(driver, request_id, name, Err(reason)),
             Some((request_id, Some(found))) => {
                 let all: Result<Vec<FoundName>, LocateError> = Ok(found);
-                complete_if_open(&mut driver.loop_ref(), request_id, all);
+                complete_if_open(driver.local().requests(), request_id, all);
             }
             None => {}
         }
@@ -683,7 +683,7 @@ impl NodeCore {
             if let Some(lookup) = self.names.node_lookups.remove(&lookup_number) {
                 self.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
                 let found: Result<Location, LocateError> = Ok(location);
-                complete_if_open(&mut driver.loop_ref(), lookup.request_id, found);
+                complete_if_open(driver.local().requests(), lookup.request_id, found);
             }
         }
     }
@@ -692,7 +692,7 @@ impl NodeCore {
 fn send_found(peer_session: &mut PeerSession, lookup_number: u64, key: Key, tag: &str) {
     match peer_session.session.intern(tag) {
         Ok(tag) => {
-            let result = LookupResult::Found { key: wire_key(key), tag };
+            let result = LookupResult::Found { key, tag };
             send_result(peer_session, &Found { request: lookup_number, result });
         }
         // The lookup at the peer times out.
@@ -721,11 +721,11 @@ fn complete_lookup(
     name: Box<str>,
     found: Result<FoundName, LocateError>,
 ) {
-    let mut loop_ref = driver.loop_ref();
-    if let Some(asker) = loop_ref.owner_of_request(request_id) {
+    let mut local = driver.local();
+    if let Some(asker) = local.requests().owner(request_id) {
         log_lookup(&name, asker, &found);
     }
-    complete_if_open(&mut loop_ref, request_id, found);
+    complete_if_open(local.requests(), request_id, found);
 }
 
 fn log_lookup(name: &str, asker: Key, found: &Result<FoundName, LocateError>) {

@@ -10,11 +10,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, PayloadError, QueueRoom,
-    RequestId, SendMode, Signal, Time, Transport, Undelivered,
+    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, PayloadError, PayloadRules,
+    QueueRoom, RequestId, SendMode, Signal, Time, Transport, Undelivered,
 };
 use antiphon_wire::frame::{Answer, Message};
-use antiphon_wire::{self as wire, Frame, Route, SendMark, SendRefused, Session};
+use antiphon_wire::{Frame, Route, SendMark, SendRefused, Session};
 
 use super::driver::Driver;
 use super::frames::destination_node;
@@ -24,7 +24,7 @@ use super::peers::Peer;
 use super::room_waiters::{NeededRoom, RoomWaiter};
 use super::timers::NodeTimer;
 use super::waiting_outbound::{QueuedOutbound, WaitingBudget, message_bytes};
-use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
+use super::{LoopAction, NO_ACTOR, NodeCore};
 
 /// How long messages to a node wait for a session.
 const UNREACHED_AFTER: Duration = Duration::from_secs(15);
@@ -86,7 +86,7 @@ impl Transport for NodeCore {
         self.now = self.now.max(now);
         let peer = self.peers.get_mut(&to.node()).ok_or(Undelivered::NoNode)?;
         let session = open_session(&mut peer.peer_session).ok_or(Undelivered::NoNode)?;
-        let (key, mark) = (wire_key(to.key()), mark_of(mode));
+        let (key, mark) = (to.key(), mark_of(mode));
         let needed = if session.queued_for(key) > waiting_max {
             // At the high mark, so many bytes fit when no more than these wait.
             let high = self.settings.profile.limits.queue_bytes_high;
@@ -100,12 +100,9 @@ impl Transport for NodeCore {
         Err(Undelivered::Busy)
     }
 
-    fn message_bytes_max(&self) -> usize {
-        self.settings.profile.limits.message_bytes_max as usize
-    }
-
-    fn check_body(&self, type_name: &str, body: &[u8]) -> Result<(), PayloadError> {
-        check_body(type_name, body, self.settings.profile.limits.message_bytes_max.into())
+    fn payload_rules(&self) -> PayloadRules {
+        let bytes_max = self.settings.profile.limits.message_bytes_max as usize;
+        PayloadRules { bytes_max, check: check_body }
     }
 
     fn withdraw(&mut self, now: Time, request_id: RequestId) -> AskError {
@@ -182,11 +179,7 @@ impl NodeCore {
         // A long route is not made for a message that is refused most likely: one that is queued would not fit.
         if let Destination::Actor(to) = outbound.to
             && outbound.nodes.len() > SHORT_ROUTE_NODES
-            && !peer_session.session.fits(
-                wire_key(to.key()),
-                outbound.body.len() as u64,
-                mark_of(outbound.mode),
-            )
+            && !peer_session.session.fits(to.key(), outbound.body.len() as u64, mark_of(outbound.mode))
         {
             let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
             return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
@@ -236,12 +229,11 @@ impl NodeCore {
     pub(super) fn report_room(&mut self, node: NodeId, actor: Key, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(session) = open_session(&mut peer.peer_session) else { return };
-        let has_room =
-            |room: NeededRoom| !room.by_total && session.fits(wire_key(actor), room.bytes, room.mark);
+        let has_room = |room: NeededRoom| !room.by_total && session.fits(actor, room.bytes, room.mark);
         let ready = peer.room_waiters.take_ready(actor, has_room);
         await_least_room(peer, actor);
         for waiter in ready {
-            driver.loop_ref().writable(waiter.sender, ActorId::new(node, waiter.address));
+            driver.local().mailboxes().writable(waiter.sender, ActorId::new(node, waiter.address));
         }
     }
 
@@ -479,9 +471,9 @@ impl NodeCore {
     }
 
     /// The locations of the nodes that the addresses in a message name. The peer may not know these nodes.
-    fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(wire::NodeId, Vec<SocketAddr>)> {
+    fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(NodeId, Vec<SocketAddr>)> {
         let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.me);
-        third_nodes.map(|node| (wire_node(*node), self.locations_of(*node))).collect()
+        third_nodes.map(|node| (*node, self.locations_of(*node))).collect()
     }
 }
 
@@ -494,10 +486,10 @@ fn open_session(peer_session: &mut Option<Box<PeerSession>>) -> Option<&mut Sess
 /// Lets the session of a peer await the least room that a sender needs for an actor.
 fn await_least_room(peer: &mut Peer, actor: Key) {
     let Some(session) = open_session(&mut peer.peer_session) else { return };
-    session.stop_awaiting_room(wire_key(actor));
+    session.stop_awaiting_room(actor);
     for mark in [SendMark::Cap, SendMark::High] {
         if let Some(bytes) = peer.room_waiters.least_room(actor, mark) {
-            session.await_room(wire_key(actor), bytes, mark);
+            session.await_room(actor, bytes, mark);
         }
     }
 }
@@ -506,26 +498,25 @@ fn send_message(
     session: &mut Session,
     outbound: &OutboundMessage<'_>,
     receipt_number: Option<u64>,
-    route: &[(wire::NodeId, Vec<SocketAddr>)],
+    route: &[(NodeId, Vec<SocketAddr>)],
 ) -> Result<(), OutboundRefusal> {
     check_size(outbound.body, session.message_bytes_max().into())?;
     let tag = session.intern(outbound.type_name).map_err(|_| encode_error(TOO_MANY_TYPES))?;
     let route = if route.is_empty() { Route::NONE } else { Route::Plain(route) };
-    let from = wire_key(outbound.from.unwrap_or(NO_ACTOR));
+    let from = outbound.from.unwrap_or(NO_ACTOR);
     let frame: Frame<'_> = match outbound.to {
         Destination::Actor(to) => {
-            Message { to: wire_key(to.key()), from, tag, receipt: receipt_number, route, body: outbound.body }
-                .into()
+            Message { to: to.key(), from, tag, receipt: receipt_number, route, body: outbound.body }.into()
         }
         Destination::Request(_, request_id) => {
-            Answer { to: wire::Key(request_id.to_bits()), from, tag, route, body: outbound.body }.into()
+            Answer { to: Key::from_bits(request_id.to_bits()), from, tag, route, body: outbound.body }.into()
         }
     };
     if outbound.mode == SendMode::Try
         && let Destination::Actor(to) = outbound.to
     {
         let bytes = frame.encoded_size();
-        if !session.fits(wire_key(to.key()), bytes, SendMark::High) {
+        if !session.fits(to.key(), bytes, SendMark::High) {
             return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
         }
     }

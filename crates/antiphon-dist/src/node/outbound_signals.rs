@@ -20,7 +20,7 @@ use super::payload_faults::{TOO_MANY_TYPES, encode_error, fault_of};
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::waiting_outbound::{QueuedOutbound, WaitingBudget, signal_bytes};
-use super::{LoopAction, NO_ACTOR, NodeCore, wire_key, wire_node};
+use super::{LoopAction, NO_ACTOR, NodeCore};
 
 impl NodeCore {
     /// Sends a signal over the session of its peer. Without a session, the signal waits for one or fails.
@@ -89,8 +89,7 @@ impl NodeCore {
                 continue;
             }
             let name = self.peers.get(node).map_or("", |peer| peer.name.as_str());
-            let hint =
-                NodeAt { request: 0, node: wire_node(*node), name, locations: Locations::Plain(&locations) };
+            let hint = NodeAt { request: 0, node: *node, name, locations: Locations::Plain(&locations) };
             if let Err(reason) = peer_session.session.send_in_order(pair, &hint.into()) {
                 tracing::debug!(%peer, %node, %reason, "the location of a node was not sent to a peer");
             }
@@ -223,28 +222,21 @@ fn record_monitor(peer: &mut Peer, signal: &Signal) {
 }
 
 fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused> {
-    let sender = |from: &Option<Key>| wire_key(from.unwrap_or(NO_ACTOR));
+    let sender = |from: &Option<Key>| from.unwrap_or(NO_ACTOR);
     let number = |id: &MonitorId, by_target: bool| if by_target { id.number | BY_TARGET } else { id.number };
     match signal {
-        Signal::Monitor { target, id, watcher } => session.send(
-            &Monitor { watcher: wire_key(*watcher), target: wire_key(target.key()), id: number(id, false) }
-                .into(),
-        ),
+        Signal::Monitor { target, id, watcher } => {
+            session.send(&Monitor { watcher: *watcher, target: target.key(), id: number(id, false) }.into())
+        }
         Signal::Demonitor { watcher, target, id } => {
             let by_target = id.origin == target.node();
             session.send(
-                &Demonitor {
-                    watcher: wire_key(*watcher),
-                    target: wire_key(target.key()),
-                    id: number(id, by_target),
-                }
-                .into(),
+                &Demonitor { watcher: *watcher, target: target.key(), id: number(id, by_target) }.into(),
             )
         }
-        Signal::Notify { watcher, id, actor } => session.send(
-            &Notify { watcher: wire_key(watcher.key()), target: wire_key(*actor), id: number(id, true) }
-                .into(),
-        ),
+        Signal::Notify { watcher, id, actor } => {
+            session.send(&Notify { watcher: watcher.key(), target: *actor, id: number(id, true) }.into())
+        }
         Signal::Down { watcher, id, actor, reason } => {
             let by_target = id.origin == actor.node();
             send_down(session, watcher.key(), *actor, number(id, by_target), reason)
@@ -252,16 +244,16 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
         Signal::Terminate { from, target, grace } => {
             let grace =
                 grace.map(|grace| u64::try_from(grace.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
-            session.send(&Terminate { from: sender(from), target: wire_key(target.key()), grace }.into())
+            session.send(&Terminate { from: sender(from), target: target.key(), grace }.into())
         }
         Signal::Throw { from, target, value } => with_value(session, value, |tag, body| {
-            Throw { from: sender(from), target: wire_key(target.key()), tag, body }.into()
+            Throw { from: sender(from), target: target.key(), tag, body }.into()
         }),
         Signal::Resume { from, target, value } => with_value(session, value, |tag, body| {
-            Resume { from: sender(from), target: wire_key(target.key()), tag, body }.into()
+            Resume { from: sender(from), target: target.key(), tag, body }.into()
         }),
         Signal::ReplyDropped { request_id, reason, .. } => {
-            let request_id = antiphon_wire::Key(request_id.to_bits());
+            let request_id = Key::from_bits(request_id.to_bits());
             let reason = match reason {
                 AskError::Busy => ReplyDroppedReason::Busy,
                 AskError::Reply(reason) => ReplyDroppedReason::Payload(fault_of(reason, session)),
@@ -278,15 +270,8 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
             };
             session.send(&ReplyDropped { request_id, reason }.into())
         }
-        Signal::Lagged { channel, subscriber, missed, ended } => session.send(
-            &Lagged {
-                to: wire_key(subscriber.key()),
-                from: wire_key(*channel),
-                missed: *missed,
-                ended: *ended,
-            }
-            .into(),
-        ),
+        Signal::Lagged { channel, subscriber, missed, ended } => session
+            .send(&Lagged { to: subscriber.key(), from: *channel, missed: *missed, ended: *ended }.into()),
         // These concern this node alone.
         Signal::RequestClosed { .. } | Signal::Exited { .. } => Ok(()),
     }
@@ -332,7 +317,7 @@ fn pair_of(signal: &Signal) -> Option<Pair> {
         | Signal::RequestClosed { .. }
         | Signal::Exited { .. } => return None,
     };
-    Some(Pair::new(wire_key(from), wire_key(to)))
+    Some(Pair::new(from, to))
 }
 
 /// The nil value. It replaces a value that has no encoding.
@@ -381,13 +366,7 @@ fn send_down(
         ExitReason::Refused => DownReason::Refused,
         ExitReason::Lagged => DownReason::Lagged,
     };
-    let frame = Down {
-        watcher: wire_key(watcher),
-        actor: wire_key(actor.key()),
-        node: wire_node(actor.node()),
-        id,
-        reason,
-    };
+    let frame = Down { watcher, actor: actor.key(), node: actor.node(), id, reason };
     let without_value = match session.send(&frame.into()) {
         Err(SendRefused::TooLarge { bytes, limit }) => {
             DownReason::DoneNotSent(PayloadFault::TooLarge { bytes, max: limit })

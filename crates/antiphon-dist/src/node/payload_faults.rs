@@ -7,8 +7,6 @@ use antiphon_wire::Session;
 use antiphon_wire::frame::{PayloadFault, PayloadRefused};
 use antiphon_wire::msgpack::{self, BodyLimits, MalformedBody};
 
-use super::wire_key;
-
 /// The number of bytes to which each text of a fault is truncated.
 const TEXT_BYTES_MAX: usize = 512;
 /// The number of bytes in the send queue to a peer above which faults have no texts. The frames with faults are queued in any
@@ -115,7 +113,7 @@ pub(super) fn send_refusal(
     reason: &PayloadError,
 ) {
     let fault = fault_of(reason, session);
-    let frame = PayloadRefused { from: wire_key(from), to: wire_key(to), fault };
+    let frame = PayloadRefused { from, to, fault };
     if let Err(error) = session.send(&frame.into()) {
         tracing::debug!(%node, %error, "the refusal of a payload was not reported");
     }

@@ -14,6 +14,7 @@ use antiphon_wire::{
     CONTROL_FRAMES_AT_ONCE, HeldCredit, ProvenConnection, Session, SessionError, SessionEvent,
 };
 
+use super::NodeCore;
 use super::connections::ConnectionState;
 use super::disconnect::Disconnect;
 use super::driver::{ConnId, Driver, Output};
@@ -21,7 +22,6 @@ use super::ended_sessions::EndedSession;
 use super::idle_close::IdleClose;
 use super::peers::{PEERS_MAX, Peer};
 use super::timers::NodeTimer;
-use super::{NodeCore, sched_key};
 use crate::error::Status;
 use crate::location::seen_from;
 
@@ -53,7 +53,7 @@ pub(super) struct PeerSession {
     /// The peer was asked whether it is still there, since another one may have taken its place.
     inquiry: Option<Inquiry>,
     /// It has not answered this ping in time.
-    silent_since: Option<wire::Time>,
+    silent_since: Option<Time>,
     /// The location that this side dialled last for the session, if it did.
     pub(super) dialled: Option<SocketAddr>,
     /// The credit of frames that use too many bytes at this node.
@@ -76,7 +76,7 @@ pub(super) struct PeerSession {
 /// A ping that a peer must answer within [`PREDECESSOR_WITHIN`].
 #[derive(Debug)]
 struct Inquiry {
-    since: wire::Time,
+    since: Time,
     /// The node that may be at a location of this peer.
     successor: Option<Successor>,
 }
@@ -133,7 +133,7 @@ impl NodeCore {
         connection: Box<ProvenConnection>,
         driver: &mut impl Driver,
     ) -> bool {
-        let now = self.wire_now();
+        let now = self.now;
         let Some(conn) = self.connections.get(id) else { return false };
         let (dialled, remote, certificate) = (conn.dialled, conn.remote, conn.certificate);
         let is_outdated = conn.is_outdated();
@@ -173,7 +173,7 @@ impl NodeCore {
         let is_new = peer.peer_session.is_none();
         let limits = self.settings.limits();
         let peer_session = peer.peer_session.get_or_insert_with(|| {
-            let session = Session::begin(now, limits, wire::NodeId(self.me.to_bits()), &connection);
+            let session = Session::begin(now, limits, self.me, &connection);
             Box::new(PeerSession::new(session, self.now))
         });
         if let Err(reason) = peer_session.session.connected(now, connection) {
@@ -288,8 +288,8 @@ impl NodeCore {
 
     /// Sends a ping to a connected peer, which it must answer within [`PREDECESSOR_WITHIN`]. Returns when the ping was sent that it
     /// has to answer.
-    pub(super) fn ask(&mut self, node: NodeId, successor: Option<Successor>) -> Option<wire::Time> {
-        let now = self.wire_now();
+    pub(super) fn ask(&mut self, node: NodeId, successor: Option<Successor>) -> Option<Time> {
+        let now = self.now;
         let peer_session = self.peers.get_mut(&node)?.peer_session.as_mut()?;
         if let Some(inquiry) = &mut peer_session.inquiry {
             inquiry.successor = successor.or(inquiry.successor);
@@ -310,7 +310,7 @@ impl NodeCore {
     /// A peer was asked whether it is still there, and has had its time to answer. If it has not, or is not connected any more,
     /// another one may have taken its place.
     pub(super) fn on_predecessor_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let (now, answer_within) = (self.wire_now(), self.answer_within());
+        let (now, answer_within) = (self.now, self.answer_within());
         let mut unanswered = None;
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
             && let Some(inquiry) = &peer_session.inquiry
@@ -359,7 +359,7 @@ impl NodeCore {
             self.end_session(node, "the peer has begun another session with this node's id", driver);
             self.dial_node_until(node, at, now + self.settings.limits().lost_after);
         }
-        if self.epochs.raise(wire::NodeId(node.to_bits()), known) && self.may_log("old epoch", node) {
+        if self.epochs.raise(node, known) && self.may_log("old epoch", node) {
             tracing::warn!(
                 %node, %at,
                 "another program has used the id of this node, which is random; this node returns with a higher epoch (logged at most once an hour)"
@@ -369,7 +369,7 @@ impl NodeCore {
 
     /// Handles all records that have arrived on an established connection.
     pub(super) fn receive(&mut self, node: NodeId, id: ConnId, driver: &mut impl Driver) {
-        let now = self.wire_now();
+        let now = self.now;
         let Some(conn) = self.connections.get(id) else { return };
         let mut deframer = std::mem::take(&mut conn.deframer);
         let Some(mut peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take())
@@ -425,7 +425,7 @@ impl NodeCore {
 
     /// Appends a `Close` for the log of a peer that broke the protocol. The end of the session writes it.
     fn send_misbehaved(&mut self, node: NodeId, id: ConnId) {
-        let now = self.wire_now();
+        let now = self.now;
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
@@ -439,7 +439,7 @@ impl NodeCore {
 
     fn take_records(
         &mut self,
-        now: wire::Time,
+        now: Time,
         node: NodeId,
         peer_session: &mut PeerSession,
         deframer: &mut wire::Deframer,
@@ -573,7 +573,7 @@ impl NodeCore {
 
     /// Seals the frames of all dirty sessions into the buffers of their connections.
     pub(super) fn transmit(&mut self, driver: &mut impl Driver) {
-        let now = self.wire_now();
+        let now = self.now;
         let mut dirty = std::mem::take(&mut self.dirty);
         for node in dirty.drain(..) {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
@@ -611,7 +611,7 @@ impl NodeCore {
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
-        let due = peer_session.session.poll_timeout().map(|at| Time::from_nanos(at.as_nanos()));
+        let due = peer_session.session.poll_timeout();
         match (due, peer_session.timer) {
             (Some(at), None) => {
                 peer_session.timer = Some(at);
@@ -628,7 +628,7 @@ impl NodeCore {
     }
 
     pub(super) fn on_session_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let now = self.wire_now();
+        let now = self.now;
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
@@ -662,7 +662,7 @@ impl NodeCore {
                 SessionEvent::Liveness(wire::Liveness::Lost) => {
                     self.end_session(node, "the peer was silent for too long", driver)
                 }
-                SessionEvent::Writable { actor } => self.report_room(node, sched_key(actor), driver),
+                SessionEvent::Writable { actor } => self.report_room(node, actor, driver),
                 SessionEvent::Renew => self.renew(node),
                 SessionEvent::Unresponsive => {
                     self.counts.unresponsive += 1;
@@ -709,7 +709,7 @@ impl NodeCore {
         let disconnect = peer_session.disconnect.take();
         let peer_lost = peer.undelivered();
         tracing::info!(target: "antiphon::peers", %node, name = peer.name, reason, "the session with a peer has ended");
-        self.epochs.ended(wire::NodeId(node.to_bits()));
+        self.epochs.ended(node);
         let (local_watchers, remote_watchers) = peer.monitors.take();
         // The messages that wait for the next session, after a disconnect, keep their receipts and requests.
         let (requests, spared) = peer.waiting.open();
@@ -754,7 +754,7 @@ impl NodeCore {
     fn end_backlog_session(&mut self, node: NodeId, expires: Time, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         for (actor, ticket) in peer.backlog.end_session(expires) {
-            driver.loop_ref().cancel_wait(actor, ticket);
+            driver.local().mailboxes().cancel_wait(actor, ticket);
         }
         if peer.backlog.has_entries() {
             self.timers.add(expires, NodeTimer::Backlog(node));

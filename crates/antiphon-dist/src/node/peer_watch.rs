@@ -38,8 +38,8 @@ impl NodeCore {
 
     /// Removes the actors that have exited.
     pub(super) fn remove_exited_watchers(&mut self, driver: &mut impl Driver) {
-        let loop_ref = driver.loop_ref();
-        self.peer_watches.actors.retain(|watcher| loop_ref.is_alive(watcher.id().key()));
+        let local = driver.local();
+        self.peer_watches.actors.retain(|watcher| local.is_alive(watcher.id().key()));
     }
 
     /// Cancels the subscription of an actor.
@@ -104,12 +104,12 @@ impl NodeCore {
     /// Sends the status of a peer to the subscribed actors.
     pub(super) fn send_status(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some(changed) = self.peers.get(&node).and_then(|peer| status_of(node, peer)) else { return };
-        let mut loop_ref = driver.loop_ref();
-        self.peer_watches.actors.retain(|watcher| match loop_ref.send(*watcher, changed.clone()) {
+        let mut local = driver.local();
+        self.peer_watches.actors.retain(|watcher| match local.send(*watcher, changed.clone()) {
             Ok(()) => true,
             Err(error) if error.reason() == Undelivered::NoActor => false,
             Err(error) => {
-                loop_ref.dead_letter(DeadLetter::new(watcher.id(), "a peer's status", error.reason()));
+                local.dead_letter(DeadLetter::new(watcher.id(), "a peer's status", error.reason()));
                 true
             }
         });

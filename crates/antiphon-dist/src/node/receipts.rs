@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::driver::Driver;
 use super::payload_faults::error_of;
 use super::timers::{NodeTimer, TimerQueue};
-use super::{NodeCore, complete_if_open, wire_key};
+use super::{NodeCore, complete_if_open};
 use crate::error::DeliverError;
 
 /// The outbound messages that await a receipt.
@@ -126,14 +126,14 @@ impl NodeCore {
         // Otherwise the message was delivered, and its receiver replies; or the session has ended, which fails all its requests.
         if let Err(DeliverError::Refused(reason)) = &result {
             for request_id in open.owner.awaited_replies {
-                driver.loop_ref().fail_request(request_id, reason.clone().into());
+                driver.local().requests().fail(request_id, reason.clone().into());
             }
         }
         if let Some(request_id) = open.owner.request {
-            if let (Err(reason), Some(owner)) = (&result, driver.loop_ref().owner_of_request(request_id)) {
+            if let (Err(reason), Some(owner)) = (&result, driver.local().requests().owner(request_id)) {
                 log_failed_delivery(owner, ActorId::new(open.node, open.actor), reason);
             }
-            complete_if_open(&mut driver.loop_ref(), request_id, result);
+            complete_if_open(driver.local().requests(), request_id, result);
         }
     }
 
@@ -203,7 +203,7 @@ impl NodeCore {
             return Some(Withdrawal::NotSent);
         }
         let session = &mut peer.peer_session.as_mut()?.session;
-        let withdrawn = session.withdraw(wire_key(actor), receipt_number);
+        let withdrawn = session.withdraw(actor, receipt_number);
         // Others may have room now.
         self.mark_dirty(node);
         let withdrawn = withdrawn?;

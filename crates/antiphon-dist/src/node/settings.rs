@@ -95,7 +95,7 @@ impl Settings {
     ) -> Result<Self, NodeError> {
         let name = config.name_at(location);
         let profile = Profile {
-            node: antiphon_wire::NodeId(node),
+            node: antiphon_sched::NodeId::from_bits(node),
             name: name.clone(),
             locations: locations(config.ext_ip_addr, location),
             suites: Self::suites(config)?,

@@ -1,7 +1,7 @@
 //! A core for unit tests: with a virtual loop and peers without connections, and without a network.
 
 use antiphon_sched::{
-    Actor, Addr, ExitReason, Key, Loop, LoopConfig, LoopRef, MonitorId, NodeId, Platform, Wire, millis,
+    Actor, Addr, ExitReason, Key, LocalActors, Loop, LoopConfig, MonitorId, NodeId, Platform, Wire, millis,
 };
 use antiphon_wire as wire;
 use antiphon_wire::{Deframer, Entropy, Handshake, HeldSession, ResumeState, Session};
@@ -20,8 +20,8 @@ pub(super) struct TestDriver {
 }
 
 impl Driver for TestDriver {
-    fn loop_ref(&mut self) -> LoopRef<'_> {
-        self.sched.loop_ref()
+    fn local(&mut self) -> LocalActors<'_> {
+        self.sched.local_actors()
     }
 
     fn output(&mut self, output: Output) {
@@ -73,7 +73,7 @@ impl TestCore {
     pub(super) fn add_session(&mut self, node: NodeId) {
         let entropy = || Entropy::system().expect("the system has random numbers");
         let here = &self.core.settings.profile;
-        let there = wire::Profile { node: wire::NodeId(node.to_bits()), ..here.clone() };
+        let there = wire::Profile { node, ..here.clone() };
         let (mut to_here, mut to_there) = (Deframer::new(), Deframer::new());
         let (mut sent, mut received) = (Vec::new(), Vec::new());
         let mut dialler = Handshake::dial(here, entropy(), ResumeState::unknown(1), None, &mut sent);
@@ -88,8 +88,8 @@ impl TestCore {
         acceptor.advance(&there, &mut to_there, &mut received).expect("the proof is sound");
         let connection =
             acceptor.confirm(&there, &HeldSession::nothing(), &mut received).expect("at this step");
-        let (now, limits) = (self.core.wire_now(), here.limits);
-        let session = Session::begin(now, &limits, wire::NodeId(self.core.me.to_bits()), &connection);
+        let (now, limits) = (self.core.now, here.limits);
+        let session = Session::begin(now, &limits, self.core.me, &connection);
         let peer = self.core.peers.get_mut(&node).expect("the peer is known");
         peer.peer_session = Some(Box::new(PeerSession::new(session, self.core.now)));
     }
@@ -104,7 +104,7 @@ impl TestCore {
     /// Spawns an actor that is exposed to peers.
     pub(super) fn spawn<M: Wire>(&mut self, actor: impl Actor<M>) -> (Addr<M>, Key) {
         let addr = self.driver.sched.spawn_actor(actor);
-        assert!(self.driver.sched.loop_ref().expose(addr));
+        assert!(self.driver.sched.loop_ref().service().expose(addr));
         (addr, addr.id().key())
     }
 

@@ -159,7 +159,7 @@ impl<A: Wire, T: Wire> Named for Rci<A, T> {
     const SPACE: Space = Space::Rci;
 
     fn tag(loop_ref: &mut LoopRef<'_>) -> &'static str {
-        loop_ref.type_name_of::<Function<A, T>>()
+        loop_ref.service().type_name_of::<Function<A, T>>()
     }
 
     fn from_id(id: ActorId) -> Self {

@@ -68,12 +68,12 @@ impl<A: Wire, T: Wire> MonitorProxy<A, T> {
             }
         };
         let result: Result<Addr<T>, CallError> = super::result_of(result);
-        complete_if_open(cx.loop_ref(), self.request_id, result);
+        complete_if_open(cx.loop_ref().requests(), self.request_id, result);
     }
 
     /// Sends the `Down` of the new actor to the watcher.
     fn forward(&self, cx: &mut Cx<'_, ProxyMessage<T>>, down: Down) -> Step<ProxyMessage<T>> {
-        cx.loop_ref().push_down(self.watcher.key(), down.actor, down.reason);
+        cx.loop_ref().service().push_down(self.watcher.key(), down.actor, down.reason);
         stop()
     }
 }

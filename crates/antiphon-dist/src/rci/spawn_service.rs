@@ -112,9 +112,7 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
 /// all signals. The node of any other watcher checks it itself.
 fn may_watch(loop_ref: &mut LoopRef<'_>, peer: Option<NodeId>, watcher: ActorId) -> bool {
     let is_here = watcher.node() == loop_ref.node_id();
-    !(peer.is_some() && is_here)
-        || (loop_ref.is_exposed(watcher.key())
-            && loop_ref.signal_policy_of(watcher.key()) == SignalPolicy::All)
+    !(peer.is_some() && is_here) || loop_ref.service().takes_remote_signals(watcher.key())
 }
 
 impl<A: Wire, T: Wire> Actor<FromNode<RciCall<A, T>>> for SpawnService<A, T> {

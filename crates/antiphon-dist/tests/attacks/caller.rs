@@ -69,7 +69,7 @@ pub(crate) fn read_to_close(stream: &mut TcpStream) -> Vec<u8> {
 /// The profile of a node that has the secret.
 pub(crate) fn profile(net: &Net, suites: &[Suite]) -> Profile {
     Profile {
-        node: NodeId(RandomState::new().build_hasher().finish()),
+        node: NodeId::from_bits(RandomState::new().build_hasher().finish()),
         name: "caller".into(),
         locations: Vec::new(),
         suites: suites.to_vec(),

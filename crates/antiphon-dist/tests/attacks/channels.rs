@@ -46,7 +46,7 @@ impl Crowd {
 
     /// The node of the member and a number, as an address or a reply of it.
     fn address(&self, number: u64) -> Vec<u8> {
-        let node = self.member.node.0.to_be_bytes();
+        let node = self.member.node.to_bits().to_be_bytes();
         [&[0x92, 0xcf][..], &node, &[0xcf], &number.to_be_bytes()].concat()
     }
 
@@ -54,7 +54,7 @@ impl Crowd {
     fn send(&mut self, body: &[u8]) {
         let message = Message {
             to: self.channel,
-            from: Key(1),
+            from: Key::from_bits(1),
             tag: self.tag,
             receipt: None,
             route: Route::NONE,
@@ -109,7 +109,7 @@ impl Crowd {
         let body = [&[0x94, 2][..], &self.address(0), &[0xc2], &reply].concat();
         self.send(&body);
         self.member.run_until(|frame| match frame {
-            Frame::Answer(answer) if answer.to == Key(number) => Some(()),
+            Frame::Answer(answer) if answer.to == Key::from_bits(number) => Some(()),
             _ => None,
         });
     }
@@ -217,7 +217,7 @@ pub(crate) fn upstreams_reach_many_relays_in_parts() {
     crowd.wait_until_taken();
     let mut above = Crowd::join(&attack, 0);
     let state = |above: &mut Crowd, number: u64| {
-        let (me, reply) = (above.address(1 << 20 | number % 30), above.address(number));
+        let (me, reply) = (above.address((1 << 20) | (number % 30)), above.address(number));
         above.send(&[&[0x94, 6][..], &me, &[0x91], &me, &[0x91], &reply].concat());
     };
     state(&mut above, 1);
@@ -226,7 +226,7 @@ pub(crate) fn upstreams_reach_many_relays_in_parts() {
     crowd.member.run_until(|frame| {
         if let Frame::Message(message) = frame {
             assert!(message.body.starts_with(&[0x94, 6]), "the relays get nothing else");
-            assert!(asked.insert(message.to.0), "each relay is asked once");
+            assert!(asked.insert(message.to.to_bits()), "each relay is asked once");
         }
         (asked.len() as u64 == relays).then_some(())
     });
@@ -266,7 +266,7 @@ pub(crate) fn deliveries_unanswered_leave_no_traces() {
         let body = [&[0x94, 1, 0x93, 1, 0, 0][..], &reply, &[0xc4, 0]].concat();
         crowd.send(&body);
         answered += crowd.member.run_until(|frame| match frame {
-            Frame::Answer(answer) if answer.to == Key(number) => Some(1),
+            Frame::Answer(answer) if answer.to == Key::from_bits(number) => Some(1),
             _ => None,
         });
     }

@@ -51,7 +51,8 @@ fn sealed(datagram: &Datagram<'_>, key: Option<&DatagramKey>) -> Vec<u8> {
 }
 
 fn announce(node: u64, locations: &[SocketAddr], key: Option<&DatagramKey>) -> Vec<u8> {
-    let presence = Presence { node: NodeId(node), name: "forged", locations: Locations::Plain(locations) };
+    let presence =
+        Presence { node: NodeId::from_bits(node), name: "forged", locations: Locations::Plain(locations) };
     sealed(&Datagram::Announce(presence), key)
 }
 
@@ -161,7 +162,7 @@ pub(crate) fn announcements_of_member_cause_ten_dials_a_second() {
     let sender = Sender::new(&attack.net);
     let traps: Vec<DialTrap> = (0..200).map(|_| DialTrap::at([127, 0, 0, 2], 0)).collect();
     let (begun, mut dials, mut node) = (Instant::now(), 0, 100);
-    let bystander = NodeId(attack.bystander());
+    let bystander = NodeId::from_bits(attack.bystander());
     while begun.elapsed() < secs(2) {
         for trap in &traps {
             node += 1;
@@ -203,7 +204,7 @@ pub(crate) fn datagram_reply_is_no_longer_than_its_probe() {
     let key = key(&attack.net.secret);
     let siblings = ["one", "two", "three"].map(|name| attack.net.node(name));
     siblings.iter().for_each(|node| node.wait_for_peers(3));
-    let from = Presence { node: NodeId(9), name: "prober", locations: Locations::NONE };
+    let from = Presence { node: NodeId::from_bits(9), name: "prober", locations: Locations::NONE };
     let probe = Datagram::Probe(Probe { from, reply_to: None });
     let unasked = Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE });
     let other = DatagramKey::new(0, &Secret::generate().expect("the system has random numbers"));
@@ -211,7 +212,7 @@ pub(crate) fn datagram_reply_is_no_longer_than_its_probe() {
         sealed(&probe, None),
         sealed(&probe, Some(&other)),
         sealed(&unasked, Some(&key)),
-        sealed(&Datagram::Bye { node: NodeId(9) }, Some(&key)),
+        sealed(&Datagram::Bye { node: NodeId::from_bits(9) }, Some(&key)),
         sealed(&Datagram::Announce(from), Some(&key)),
         b"ANTU\x01\x02".to_vec(),
     ];

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use antiphon_dist::{Config, FileRefused, FileStat, Limits};
-use antiphon_sched::{ActorId, Addr, Bytes, Cx, Event, NodeId, ReplyTo, SendError, receive};
+use antiphon_sched::{ActorId, Addr, Bytes, Cx, Event, ReplyTo, SendError, receive};
 use antiphon_wire::frame::NameSpace;
 use serde::{Deserialize, Serialize};
 
@@ -79,8 +79,8 @@ impl FileAttacker {
         let config = attack.net.static_config("attacker", &[attack.victim.location]);
         let node = TestNode::start(Config { ip: [127, 0, 0, 2].into(), ..config });
         node.wait_for_peers(1);
-        let victim = NodeId::from_bits(member.session.peer().0);
-        let service = Addr::of(ActorId::new(victim, antiphon_sched::Key::from_bits(key.0)));
+        let victim = member.session.peer();
+        let service = Addr::of(ActorId::new(victim, antiphon_sched::Key::from_bits(key.to_bits())));
         Self { attack, node, service }
     }
 

@@ -61,7 +61,7 @@ impl Honest {
 
     /// The profile of an impostor of this node.
     fn impostor(&self, net: &Net) -> Profile {
-        Profile { node: NodeId(self.node.handle.node_id().to_bits()), ..profile(net, &Suite::aead()) }
+        Profile { node: self.node.handle.node_id(), ..profile(net, &Suite::aead()) }
     }
 
     /// All numbers have arrived, once and in order, in the session of the first.
@@ -169,7 +169,7 @@ pub(crate) fn impostor_of_absent_node_leaves_and_it_returns() {
     let second = attack.net.static_node("second", &[line.at]);
     second.wait_for_peers(1);
     let mut impostor = profile(&attack.net, &Suite::aead());
-    impostor.node = NodeId(second.handle.node_id().to_bits());
+    impostor.node = second.handle.node_id();
     line.set_cut(true);
     let mut member = loop {
         // The victim may not have noticed yet that the connection is cut.
@@ -203,7 +203,7 @@ pub(crate) fn impostor_of_resting_node_is_refused() {
     let ask = || resting.handle.ask(tally, PATIENCE, Tally::Total);
     assert_eq!(ask(), Ok(0));
     let mut impostor = profile(&attack.net, &Suite::aead());
-    impostor.node = NodeId(resting.handle.node_id().to_bits());
+    impostor.node = resting.handle.node_id();
     for epoch in 2..5 {
         resting.wait_for_counts("the idle close", |counts| counts.connections == 0);
         let joined = Member::join_as(attack.victim.location.addr(), &impostor, epoch);
@@ -227,7 +227,7 @@ pub(crate) fn location_of_absent_node_ends_no_session() {
         line.set_cut(true);
         honest.send_more();
         for number in 0..3 {
-            let node = NodeId(claim.node.0.wrapping_add(3 * round + number));
+            let node = NodeId::from_bits(claim.node.to_bits().wrapping_add(3 * round + number));
             let member =
                 Member::join_as(attack.victim.location.addr(), &Profile { node, ..claim.clone() }, 1);
             let mut member = member.expect("it is a member like others");
@@ -259,7 +259,7 @@ pub(crate) fn stated_location_is_dialled_all_the_same() {
     let mut leaving = Member::join_as(to, &claim, 1).expect("it is a member like others");
     leaving.send(&Goodbye { reason: GoodbyeReason::Closed }.into(), |_| ());
     wait_for("the end of a session", || leaving.run_once(|_| ()).is_err().then_some(()));
-    let claim = Profile { node: NodeId(claim.node.0.wrapping_add(1)), ..claim };
+    let claim = Profile { node: NodeId::from_bits(claim.node.to_bits().wrapping_add(1)), ..claim };
     let mut member = Member::join_as(to, &claim, 1).expect("it is a member like others");
     // The node there starts only when the victim has looked which node is there.
     let joined = Instant::now();

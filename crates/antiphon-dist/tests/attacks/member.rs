@@ -40,15 +40,15 @@ impl Member {
     /// Joins with any node id, locations and epoch.
     pub(crate) fn join_as(victim: SocketAddr, profile: &Profile, epoch: u64) -> Result<Self, Failed> {
         let proven = handshake_on(connect(victim), profile, epoch, |_, _| ())?;
-        let mut session = Session::begin(Time::START, &profile.limits, profile.node, &proven.connection);
-        session.connected(Time::START, proven.connection).expect("a new session accepts a connection");
+        let mut session = Session::begin(Time::ZERO, &profile.limits, profile.node, &proven.connection);
+        session.connected(Time::ZERO, proven.connection).expect("a new session accepts a connection");
         proven.stream.set_read_timeout(Some(millis(1))).expect("a timeout can be set");
         let (stream, input) = (proven.stream, proven.input);
         Ok(Self { node: profile.node, stream, session, input, out: Vec::new(), begun: Instant::now() })
     }
 
     fn now(&self) -> Time {
-        Time::START + self.begun.elapsed()
+        Time::ZERO + self.begun.elapsed()
     }
 
     /// Writes queued frames.

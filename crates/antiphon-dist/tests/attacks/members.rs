@@ -32,7 +32,8 @@ pub(crate) fn decoder_bomb_is_refused_and_session_continues() {
     let mut request = 0;
     let mut outcome_of = |body: &[u8]| {
         request += 1;
-        let message = Message { to, from: Key(1), tag, receipt: Some(request), route: Route::NONE, body };
+        let message =
+            Message { to, from: Key::from_bits(1), tag, receipt: Some(request), route: Route::NONE, body };
         member.send(&message.into(), |_| ());
         member.run_until(|frame| match frame {
             Frame::Receipt(receipt) if receipt.request == request => Some(match receipt.outcome {
@@ -98,7 +99,7 @@ pub(crate) fn monitors_are_limited_and_dropped_with_their_peer() {
     let limits = PeerLimits::default();
     let (most, over) = (limits.monitors_max as u64, 10);
     for id in 0..most + over {
-        member.send(&Monitor { watcher: Key(id % 7), target, id }.into(), |_| ());
+        member.send(&Monitor { watcher: Key::from_bits(id % 7), target, id }.into(), |_| ());
     }
     member.run_until_acknowledged(|_| ());
     wait_for("all refusals", || (attack.victim.count_within("refusals", "monitors") >= over).then_some(()));
@@ -106,7 +107,7 @@ pub(crate) fn monitors_are_limited_and_dropped_with_their_peer() {
     // A monitor that is set again frees no place for another one.
     let later = most + over..most + over + 8;
     for id in (0..8).chain(later.clone()) {
-        member.send(&Monitor { watcher: Key(id % 7), target, id }.into(), |_| ());
+        member.send(&Monitor { watcher: Key::from_bits(id % 7), target, id }.into(), |_| ());
     }
     let mut refused = 0;
     member.run_until(|frame| {
@@ -261,12 +262,12 @@ pub(crate) fn replies_to_unknown_nodes_cause_few_dials() {
             // The second location is outside of `dial_allow`.
             for at in [trap.location(), far] {
                 node += 1;
-                let route = [(NodeId(node), vec![at])];
+                let route = [(NodeId::from_bits(node), vec![at])];
                 // An Echo: a number, and a reply at that node.
                 let mut body = vec![0x92, 7, 0x92, 0xcf];
                 body.extend_from_slice(&node.to_be_bytes());
                 body.push(1);
-                let (from, route) = (Key(1), Route::Plain(&route));
+                let (from, route) = (Key::from_bits(1), Route::Plain(&route));
                 member.send(&Message { to, from, tag, receipt: None, route, body: &body }.into(), |_| ());
             }
             dials += trap.take_all();
@@ -299,7 +300,7 @@ pub(crate) fn messages_for_sleeping_actors_wait_at_their_sender() {
         wait_for("a pause", || {
             if member.session.queued_bytes() < 8 << 20 {
                 let (body, receipt) = (body.as_slice(), Some(request));
-                let message = Message { to, from: Key(1), tag, receipt, route: Route::NONE, body };
+                let message = Message { to, from: Key::from_bits(1), tag, receipt, route: Route::NONE, body };
                 member.session.send(&message.into()).expect("the send queue has room");
                 request += 1;
             }

@@ -17,9 +17,9 @@ use crate::victim::{AskThere, VictimOptions, WatchThere};
 pub(crate) const BOUND: u64 = 2 * (4 << 20) + bounds::SLACK;
 
 /// An actor of the member, which the victim asks and monitors.
-const ACTOR: Key = Key(1);
+const ACTOR: Key = Key::from_bits(1);
 /// A request of the member; the victim's reply tells what became of an order.
-const ORDER: Key = Key(2);
+const ORDER: Key = Key::from_bits(2);
 
 pub(crate) fn bombs_in_replies_fail_their_requests() {
     let mut attack = AttackTest::without_discovery();
@@ -30,7 +30,7 @@ pub(crate) fn bombs_in_replies_fail_their_requests() {
     for Bomb { what, body, .. } in &bombs() {
         give_order::<AskThere>(&mut member, asker);
         let request = request_of_victim(&mut member);
-        let forged = Key(request.0 ^ 1 << 32);
+        let forged = Key::from_bits(request.to_bits() ^ 1 << 32);
         member.send(&answer(forged, tag, body), |_| ());
         member.send(&answer(request, tag, body), |_| ());
         let result = result_of_order(&mut member);
@@ -141,8 +141,8 @@ fn answer(to: Key, tag: TagId, body: &[u8]) -> Frame<'_> {
 
 /// Gives an order to an actor of the victim, for [`ACTOR`].
 fn give_order<T: Wire>(member: &mut Member, to: Key) {
-    let (node, tag) = (member.node.0, member.tag_of::<T>());
-    let body = &encoded(((node, ACTOR.0), (node, ORDER.0)));
+    let (node, tag) = (member.node.to_bits(), member.tag_of::<T>());
+    let body = &encoded(((node, ACTOR.to_bits()), (node, ORDER.to_bits())));
     member.send(&message(to, tag, None, body), |_| ());
 }
 
@@ -161,7 +161,7 @@ fn request_of_victim(member: &mut Member) -> Key {
     member.run_until(|frame| match frame {
         Frame::Message(message) if message.to == ACTOR => {
             let (_, request) = <(u64, u64)>::decode_all(message.body).expect("the message is a `ReplyTo`");
-            Some(Key(request))
+            Some(Key::from_bits(request))
         }
         _ => None,
     })

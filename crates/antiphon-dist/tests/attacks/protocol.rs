@@ -15,18 +15,21 @@ use crate::member::{Member, RawMember};
 use crate::victim::VictimOptions;
 
 /// A key that no actor of the victim has.
-const UNKNOWN: Key = Key(1 << 40);
+const UNKNOWN: Key = Key::from_bits(1 << 40);
 
 pub(crate) fn monitor_of_unknown_actor_names_target() {
     let mut attack = AttackTest::without_discovery();
     let mut member = Member::join(&attack.net, &attack.victim);
     let victim = member.session.peer();
-    let watcher = Key(7);
+    let watcher = Key::from_bits(7);
     for id in 1..=2 {
-        member.send(&Monitor { watcher, target: Key(UNKNOWN.0 + id), id }.into(), |_| ());
+        member.send(&Monitor { watcher, target: Key::from_bits(UNKNOWN.to_bits() + id), id }.into(), |_| ());
         member.run_until(|frame| match frame {
             Frame::Down(down) => {
-                assert_eq!((down.watcher, down.actor.0, down.id), (watcher, UNKNOWN.0 + id, id));
+                assert_eq!(
+                    (down.watcher, down.actor.to_bits(), down.id),
+                    (watcher, UNKNOWN.to_bits() + id, id)
+                );
                 assert_eq!((down.node, down.reason), (victim, DownReason::NoActor));
                 Some(())
             }

@@ -121,11 +121,14 @@ pub(crate) fn answers_untaken_end_session() {
     let mut attack = AttackTest::without_discovery().measure_quiet();
     let mut member = Hoarder::join(&attack.net, &attack.victim);
     let tag = member.tag_of::<Bytes>();
-    let (to, from, route) = (Key(5), Key(1), Route::NONE);
+    let (to, from, route) = (Key::from_bits(5), Key::from_bits(1), Route::NONE);
     let frames: Vec<Frame<'_>> = (0..500)
         .flat_map(|number| {
             let message = Message { to, from, tag, receipt: Some(number), route, body: &[0xc0] };
-            [Frame::from(message), Monitor { watcher: Key(3), target: Key(5), id: number }.into()]
+            [
+                Frame::from(message),
+                Monitor { watcher: Key::from_bits(3), target: Key::from_bits(5), id: number }.into(),
+            ]
         })
         .collect();
     let begun = Instant::now();
@@ -143,9 +146,15 @@ pub(crate) fn exit_values_untaken_stay_within_reserve() {
     let tag = member.tag_of::<Bytes>();
     let actors: Vec<Key> = (0..HEAVY_ACTORS).map(|number| member.find(&format!("heavy-{number}"))).collect();
     for (id, actor) in (0..).zip(actors) {
-        let message =
-            Message { to: actor, from: Key(1), tag, receipt: None, route: Route::NONE, body: &[0xc4, 0] };
-        let monitor = Monitor { watcher: Key(3), target: actor, id };
+        let message = Message {
+            to: actor,
+            from: Key::from_bits(1),
+            tag,
+            receipt: None,
+            route: Route::NONE,
+            body: &[0xc4, 0],
+        };
+        let monitor = Monitor { watcher: Key::from_bits(3), target: actor, id };
         member.send_all(&[monitor.into(), message.into()]);
     }
     let begun = Instant::now();
@@ -166,12 +175,12 @@ pub(crate) fn monitors_of_ended_actor_leave_others_their_share() {
     let target = members[0].find("heavy-0");
     let begun = Instant::now();
     let monitors: Vec<Frame<'_>> =
-        (0..MONITORS).map(|id| Monitor { watcher: Key(id + 1), target, id }.into()).collect();
+        (0..MONITORS).map(|id| Monitor { watcher: Key::from_bits(id + 1), target, id }.into()).collect();
     members.iter_mut().for_each(|member| member.send_all(&monitors));
     attack.victim.wait_for_count("monitors", MEMBERS * MONITORS);
     println!("{} monitors were set in {:?}", MEMBERS * MONITORS, begun.elapsed());
     let begun = Instant::now();
-    members[0].send_all(&[Terminate { from: Key(1), target, grace: None }.into()]);
+    members[0].send_all(&[Terminate { from: Key::from_bits(1), target, grace: None }.into()]);
     attack.victim.wait_for_count_at_most("monitors", 0);
     println!("all had ended after {:?}", begun.elapsed());
     let each = bounds::monitors(&PeerLimits::default()) + u64::from(Limits::default().window_bytes);
@@ -189,7 +198,8 @@ pub(crate) fn small_messages_for_sleepers_wait_at_sender() {
     let frames: Vec<Frame<'_>> = actors
         .iter()
         .map(|to| {
-            Message { to: *to, from: Key(1), tag, receipt: None, route: Route::NONE, body: &body }.into()
+            Message { to: *to, from: Key::from_bits(1), tag, receipt: None, route: Route::NONE, body: &body }
+                .into()
         })
         .collect();
     // The victim grants no more credit in the end.
@@ -213,7 +223,7 @@ pub(crate) fn pauses_beside_long_queue_leave_others_their_share() {
     let mut member = Hoarder::join(&attack.net, &attack.victim);
     let tag = member.tag_of::<AskThere>();
     let to = member.find("asker");
-    let me = member.member.node.0;
+    let me = member.member.node.to_bits();
     // The victim asks an actor of this member, which it names: [address, reply].
     let bodies: Vec<Vec<u8>> = (0..20_000_u64)
         .map(|number| {
@@ -224,13 +234,13 @@ pub(crate) fn pauses_beside_long_queue_leave_others_their_share() {
         })
         .collect();
     for body in &bodies {
-        let message = Message { to, from: Key(1), tag, receipt: None, route: Route::NONE, body };
+        let message = Message { to, from: Key::from_bits(1), tag, receipt: None, route: Route::NONE, body };
         member.send_all(&[message.into()]);
     }
     attack.victim.wait_for_count("replies", bodies.len() as u64);
     let pauses: Vec<Frame<'_>> = (0..1000)
         .flat_map(|number| {
-            let actor = Key(1000 + number);
+            let actor = Key::from_bits(1000 + number);
             [Frame::from(Pause { actor }), Unpause { actor }.into()]
         })
         .collect();
@@ -250,7 +260,7 @@ pub(crate) fn frames_unacknowledged_are_kept_within_bound() {
     let mut member = Hoarder::join(&attack.net, &attack.victim);
     let tag = member.tag_of::<Bytes>();
     member.member.write(&[Credit { until: u64::MAX }.into()]).expect("the session continues");
-    let (to, from, route) = (Key(5), Key(1), Route::NONE);
+    let (to, from, route) = (Key::from_bits(5), Key::from_bits(1), Route::NONE);
     let frames: Vec<Frame<'_>> = (0..1000)
         .map(|number| Message { to, from, tag, receipt: Some(number), route, body: &[0xc0] }.into())
         .collect();

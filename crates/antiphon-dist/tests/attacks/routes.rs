@@ -86,7 +86,7 @@ impl Namer {
     fn send(&mut self, route: &[(NodeId, Vec<SocketAddr>)], body: &[u8]) {
         let message = Message {
             to: self.to,
-            from: Key(1),
+            from: Key::from_bits(1),
             tag: self.tag,
             receipt: None,
             route: Route::Plain(route),
@@ -97,11 +97,11 @@ impl Namer {
 
     /// Names nodes without any use of them, and waits until the victim has received all.
     fn name(&mut self, nodes: std::ops::Range<u64>) {
-        let body = echo_for(self.member.node.0);
+        let body = echo_for(self.member.node.to_bits());
         let at = SocketAddr::from(([127, 0, 0, 2], 9));
         for first in nodes.clone().step_by(500) {
             let named = first..nodes.end.min(first + 500);
-            let route: Vec<_> = named.map(|node| (NodeId(node), vec![at])).collect();
+            let route: Vec<_> = named.map(|node| (NodeId::from_bits(node), vec![at])).collect();
             self.send(&route, &body);
         }
         self.member.run_until_acknowledged(|_| ());
@@ -109,7 +109,7 @@ impl Namer {
 
     /// Has the victim reply to a node that it does not know.
     fn cause_dial(&mut self, node: u64, at: SocketAddr) {
-        self.send(&[(NodeId(node), vec![at])], &echo_for(node));
+        self.send(&[(NodeId::from_bits(node), vec![at])], &echo_for(node));
     }
 }
 
@@ -317,7 +317,7 @@ pub(crate) fn short_clients_leave_no_traces() {
     let mut before = 0;
     for nth in 1..=CLIENTS {
         let mut client = Namer::join(&attack);
-        let body = echo_for(client.member.node.0);
+        let body = echo_for(client.member.node.to_bits());
         client.send(&[], &body);
         client.member.run_until(|frame| matches!(frame, Frame::Answer(_)).then_some(()));
         client.member.send(&Goodbye { reason: GoodbyeReason::Leaving }.into(), |_| ());

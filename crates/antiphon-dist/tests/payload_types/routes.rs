@@ -325,7 +325,7 @@ fn report_refusal<T, M>(to: &Sender<Outcome<T>>, sent: Result<(), SendError<M>>)
 /// Makes an actor reachable from the other node.
 fn expose<M: Wire>(cx: &mut Cx<'_, M>) {
     let me = Addr::<M>::of(cx.id());
-    assert!(cx.loop_ref().expose(me), "the actor takes such messages");
+    assert!(cx.loop_ref().service().expose(me), "the actor takes such messages");
 }
 
 /// An actor that reports its messages, exceptions and resumptions.

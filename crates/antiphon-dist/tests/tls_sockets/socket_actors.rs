@@ -221,7 +221,9 @@ impl SocketTest {
     #[track_caller]
     pub(crate) fn run_until_full(&mut self, actor: &SocketActor) {
         let key = actor.addr.id().key();
-        self.run_until("a full mailbox", |test| test.event_loop.loop_ref().has_room(key) == Some(false));
+        self.run_until("a full mailbox", |test| {
+            test.event_loop.local_actors().mailboxes().has_room(key) == Some(false)
+        });
         self.run_for_a_while();
     }
 

@@ -252,7 +252,7 @@ mod forged {
                 let monitor = cx.monitor(forged);
                 cx.demonitor(monitor);
             });
-            assert!(events.loop_ref().has_room(forged.key()).is_none());
+            assert!(events.local_actors().mailboxes().has_room(forged.key()).is_none());
         }
         assert_eq!(log.take(), "start");
         assert_eq!(events.stats().actors, 1);
@@ -279,9 +279,11 @@ mod forged {
                 cx.resume(forged, ());
             });
             let mut loop_ref = events.loop_ref();
-            assert!(!loop_ref.is_alive(forged.key()) && !loop_ref.expose(forge::<u32>(forged)));
-            assert_eq!((loop_ref.has_room(forged.key()), loop_ref.mailbox_len(forged.key())), (None, None));
+            assert!(!loop_ref.is_alive(forged.key()) && !loop_ref.service().expose(forge::<u32>(forged)));
             loop_ref.close_adapter(forged);
+            let mut local = events.local_actors();
+            assert!(local.mailboxes().has_room(forged.key()).is_none());
+            assert!(local.mailboxes().mailbox_load(forged.key()).is_none());
         }
         events.send(forge::<u32>(adapter), 7).expect("the adapter is open");
         settle(&mut events);
@@ -313,11 +315,11 @@ mod forged {
         settle(&mut events);
         let reply = stored.take().unwrap();
         let request_id = request_id_of(&reply);
-        let refused = events.loop_ref().complete_request(request_id, "text");
+        let refused = events.loop_ref().requests().complete(request_id, "text");
         let wrong_type = PayloadError::WrongType { expected: "u32".into(), found: "&str".into() };
         assert_eq!(refused, Err(Undelivered::Payload(wrong_type)));
         let unknown = RequestId::from_bits(request_id.to_bits() + 1);
-        assert_eq!(events.loop_ref().complete_request(unknown, 1_u32), Err(Undelivered::NoActor));
+        assert_eq!(events.loop_ref().requests().complete(unknown, 1_u32), Err(Undelivered::NoActor));
         events.loop_ref().reply(reply, 8);
         settle(&mut events);
         assert_eq!(log.take(), "Ok(8)");

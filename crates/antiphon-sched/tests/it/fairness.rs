@@ -168,7 +168,7 @@ fn part_that_ends_round_is_its_last() {
     let parts = Rc::new(Cell::new(0));
     let done = parts.clone();
     events.spawn(move |cx: &mut Cx<()>, _| {
-        while !cx.loop_ref().ends_round() {}
+        while !cx.loop_ref().service().ends_round() {}
         done.set(done.get() + 1);
         if done.get() < 20 { sleep(std::time::Duration::ZERO) } else { stop() }
     });

@@ -171,14 +171,14 @@ proptest! {
                     model.queue.push_back(n.to_string());
                 }
                 QueueOp::Resume => {
-                    events.loop_ref().resume_here(actor.id().key(), Value::new(()));
+                    events.local_actors().signals().resume(actor.id().key(), Value::new(()));
                     model.queue.push_back("resumed".into());
                 }
                 QueueOp::Down => {
                     // A `Down` of another actor, delivered as a node delivers it.
                     let id = MonitorId { origin: events.node_id(), number: 1_000_000 + n as u64 };
-                    events.loop_ref().expect_down(actor.id().key(), id, dead.id());
-                    events.loop_ref().down(actor.id().key(), id, dead.id(), ExitReason::Terminated);
+                    events.local_actors().signals().expect_down(actor.id().key(), id, dead.id());
+                    events.local_actors().signals().down(actor.id().key(), id, dead.id(), ExitReason::Terminated);
                     model.queue.push_back("down".into());
                 }
                 QueueOp::Pass(span) => {

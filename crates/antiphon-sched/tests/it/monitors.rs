@@ -305,10 +305,14 @@ fn send_down_reaches_only_live_actor() {
     let watcher = spawn_logger::<u32>(&mut events, &log);
     let channel = spawn_logger::<u32>(&mut events, &Log::default()).id();
     settle(&mut events);
-    assert!(events.loop_ref().push_down(watcher.id().key(), channel, ExitReason::Failed("closed".into())));
+    assert!(events.loop_ref().service().push_down(
+        watcher.id().key(),
+        channel,
+        ExitReason::Failed("closed".into())
+    ));
     with_cx(&mut events, move |cx| cx.terminate(watcher));
     assert_eq!(log.take(), "start down:failed: closed terminate");
-    assert!(!events.loop_ref().push_down(watcher.id().key(), channel, ExitReason::NoActor));
+    assert!(!events.loop_ref().service().push_down(watcher.id().key(), channel, ExitReason::NoActor));
 }
 
 #[test]
@@ -366,7 +370,7 @@ fn many_downs_leave_others_their_turns() {
     let counters: Vec<_> = (0..100).map(|_| spawn_counter(&mut events, victim, 650)).collect();
     settle(&mut events);
     let (ticker, steps) = spawn_ticker(&mut events);
-    events.loop_ref().kill(victim);
+    events.local_actors().signals().kill(victim);
     let received = || counters.iter().map(|downs| downs.get()).sum::<usize>();
     let (mut last, mut rounds) = (0, 0);
     while received() < 65_000 {
@@ -377,7 +381,7 @@ fn many_downs_leave_others_their_turns() {
         (last, rounds) = (received(), rounds + 1);
     }
     assert!((65_000 / MONITORS_A_ROUND..600).contains(&rounds), "it took {rounds} rounds");
-    events.loop_ref().kill(ticker);
+    events.local_actors().signals().kill(ticker);
     settle(&mut events);
     assert!(counters.iter().all(|downs| downs.get() == 650), "each monitor gets one Down");
     assert_eq!(events.stats().extras, 0);
@@ -391,7 +395,7 @@ fn few_downs_are_sent_at_once() {
     let victim = spawn_logger::<u32>(&mut events, &Log::default());
     let counters: Vec<_> = (0..100).map(|_| spawn_counter(&mut events, victim, 1)).collect();
     settle(&mut events);
-    events.loop_ref().kill(victim);
+    events.local_actors().signals().kill(victim);
     events.work();
     assert!(counters.iter().all(|downs| downs.get() == 1));
     assert!(!events.is_runnable());
@@ -405,8 +409,8 @@ fn ended_actors_take_turns() {
     let of_many = spawn_counter(&mut events, many, 10_000);
     let of_few = spawn_counter(&mut events, few, 300);
     settle(&mut events);
-    events.loop_ref().kill(many);
-    events.loop_ref().kill(few);
+    events.local_actors().signals().kill(many);
+    events.local_actors().signals().kill(few);
     while of_few.get() < 300 {
         events.work();
     }
@@ -434,7 +438,7 @@ fn demonitor_removes_waiting_down() {
         receive()
     });
     settle(&mut events);
-    events.loop_ref().kill(victim);
+    events.local_actors().signals().kill(victim);
     let mut rounds = 0;
     while events.is_runnable() {
         events.work();
@@ -455,8 +459,8 @@ fn exited_watcher_leaves_no_waiting_down() {
         receive()
     });
     settle(&mut events);
-    events.loop_ref().kill(victim);
-    events.loop_ref().kill(watcher);
+    events.local_actors().signals().kill(victim);
+    events.local_actors().signals().kill(watcher);
     settle(&mut events);
     assert_eq!((events.stats().actors, events.stats().extras, events.stats().dead_letters), (0, 0, 0));
 }
@@ -474,9 +478,9 @@ fn exit_of_busy_watcher_takes_several_rounds() {
     });
     settle(&mut events);
     assert_eq!(events.stats().extras, 2001);
-    events.loop_ref().kill(watcher);
+    events.local_actors().signals().kill(watcher);
     // A target that ends meanwhile is watched by nobody.
-    events.loop_ref().kill(targets[1999]);
+    events.local_actors().signals().kill(targets[1999]);
     let mut left = events.stats().extras;
     assert!(left >= 2001 - MONITORS_A_ROUND, "{left} are left at once");
     while events.is_runnable() {
@@ -506,7 +510,7 @@ fn orphan_of_ended_supervisor_fails_as_unmonitored() {
         receive()
     });
     test.settle();
-    test.loop_ref().kill(supervisor);
+    test.local_actors().signals().kill(supervisor);
     test.send(children[999], 1).unwrap();
     test.settle();
     assert_eq!(test.failures().len(), 1, "{:?}", test.failures());
@@ -599,7 +603,7 @@ fn exit_value_with_bad_drop_survives_many_downs() {
     events.send(victim, 1).unwrap();
     events.work();
     // The value is dropped with what waits.
-    events.loop_ref().kill(watcher);
+    events.local_actors().signals().kill(watcher);
     settle(&mut events);
     assert_eq!(events.stats().actors, 0);
 }
@@ -631,7 +635,7 @@ fn many_dropped_replies_leave_others_their_turns() {
     });
     settle(&mut events);
     let (ticker, steps) = spawn_ticker(&mut events);
-    events.loop_ref().kill(server);
+    events.local_actors().signals().kill(server);
     let mut last = 0;
     while dropped.get() < 10_000 {
         let before = steps.get();
@@ -639,6 +643,6 @@ fn many_dropped_replies_leave_others_their_turns() {
         assert!(steps.get() > before && dropped.get() - last <= 1024, "{} at once", dropped.get() - last);
         last = dropped.get();
     }
-    events.loop_ref().kill(ticker);
+    events.local_actors().signals().kill(ticker);
     settle(&mut events);
 }

@@ -267,7 +267,7 @@ fn mailbox_full_pauses_reading_without_loss() {
     let actor = station.actor;
     station.suspend_actor();
     go.wait();
-    while station.events.loop_ref().has_room(actor.id().key()) != Some(false) {
+    while station.events.local_actors().mailboxes().has_room(actor.id().key()) != Some(false) {
         station.events.run_once(None).unwrap();
     }
     station.until("an idle loop", |station| !station.events.is_runnable());

@@ -23,7 +23,7 @@ fn logged(
 }
 
 fn terminate_within(events: &mut Loop, actor: Addr<u32>, grace: Duration) {
-    events.loop_ref().terminate_within(actor, grace);
+    events.local_actors().signals().terminate_within(actor, grace);
     settle(events);
 }
 
@@ -82,7 +82,7 @@ fn terminate_overtakes_mailbox_at_half_of_grace() {
         receive()
     });
     (0..1000).for_each(|n| events.send(actor, n).unwrap());
-    events.loop_ref().terminate_within(actor, secs(2));
+    events.local_actors().signals().terminate_within(actor, secs(2));
     (0..5).for_each(|_| events.work());
     events.advance_to(events.now() + millis(990));
     (0..5).for_each(|_| events.work());
@@ -116,7 +116,7 @@ fn terminate_at_half_of_grace_ends_selective_receive() {
     });
     settle(&mut events);
     [1, 3, 2, 4].into_iter().for_each(|n| events.send(actor, n).unwrap());
-    events.loop_ref().terminate_within(actor, secs(4));
+    events.local_actors().signals().terminate_within(actor, secs(4));
     pass(&mut events, secs(4));
     assert_eq!(log.take(), "start 2 terminate [terminated]", "`sleep` ends at once");
 }
@@ -271,7 +271,7 @@ fn kill_ends_actor_without_step() {
     let actor = logged(&mut events, &log, |_| finishing(secs(5)));
     settle(&mut events);
     terminate_within(&mut events, actor, secs(5));
-    events.loop_ref().kill(actor);
+    events.local_actors().signals().kill(actor);
     settle(&mut events);
     assert_eq!(log.take(), "start terminate [terminated]");
     let own = events.spawn(|cx: &mut Cx<u32>, _| {

@@ -128,7 +128,7 @@ impl TwoNodes {
                     let receiver = &mut self.nodes[1 - from];
                     let origin = Origin::new(node_id, 1_000);
                     let (delivery, _) =
-                        with_origin(origin, || receive_frame(&mut receiver.loop_ref(), node_id, frame));
+                        with_origin(origin, || receive_frame(&mut receiver.local_actors(), node_id, frame));
                     self.deliveries.extend(delivery);
                 }
             }
@@ -147,7 +147,7 @@ impl TwoNodes {
     /// Starts an exposed actor on node 1 that logs its events, and returns its address for node 0.
     fn remote_actor<M: Wire + std::fmt::Display>(&mut self, log: &Log) -> Addr<M> {
         let addr = spawn_logger::<M>(&mut self.nodes[1], log);
-        assert!(self.nodes[1].loop_ref().expose(addr));
+        assert!(self.nodes[1].loop_ref().service().expose(addr));
         Addr::of(addr.id())
     }
 
@@ -162,29 +162,33 @@ impl TwoNodes {
 }
 
 /// Handles a frame of the other node. Returns the outcome of a delivery.
-fn receive_frame(loop_ref: &mut LoopRef<'_>, from: NodeId, frame: SentFrame) -> Option<Delivery> {
+fn receive_frame(local: &mut LocalActors<'_>, from: NodeId, frame: SentFrame) -> Option<Delivery> {
     match frame {
         SentFrame::OutboundMessage { to: Destination::Actor(id), tag, body } => {
-            return Some(loop_ref.deliver(id.key(), tag, &body));
+            return Some(local.mailboxes().deliver(id.key(), tag, &body));
         }
         SentFrame::OutboundMessage { to: Destination::Request(node, request_id), tag, body } => {
-            assert_eq!(node, loop_ref.node_id());
-            let _ = loop_ref.complete_request_encoded(request_id, tag, &body);
+            assert_eq!(node, local.node_id());
+            let _ = local.requests().complete_encoded(request_id, tag, &body);
         }
         SentFrame::Signal(signal) => match signal {
             Signal::Monitor { target, id, watcher } => {
-                loop_ref.add_watcher(target.key(), id, ActorId::new(from, watcher))
+                local.signals().add_watcher(target.key(), id, ActorId::new(from, watcher))
             }
-            Signal::Demonitor { target, id, .. } => loop_ref.remove_watcher(target.key(), id),
+            Signal::Demonitor { target, id, .. } => local.signals().remove_watcher(target.key(), id),
             Signal::Notify { watcher, id, actor } => {
-                loop_ref.expect_down(watcher.key(), id, ActorId::new(from, actor));
+                local.signals().expect_down(watcher.key(), id, ActorId::new(from, actor));
             }
-            Signal::Down { watcher, id, actor, reason } => loop_ref.down(watcher.key(), id, actor, reason),
-            Signal::Terminate { target, grace: Some(grace), .. } => loop_ref.terminate_within(target, grace),
-            Signal::Terminate { target, grace: None, .. } => loop_ref.kill(target),
-            Signal::Throw { target, value, .. } => drop(loop_ref.throw_here(target.key(), value)),
-            Signal::Resume { target, value, .. } => drop(loop_ref.resume_here(target.key(), value)),
-            Signal::ReplyDropped { request_id, reason, .. } => loop_ref.fail_request(request_id, reason),
+            Signal::Down { watcher, id, actor, reason } => {
+                local.signals().down(watcher.key(), id, actor, reason)
+            }
+            Signal::Terminate { target, grace: Some(grace), .. } => {
+                local.signals().terminate_within(target, grace)
+            }
+            Signal::Terminate { target, grace: None, .. } => local.signals().kill(target),
+            Signal::Throw { target, value, .. } => drop(local.signals().throw(target.key(), value)),
+            Signal::Resume { target, value, .. } => drop(local.signals().resume(target.key(), value)),
+            Signal::ReplyDropped { request_id, reason, .. } => local.requests().fail(request_id, reason),
             other => panic!("a signal that no node sends to another: {other:?}"),
         },
     }
@@ -213,7 +217,7 @@ fn server(net: &mut TwoNodes) -> Addr<ServerRequest> {
         }
         receive()
     });
-    assert!(net.nodes[1].loop_ref().expose(server));
+    assert!(net.nodes[1].loop_ref().service().expose(server));
     Addr::of(server.id())
 }
 
@@ -352,7 +356,7 @@ fn foreign_reply_dropped_after_refusal_fails_request() {
         }
         receive()
     });
-    assert!(net.nodes[1].loop_ref().expose(forwarder));
+    assert!(net.nodes[1].loop_ref().service().expose(forwarder));
     net.records[1].borrow_mut().refusals.push_back(Undelivered::Busy);
     let forwarder = Addr::of(forwarder.id());
     ask(&mut net, &log, forwarder, 41);
@@ -374,7 +378,7 @@ fn late_reply_from_peer_is_ignored() {
         }
         _ => receive(),
     });
-    assert!(net.nodes[1].loop_ref().expose(slow));
+    assert!(net.nodes[1].loop_ref().service().expose(slow));
     let slow = Addr::of(slow.id());
     ask(&mut net, &log, slow, 41);
     net.pass(secs(2));
@@ -408,9 +412,12 @@ fn reply_undecodable_fails_request() {
             panic!("no request was sent")
         };
         let request_id = request_id_in(&body);
-        assert!(net.nodes[0].loop_ref().is_open(request_id), "the message contains the request id");
+        assert!(
+            net.nodes[0].loop_ref().requests().is_open(request_id),
+            "the message contains the request id"
+        );
         let (tag, body): (_, &[u8]) = if wrong_tag { ("str", b"\xa0") } else { ("u32", b"\xc1") };
-        let result = net.nodes[0].loop_ref().complete_request_encoded(request_id, tag, body);
+        let result = net.nodes[0].loop_ref().requests().complete_encoded(request_id, tag, body);
         let expected = |reason: &PayloadError| match reason {
             PayloadError::WrongType { expected, found } => {
                 wrong_tag && &**expected == "u32" && &**found == "str"
@@ -423,7 +430,7 @@ fn reply_undecodable_fails_request() {
         let (error, kind) = (log.take(), if wrong_tag { "WrongType" } else { "Decode" });
         assert!(error.starts_with(&format!("Err(Reply({kind}")), "{error}");
         assert_eq!(
-            net.nodes[0].loop_ref().complete_request_encoded(request_id, "u32", b"\x01"),
+            net.nodes[0].loop_ref().requests().complete_encoded(request_id, "u32", b"\x01"),
             Err(Undelivered::NoActor)
         );
     }
@@ -453,9 +460,9 @@ fn local_request_rejects_reply_from_peer() {
     net.settle();
     let reply = stored.take().expect("the request arrived");
     let request_id = request_id_of(&reply);
-    let refused = net.nodes[0].loop_ref().complete_request_encoded(request_id, "u32", b"\x05");
+    let refused = net.nodes[0].loop_ref().requests().complete_encoded(request_id, "u32", b"\x05");
     assert_eq!(refused, Err(Undelivered::NoActor));
-    assert!(net.nodes[0].loop_ref().is_open(request_id));
+    assert!(net.nodes[0].loop_ref().requests().is_open(request_id));
     net.settle();
     assert_eq!(log.take(), "");
 }
@@ -469,18 +476,24 @@ fn address_in_message_becomes_reachable() {
     net.settle();
     let body = b"\xa5hello";
     assert_eq!(
-        net.nodes[0].loop_ref().deliver(near.id().key(), "str", body),
+        net.nodes[0].local_actors().mailboxes().deliver(near.id().key(), "str", body),
         Delivery::NoActor,
         "the address was never sent"
     );
     net.act(0, move |cx| cx.send(server, ServerRequest::SendTo(near, "hello".into())).unwrap());
     assert_eq!(log.take(), "start hello");
     assert_eq!(net.records[0].borrow().address_nodes, [net.nodes[0].node_id()]);
-    assert_eq!(net.nodes[0].loop_ref().deliver(near.id().key(), "str", body), Delivery::Delivered);
+    assert_eq!(
+        net.nodes[0].local_actors().mailboxes().deliver(near.id().key(), "str", body),
+        Delivery::Delivered
+    );
     net.settle();
     net.act(0, move |cx| cx.terminate(near));
     assert_eq!(net.records[0].borrow().exited, [near.id().key()], "the node can forget the address");
-    assert_eq!(net.nodes[0].loop_ref().deliver(near.id().key(), "str", body), Delivery::NoActor);
+    assert_eq!(
+        net.nodes[0].local_actors().mailboxes().deliver(near.id().key(), "str", body),
+        Delivery::NoActor
+    );
 }
 
 #[test]
@@ -525,21 +538,23 @@ fn exposed_adapter_is_unreachable_after_close() {
     net.settle();
     let [open, hidden]: [Addr<String>; 2] = adapters.get().expect("the actor has started");
     let (there, events) = (net.nodes[1].node_id(), &mut net.nodes[0]);
-    assert!(events.loop_ref().expose(open));
+    assert!(events.loop_ref().service().expose(open));
     let (owner, open, hidden) = (owner.id().key(), open.id().key(), hidden.id().key());
-    let mut loop_ref = events.loop_ref();
-    assert_eq!(loop_ref.deliver(open, "str", b"\xa1a"), Delivery::Delivered);
+    let mut local = events.local_actors();
+    assert_eq!(local.mailboxes().deliver(open, "str", b"\xa1a"), Delivery::Delivered);
     for key in [owner, hidden] {
-        assert_eq!(loop_ref.deliver(key, "str", b"\xa1b"), Delivery::NoActor);
-        assert!(loop_ref.is_alive(key) && !loop_ref.is_exposed(key));
+        assert_eq!(local.mailboxes().deliver(key, "str", b"\xa1b"), Delivery::NoActor);
+        assert!(local.is_alive(key) && !local.is_exposed(key));
     }
     let id = MonitorId { origin: there, number: 5 };
-    loop_ref.add_watcher(open, id, ActorId::new(there, Key::from_bits(7)));
-    let actor = ActorId::new(loop_ref.node_id(), open);
-    loop_ref.close_adapter(actor);
-    assert_eq!(loop_ref.deliver(open, "str", b"\xa1c"), Delivery::NoActor);
-    assert!(!loop_ref.is_alive(open) && !loop_ref.is_exposed(open));
-    loop_ref.close_adapter(ActorId::new(actor.node(), hidden));
+    local.signals().add_watcher(open, id, ActorId::new(there, Key::from_bits(7)));
+    let actor = ActorId::new(local.node_id(), open);
+    events.loop_ref().close_adapter(actor);
+    let mut local = events.local_actors();
+    assert_eq!(local.mailboxes().deliver(open, "str", b"\xa1c"), Delivery::NoActor);
+    assert!(!local.is_alive(open) && !local.is_exposed(open));
+    events.loop_ref().close_adapter(ActorId::new(actor.node(), hidden));
+    events.work();
     assert_eq!(net.records[0].borrow().exited, [open], "the node does not know the other adapter");
     net.settle();
     assert_eq!(log.take(), "+a");
@@ -557,7 +572,10 @@ fn refused_message_exposes_no_address() {
             Err(SendError::Busy(_))
         ));
     });
-    assert_eq!(net.nodes[0].loop_ref().deliver(near.id().key(), "str", b"\xa0"), Delivery::NoActor);
+    assert_eq!(
+        net.nodes[0].local_actors().mailboxes().deliver(near.id().key(), "str", b"\xa0"),
+        Delivery::NoActor
+    );
 }
 
 #[test]
@@ -567,34 +585,38 @@ fn deliver_reports_each_failure() {
     let log = Log::default();
     let hidden = spawn_logger::<String>(events, &Log::default());
     let open = spawn_logger::<String>(events, &log);
-    events.loop_ref().expose(open);
+    events.loop_ref().service().expose(open);
     let (hidden, open) = (hidden.id().key(), open.id().key());
-    let mut loop_ref = events.loop_ref();
+    let mut local = events.local_actors();
     let wrong_type = PayloadError::WrongType { expected: "str".into(), found: "bytes".into() };
-    assert_eq!(loop_ref.deliver(open, "bytes", b"\xa1x"), Delivery::Refused(wrong_type));
+    assert_eq!(local.mailboxes().deliver(open, "bytes", b"\xa1x"), Delivery::Refused(wrong_type));
     // The node has checked before that the bytes are exactly one value.
     for hostile in [&b"\xa1"[..], b"\x01", b"", b"\xdb\xff\xff\xff\xff"] {
         assert!(
-            matches!(loop_ref.deliver(open, "str", hostile), Delivery::Refused(PayloadError::Decode(_))),
+            matches!(
+                local.mailboxes().deliver(open, "str", hostile),
+                Delivery::Refused(PayloadError::Decode(_))
+            ),
             "{hostile:?}"
         );
     }
-    assert_eq!(loop_ref.deliver(open, "str", b"\xa1a"), Delivery::Delivered);
-    assert_eq!(loop_ref.has_room(open), Some(true));
-    assert_eq!(loop_ref.deliver(open, "str", b"\xa1b"), Delivery::DeliveredOverHalf);
-    assert_eq!(loop_ref.has_room(open), Some(false));
-    assert_eq!(loop_ref.deliver(open, "str", b"\xa1c"), Delivery::Full);
+    assert_eq!(local.mailboxes().deliver(open, "str", b"\xa1a"), Delivery::Delivered);
+    assert_eq!(local.mailboxes().has_room(open), Some(true));
+    assert_eq!(local.mailboxes().deliver(open, "str", b"\xa1b"), Delivery::DeliveredOverHalf);
+    assert_eq!(local.mailboxes().has_room(open), Some(false));
+    assert_eq!(local.mailboxes().deliver(open, "str", b"\xa1c"), Delivery::Full);
     for bits in [open.to_bits() ^ (1 << 28), u64::MAX, 12345] {
-        assert_eq!(loop_ref.deliver(Key::from_bits(bits), "str", b"\xa1x"), Delivery::NoActor);
-        assert_eq!(loop_ref.has_room(Key::from_bits(bits)), None);
+        assert_eq!(local.mailboxes().deliver(Key::from_bits(bits), "str", b"\xa1x"), Delivery::NoActor);
+        assert_eq!(local.mailboxes().has_room(Key::from_bits(bits)), None);
     }
-    assert_eq!(loop_ref.deliver(hidden, "str", b"\xa1d"), Delivery::NoActor);
+    assert_eq!(local.mailboxes().deliver(hidden, "str", b"\xa1d"), Delivery::NoActor);
     for _ in 0..3 {
-        drop(loop_ref.send(Addr::<String>::of(ActorId::new(loop_ref.node_id(), hidden)), String::new()));
+        let hidden = ActorId::new(local.node_id(), hidden);
+        drop(local.send(Addr::<String>::of(hidden), String::new()));
     }
-    assert_eq!(loop_ref.has_room(hidden), Some(false));
+    assert_eq!(local.mailboxes().has_room(hidden), Some(false));
     assert_eq!(
-        loop_ref.deliver(hidden, "str", b"\xa1d"),
+        local.mailboxes().deliver(hidden, "str", b"\xa1d"),
         Delivery::NoActor,
         "an actor that is not exposed does not even report that it is full"
     );
@@ -608,7 +630,7 @@ fn deliver_rejects_address_never_sent() {
     let events = &mut net.nodes[0];
     let hidden = spawn_logger::<u32>(events, &Log::default());
     let exposed = spawn_logger::<u32>(events, &Log::default());
-    events.loop_ref().expose(exposed);
+    events.loop_ref().service().expose(exposed);
     let received = Rc::new(std::cell::Cell::new(0));
     let count = received.clone();
     let relay = events.spawn(move |_: &mut Cx<Addr<u32>>, event| {
@@ -617,8 +639,8 @@ fn deliver_rejects_address_never_sent() {
         }
         receive()
     });
-    events.loop_ref().expose(relay);
-    let tag = events.loop_ref().type_name_of::<Addr<u32>>();
+    events.loop_ref().service().expose(relay);
+    let tag = events.loop_ref().service().type_name_of::<Addr<u32>>();
     let bytes = |id: ActorId| {
         let (node, key) = (id.node().to_bits(), id.key().to_bits());
         let mut bytes = vec![0x92, 0xcf];
@@ -627,15 +649,15 @@ fn deliver_rejects_address_never_sent() {
         bytes.extend(key.to_be_bytes());
         bytes
     };
-    let mut loop_ref = events.loop_ref();
+    let mut local = events.local_actors();
     assert!(matches!(
-        loop_ref.deliver(relay.id().key(), tag, &bytes(hidden.id())),
+        local.mailboxes().deliver(relay.id().key(), tag, &bytes(hidden.id())),
         Delivery::Refused(PayloadError::Decode(_))
     ));
-    assert_eq!(loop_ref.deliver(relay.id().key(), tag, &bytes(exposed.id())), Delivery::Delivered);
+    assert_eq!(local.mailboxes().deliver(relay.id().key(), tag, &bytes(exposed.id())), Delivery::Delivered);
     let foreign = ActorId::new(NodeId::from_bits(1), hidden.id().key());
-    assert_eq!(loop_ref.deliver(relay.id().key(), tag, &bytes(foreign)), Delivery::Delivered);
-    assert!(!loop_ref.is_exposed(hidden.id().key()));
+    assert_eq!(local.mailboxes().deliver(relay.id().key(), tag, &bytes(foreign)), Delivery::Delivered);
+    assert!(!local.is_exposed(hidden.id().key()));
     settle(events);
     assert_eq!(received.get(), 2);
 }
@@ -658,9 +680,9 @@ fn peer_cannot_fail_local_request() {
     });
     settle(events);
     let request_id = request_id.get().expect("the actor has opened a request");
-    events.loop_ref().fail_request_from_peer(request_id, AskError::Dropped);
-    assert!(events.loop_ref().is_open(request_id), "its id was never sent to a peer");
-    assert_eq!(events.loop_ref().complete_request(request_id, 7_u32), Ok(()));
+    events.loop_ref().requests().fail_from_peer(request_id, AskError::Dropped);
+    assert!(events.loop_ref().requests().is_open(request_id), "its id was never sent to a peer");
+    assert_eq!(events.loop_ref().requests().complete(request_id, 7_u32), Ok(()));
     settle(events);
     assert_eq!(log.take(), "7");
 }
@@ -678,14 +700,14 @@ fn adapter_of_full_actor_keeps_reply_open() {
     });
     net.settle();
     let adapter: Addr<ServerRequest> = adapter.get().unwrap();
-    net.nodes[1].loop_ref().expose(adapter);
+    net.nodes[1].loop_ref().service().expose(adapter);
     net.nodes[1].send(owner, 0).unwrap();
     let log = Log::default();
     let adapter = Addr::of(adapter.id());
     ask(&mut net, &log, adapter, 5);
     assert_eq!(net.deliveries, [Delivery::Full], "the node delivers it again later");
     assert_eq!(log.take(), "", "the reply is not dropped");
-    assert_eq!(net.nodes[1].loop_ref().has_room(adapter.id().key()), Some(false));
+    assert_eq!(net.nodes[1].local_actors().mailboxes().has_room(adapter.id().key()), Some(false));
 }
 
 #[test]
@@ -727,7 +749,7 @@ fn wire_panic_fails_only_its_value() {
         Event::Message(_) => exit(PanickingWire(true)),
         _ => receive(),
     });
-    net.nodes[1].loop_ref().expose(victim);
+    net.nodes[1].loop_ref().service().expose(victim);
     let far = Addr::<String>::of(victim.id());
     log_exit(&mut net.nodes[0], &log, far);
     net.settle();
@@ -788,7 +810,7 @@ fn exit_value_with_overlong_type_is_not_sent() {
         Event::Message(_) => exit(Some(LongestName)),
         _ => receive(),
     });
-    net.nodes[1].loop_ref().expose(far);
+    net.nodes[1].loop_ref().service().expose(far);
     let there = Addr::<u32>::of(far.id());
     let seen = log.clone();
     net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
@@ -868,7 +890,7 @@ fn exit_value_is_encoded_once_for_all_watchers() {
         Event::Message(_) => exit(Counted),
         _ => receive(),
     });
-    net.nodes[1].loop_ref().expose(far);
+    net.nodes[1].loop_ref().service().expose(far);
     let there = Addr::<u32>::of(far.id());
     for _ in 0..3 {
         let seen = log.clone();
@@ -896,7 +918,7 @@ fn local_exit_value_arrives_opaque() {
         Event::Message(_) => exit_local("secret"),
         _ => receive(),
     });
-    net.nodes[1].loop_ref().expose(far);
+    net.nodes[1].loop_ref().service().expose(far);
     let there = Addr::<u32>::of(far.id());
     let seen = log.clone();
     net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
@@ -924,7 +946,7 @@ fn address_in_exit_value_becomes_reachable() {
         Event::Message(_) => exit(target),
         _ => receive(),
     });
-    net.nodes[1].loop_ref().expose(far);
+    net.nodes[1].loop_ref().service().expose(far);
     let there = Addr::<u32>::of(far.id());
     net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
         match event {
@@ -946,7 +968,7 @@ fn signals_cross_between_nodes() {
     let mut net = two_nodes();
     let log = Log::default();
     let watcher = spawn_logger::<String>(&mut net.nodes[1], &log);
-    net.nodes[1].loop_ref().expose(watcher);
+    net.nodes[1].loop_ref().service().expose(watcher);
     let watcher = Addr::<String>::of(watcher.id());
     net.settle();
     assert_eq!(log.take(), "start");
@@ -977,7 +999,7 @@ fn resume_value_keeps_its_type() {
         }
         suspend()
     });
-    net.nodes[1].loop_ref().expose(far);
+    net.nodes[1].loop_ref().service().expose(far);
     let far = Addr::<u32>::of(far.id());
     net.act(0, move |cx| cx.resume(far, (1_u8, "x".to_owned())));
     assert_eq!(log.take(), r#"(1, "x") the value is (u8,str), not u32; read it as (u8,str)"#);
@@ -1018,7 +1040,7 @@ fn lost_node_ends_monitors_and_requests_once() {
     ask(&mut net, &log, server, 0);
     log.take();
     let slow = net.nodes[1].spawn(|_: &mut Cx<ServerRequest>, _| suspend());
-    net.nodes[1].loop_ref().expose(slow);
+    net.nodes[1].loop_ref().service().expose(slow);
     let slow = Addr::of(slow.id());
     ask(&mut net, &log, slow, 1);
     // A node that loses its peer ends every open monitor and request. The second call does nothing.
@@ -1026,38 +1048,42 @@ fn lost_node_ends_monitors_and_requests_once() {
     let monitors = net.records[0].borrow().monitors.clone();
     assert_eq!(monitors.len(), 1);
     for _ in 0..2 {
-        let mut loop_ref = net.nodes[0].loop_ref();
+        let mut local = net.nodes[0].local_actors();
         for &(watcher, id) in &monitors {
-            loop_ref.down(watcher, id, server.id(), ExitReason::NodeLost);
+            local.signals().down(watcher, id, server.id(), ExitReason::NodeLost);
         }
-        loop_ref.fail_request(request_id_in(&request), AskError::NodeLost);
+        local.requests().fail(request_id_in(&request), AskError::NodeLost);
     }
     net.settle();
     assert_eq!(log.take(), "[its node was lost] Err(NodeLost)");
 }
 
+/// The signals that a transport causes while it works reach it afterwards.
 #[test]
-fn transport_absent_queues_signals_and_refuses_messages() {
+fn signals_wait_while_transport_works() {
     let mut net = two_nodes();
     let log = Log::default();
-    let far = net.remote_actor::<String>(&log);
+    let far = net.remote_actor::<String>(&log).id();
+    let near = net.nodes[0].spawn(move |cx: &mut Cx<()>, event| {
+        if let Event::Start = event {
+            cx.monitor(far);
+        }
+        receive()
+    });
     net.settle();
     log.take();
-    let transport = net.nodes[0].take_transport::<FakeTransport>().expect("the loop has a fake transport");
-    assert!(net.nodes[0].take_transport::<FakeTransport>().is_none());
-    let seen = log.clone();
-    net.act(0, move |cx| {
-        cx.terminate(far);
-        seen.note(format!("{:?}", cx.send(far, "x".into())));
+    let seen = net.nodes[0].with_transport(|transport: &mut FakeTransport, local| {
+        local.signals().kill(near);
+        transport.0.borrow().frames.len()
     });
-    assert_eq!(log.take(), "Err(NoNode)");
-    net.nodes[0].set_transport(transport);
-    net.settle();
-    assert_eq!(log.take(), "terminate");
+    assert_eq!(seen, Some(0), "the transport works");
+    let frames = &net.records[0].borrow().frames;
+    let only = (frames.len() == 1).then(|| &frames[0]);
+    assert!(matches!(only, Some(SentFrame::Signal(Signal::Demonitor { .. }))), "{} frames", frames.len());
 }
 
 #[test]
-fn transport_is_taken_only_by_its_type() {
+fn transport_is_used_only_by_its_type() {
     struct OtherTransport;
     impl Transport for OtherTransport {
         fn send(&mut self, _: Time, _: &OutboundMessage<'_>) -> Result<(), Undelivered> {
@@ -1078,10 +1104,10 @@ fn transport_is_taken_only_by_its_type() {
         fn signal(&mut self, _: Time, _: Signal) {}
     }
     let mut net = two_nodes();
-    assert!(net.nodes[0].take_transport::<OtherTransport>().is_none());
+    assert!(net.nodes[0].with_transport(|_: &mut OtherTransport, _| ()).is_none());
     assert!(net.nodes[0].loop_ref().transport::<OtherTransport>().is_none());
     assert!(net.nodes[0].loop_ref().transport::<FakeTransport>().is_some());
-    assert!(net.nodes[0].take_transport::<FakeTransport>().is_some());
+    assert!(net.nodes[0].with_transport(|_: &mut FakeTransport, _| ()).is_some());
 }
 
 #[test]
@@ -1108,7 +1134,7 @@ fn busy_sender_gets_writable_event() {
     net.settle();
     // A sender receives the event once, and only if it awaits it.
     for _ in 0..2 {
-        net.nodes[0].loop_ref().writable(Some(sender.id().key()), far.id());
+        net.nodes[0].local_actors().mailboxes().writable(Some(sender.id().key()), far.id());
     }
     net.settle();
     assert_eq!(log.take(), "Err(Busy) true");
@@ -1134,15 +1160,13 @@ fn busy_remote_target_holds_handle_messages() {
     net.settle();
     assert_eq!((log.take().as_str(), net.nodes[0].stats().inbox), ("10", 4));
     assert!(matches!(handle.send(far, 4), Err(SendError::Full(4))));
-    // The node reports room while it is taken out of the loop; it accepts one message and refuses the next again.
-    let transport = net.nodes[0].take_transport::<FakeTransport>().unwrap();
-    net.nodes[0].loop_ref().writable(None, far.id());
-    net.nodes[0].set_transport(transport);
+    // The node reports room; it accepts one message and refuses the next again.
+    net.nodes[0].local_actors().mailboxes().writable(None, far.id());
     assert!(net.nodes[0].is_runnable());
     refuse_next(&net, 1);
     net.settle();
     assert_eq!((log.take().as_str(), net.nodes[0].stats().inbox), ("", 4));
-    net.nodes[0].loop_ref().writable(None, far.id());
+    net.nodes[0].local_actors().mailboxes().writable(None, far.id());
     net.settle();
     assert_eq!((log.take().as_str(), net.nodes[0].stats().inbox), ("0 1 2 3", 0));
     handle.send(far, 5).unwrap();
@@ -1164,7 +1188,7 @@ fn lost_node_makes_waiting_messages_dead_letters() {
     net.settle();
     assert_eq!((net.nodes[0].stats().inbox, net.nodes[0].stats().dead_letters), (3, 0));
     net.records[0].borrow_mut().refusals.extend([const { Undelivered::NoNode }; 3]);
-    net.nodes[0].loop_ref().writable(None, far.id());
+    net.nodes[0].local_actors().mailboxes().writable(None, far.id());
     net.settle();
     assert_eq!(net.nodes[0].stats().inbox, 0);
     assert_eq!(net.nodes[0].stats().dead_letters_by_reason.no_node, 3);
@@ -1187,34 +1211,36 @@ fn permit_is_held_until_event_is_handled() {
         }
         suspend()
     });
-    assert!(events.loop_ref().expose(sleeper));
+    assert!(events.loop_ref().service().expose(sleeper));
     settle(&mut events);
     let all = Budget::default();
     let [first, second] = [(); 2].map(|()| Budget::child_of(&all));
     let key = sleeper.id().key();
     let mut body = Vec::new();
     "sent".to_owned().encode(&mut body).unwrap();
-    let delivery =
-        events.loop_ref().with_permit(Some(first.acquire(5)), |loop_ref| loop_ref.deliver(key, "str", &body));
+    let delivery = events
+        .local_actors()
+        .with_permit(Some(first.acquire(5)), |local| local.mailboxes().deliver(key, "str", &body));
     assert_eq!(delivery, Delivery::Delivered);
     settle(&mut events);
     assert_eq!((log.take().as_str(), all.bytes(), first.bytes()), ("", 5, 5));
     let value = |text: &str| Value::new(text.to_owned());
-    let resume = |loop_ref: &mut LoopRef<'_>| loop_ref.resume_here(key, value("resumed"));
-    assert!(events.loop_ref().with_permit(Some(second.acquire(7)), resume));
+    let resume = |local: &mut LocalActors<'_>| local.signals().resume(key, value("resumed"));
+    assert!(events.local_actors().with_permit(Some(second.acquire(7)), resume));
     assert_eq!(all.bytes(), 12);
     settle(&mut events);
     assert_eq!((log.take().as_str(), all.bytes(), second.bytes()), ("resumed", 5, 0));
     assert!(
         events
-            .loop_ref()
-            .with_permit(Some(first.acquire(9)), |loop_ref| loop_ref.throw_here(key, value("thrown")))
+            .local_actors()
+            .with_permit(Some(first.acquire(9)), |local| local.signals().throw(key, value("thrown")))
     );
     settle(&mut events);
     assert_eq!((log.take().as_str(), all.bytes()), ("thrown sent", 0));
     // A refused message releases its permit.
-    let refused =
-        events.loop_ref().with_permit(Some(first.acquire(5)), |loop_ref| loop_ref.deliver(key, "u64", &body));
+    let refused = events
+        .local_actors()
+        .with_permit(Some(first.acquire(5)), |local| local.mailboxes().deliver(key, "u64", &body));
     assert!(matches!(refused, Delivery::Refused(PayloadError::WrongType { .. })), "{refused:?}");
     assert_eq!(all.bytes(), 0);
 }
@@ -1234,7 +1260,7 @@ fn remote_notifies_leave_room_for_local_ones() {
     let remote = NodeId::from_bits(77);
     let expect_down = |events: &mut Loop, number| {
         let id = MonitorId { origin: remote, number };
-        events.loop_ref().expect_down(key, id, ActorId::new(remote, Key::from_bits(number)))
+        events.local_actors().signals().expect_down(key, id, ActorId::new(remote, Key::from_bits(number)))
     };
     let admitted = (0..40_000).filter(|number| expect_down(&mut events, *number)).count();
     assert_eq!(admitted, 32_767);
@@ -1251,7 +1277,12 @@ fn remote_notifies_leave_room_for_local_ones() {
     settle(&mut events);
     assert_eq!(log.take().matches("no more monitors are admitted").count(), 20_000 - 16_383);
     let id = MonitorId { origin: remote, number: 1 };
-    events.loop_ref().down(key, id, ActorId::new(remote, Key::from_bits(1)), ExitReason::Terminated);
+    events.local_actors().signals().down(
+        key,
+        id,
+        ActorId::new(remote, Key::from_bits(1)),
+        ExitReason::Terminated,
+    );
     assert!(expect_down(&mut events, 50_000) && !expect_down(&mut events, 50_001));
 }
 
@@ -1297,7 +1328,7 @@ fn reply_in_untagged_request_stays_open() {
         }
         receive()
     });
-    net.nodes[1].loop_ref().expose(server);
+    net.nodes[1].loop_ref().service().expose(server);
     let to = Addr::<Lookup>::of(server.id());
     assert_eq!(ask_with(&mut net, to, |reply| Lookup::ByNumber { reply, number: 5 }), "Ok(5)");
     assert_eq!(ask_with(&mut net, to, |reply| Lookup::ByKey { reply, key: "four".into() }), "Ok(4)");
@@ -1342,7 +1373,7 @@ fn request_without_surviving_reply_completes_as_dropped() {
         }
         receive()
     });
-    net.nodes[1].loop_ref().expose(server);
+    net.nodes[1].loop_ref().service().expose(server);
     let to = Addr::<Forgetful>::of(server.id());
     assert_eq!(ask_with(&mut net, to, |reply| Forgetful(reply, 5)), "Err(Dropped)");
     assert_eq!(log.take(), "5", "the message arrived");
@@ -1354,7 +1385,7 @@ fn refused_message_fails_requests_of_others() {
     let mut net = two_nodes();
     let log = Log::default();
     let target = spawn_logger_of_forgetful(&mut net.nodes[0], &log);
-    net.nodes[0].loop_ref().expose(target);
+    net.nodes[0].loop_ref().service().expose(target);
     let target = Addr::<Forgetful>::of(target.id());
     // Node 1 passes the reply on to an actor of node 0, in a message that node 0 refuses.
     let relay = net.nodes[1].spawn(move |cx: &mut Cx<Lookup>, event| {
@@ -1363,7 +1394,7 @@ fn refused_message_fails_requests_of_others() {
         }
         receive()
     });
-    net.nodes[1].loop_ref().expose(relay);
+    net.nodes[1].loop_ref().service().expose(relay);
     let to = Addr::<Lookup>::of(relay.id());
     assert_eq!(ask_with(&mut net, to, |reply| Lookup::ByNumber { reply, number: 0 }), "Err(Dropped)");
     assert_eq!(log.take(), "", "the message was refused");
@@ -1390,7 +1421,7 @@ fn unencodable_reply_names_cause_on_both_sides() {
         }
         receive()
     });
-    net.nodes[1].loop_ref().expose(server);
+    net.nodes[1].loop_ref().service().expose(server);
     let to = Addr::<NestedRequest>::of(server.id());
     let answers = Log::default();
     let errors = answers.clone();
@@ -1439,7 +1470,7 @@ fn refused_reply_fails_requests_within_it() {
         }
         receive()
     });
-    net.nodes[1].loop_ref().expose(store);
+    net.nodes[1].loop_ref().service().expose(store);
     let log = Log::default();
     let seen = log.clone();
     net.nodes[1].spawn(move |cx, event: Event<Result<u32, AskError>>| {
@@ -1482,13 +1513,13 @@ fn untagged_request_over_quota_is_refused() {
         Event::Message(AskOrPair::Ask(_) | AskOrPair::Pair(..)) => panic!("it was delivered"),
         _ => receive(),
     });
-    net.nodes[0].loop_ref().expose(actor);
+    net.nodes[0].loop_ref().service().expose(actor);
     settle(&mut net.nodes[0]);
     let node = net.nodes[1].node_id();
-    let tag = net.nodes[0].loop_ref().type_name_of::<AskOrPair>();
+    let tag = net.nodes[0].loop_ref().service().type_name_of::<AskOrPair>();
     // The bytes of a `ReplyTo` are those of two numbers.
     let (delivery, _) = with_origin(Origin::new(node, 0), || {
-        net.nodes[0].loop_ref().deliver(actor.id().key(), tag, b"\x92\x01\x02")
+        net.nodes[0].local_actors().mailboxes().deliver(actor.id().key(), tag, b"\x92\x01\x02")
     });
     assert_eq!(delivery, Delivery::OverQuota);
 }
@@ -1554,7 +1585,7 @@ fn add_watchers(net: &mut TwoNodes, target: Key, numbers: std::ops::Range<u64>) 
     let origin = net.nodes[0].node_id();
     for number in numbers {
         let watcher = ActorId::new(origin, Key::from_bits(number));
-        net.nodes[1].loop_ref().add_watcher(target, MonitorId { origin, number }, watcher);
+        net.nodes[1].local_actors().signals().add_watcher(target, MonitorId { origin, number }, watcher);
     }
 }
 
@@ -1575,18 +1606,20 @@ fn remote_watchers_get_downs_in_parts() {
     net.settle();
     add_watchers(&mut net, target, 0..5000);
     let actor = ActorId::new(net.nodes[1].node_id(), target);
-    net.nodes[1].loop_ref().kill(actor);
+    net.nodes[1].with_transport(|_: &mut FakeTransport, local| local.signals().kill(actor));
     let mut sent = take_downs(&net);
     assert_eq!(net.records[1].borrow().exited, [target], "it is reported before the Downs that wait");
     // The Down of a monitor that its watcher removes meanwhile is never sent.
     for number in 4000..4500 {
         let id = MonitorId { origin: net.nodes[0].node_id(), number };
-        net.nodes[1].loop_ref().remove_watcher(target, id);
+        net.nodes[1].local_actors().signals().remove_watcher(target, id);
     }
     // A monitor that is set again in another session has one Down.
     let id = MonitorId { origin: net.nodes[0].node_id(), number: 4500 };
     let watcher = ActorId::new(id.origin, Key::from_bits(4500));
-    net.nodes[1].loop_ref().refuse_monitor(target, id, watcher, ExitReason::NoActor);
+    net.nodes[1].with_transport(|_: &mut FakeTransport, local| {
+        local.signals().refuse_monitor(target, id, watcher, ExitReason::NoActor);
+    });
     sent.extend(take_downs(&net));
     while net.nodes[1].is_runnable() {
         net.nodes[1].work();
@@ -1609,12 +1642,12 @@ fn local_watcher_gets_down_before_remote_ones() {
             let origin = NodeId::from_bits(bits);
             let watcher = ActorId::new(origin, Key::from_bits(number));
             let id = MonitorId { origin, number };
-            net.nodes[1].loop_ref().add_watcher(target.id().key(), id, watcher);
+            net.nodes[1].local_actors().signals().add_watcher(target.id().key(), id, watcher);
         }
     }
     log_exit(&mut net.nodes[1], &log, target);
     settle(&mut net.nodes[1]);
-    net.nodes[1].loop_ref().kill(target);
+    net.nodes[1].local_actors().signals().kill(target);
     net.nodes[1].work();
     assert_eq!(log.take(), "[terminated]");
     settle(&mut net.nodes[1]);

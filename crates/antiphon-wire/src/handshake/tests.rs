@@ -7,7 +7,7 @@ use crate::limits::HELLO_BYTES_MAX;
 
 fn profile(node: u64, suite: Suite) -> Profile {
     Profile {
-        node: NodeId(node),
+        node: NodeId::from_bits(node),
         name: "n".to_owned(),
         locations: Vec::new(),
         suites: vec![suite],
@@ -118,8 +118,8 @@ fn refusal_each_kind_survives_encoding() {
         Refusal::Leaving,
         Refusal::Tls(TlsFault::OneSided),
         Refusal::Certificate,
-        Refusal::OldEpoch { node: NodeId(7), known: u64::MAX },
-        Refusal::EpochTooHigh { node: NodeId(7), known: 8 },
+        Refusal::OldEpoch { node: NodeId::from_bits(7), known: u64::MAX },
+        Refusal::EpochTooHigh { node: NodeId::from_bits(7), known: 8 },
         Refusal::NodeIdInUse,
         Refusal::Other(99),
     ];

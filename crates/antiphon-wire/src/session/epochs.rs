@@ -146,8 +146,8 @@ const FORGOTTEN_MAX: usize = 1024;
 mod tests {
     use super::*;
 
-    const PEER: NodeId = NodeId(1);
-    const OTHER: NodeId = NodeId(2);
+    const PEER: NodeId = NodeId::from_bits(1);
+    const OTHER: NodeId = NodeId::from_bits(2);
 
     #[test]
     fn epoch_changes_only_when_own_session_ends() {
@@ -194,8 +194,8 @@ mod tests {
         let mut epochs = Epochs::default();
         epochs.ended(OTHER);
         for node in 10..200_000 {
-            epochs.raise(NodeId(node), REFUSAL_EPOCH_MAX);
-            epochs.forget(NodeId(node));
+            epochs.raise(NodeId::from_bits(node), REFUSAL_EPOCH_MAX);
+            epochs.forget(NodeId::from_bits(node));
         }
         assert!(epochs.settled.len() <= RAISED_MAX + 1);
         assert_eq!((epochs.of(OTHER), epochs.of_unknown_node(), epochs.floor), (2, 2, 1));
@@ -205,7 +205,7 @@ mod tests {
     fn epochs_cleared_table_stays_above_raised() {
         let mut epochs = Epochs::default();
         assert!(epochs.raise(PEER, 1 << 40));
-        (10..10 + SETTLED_MAX as u64).for_each(|node| epochs.ended(NodeId(node)));
+        (10..10 + SETTLED_MAX as u64).for_each(|node| epochs.ended(NodeId::from_bits(node)));
         assert!(epochs.settled.len() < SETTLED_MAX);
         assert!(epochs.of(PEER) > 1 << 40, "{}", epochs.of(PEER));
     }
@@ -222,8 +222,8 @@ mod tests {
         epochs.forget(PEER);
         assert_eq!(epochs.of(PEER), ended, "its handshakes may be under way");
         for node in 10..10 + 2 * FORGOTTEN_MAX as u64 {
-            epochs.ended(NodeId(node));
-            epochs.forget(NodeId(node));
+            epochs.ended(NodeId::from_bits(node));
+            epochs.forget(NodeId::from_bits(node));
         }
         assert_eq!(epochs.settled.len(), FORGOTTEN_MAX + 1);
         assert!(epochs.settle_for(PEER, old) > old, "a session with the peer ended after this epoch");
@@ -239,8 +239,8 @@ mod tests {
         let epoch = epochs.of(PEER);
         epochs.settle_for(PEER, epoch);
         for node in 10..10 + 2 * FORGOTTEN_MAX as u64 {
-            epochs.ended(NodeId(node));
-            epochs.forget(NodeId(node));
+            epochs.ended(NodeId::from_bits(node));
+            epochs.forget(NodeId::from_bits(node));
         }
         assert_eq!(epochs.of(PEER), epoch);
     }
@@ -251,11 +251,15 @@ mod tests {
         let old = epochs.of(PEER);
         epochs.settle_for(PEER, old);
         epochs.ended(PEER);
-        (10..10 + SETTLED_MAX as u64).for_each(|node| epochs.ended(NodeId(node)));
+        (10..10 + SETTLED_MAX as u64).for_each(|node| epochs.ended(NodeId::from_bits(node)));
         assert!(epochs.settled.len() < SETTLED_MAX);
         assert!(epochs.settle_for(PEER, old) > old, "a session with the peer ended after this epoch");
         let (stale, current) = (epochs.floor - 1, epochs.next);
-        assert_eq!(epochs.settle_for(NodeId(3), stale), current, "an unknown node must also dial again");
-        assert_eq!(epochs.settle_for(NodeId(3), current), current);
+        assert_eq!(
+            epochs.settle_for(NodeId::from_bits(3), stale),
+            current,
+            "an unknown node must also dial again"
+        );
+        assert_eq!(epochs.settle_for(NodeId::from_bits(3), current), current);
     }
 }

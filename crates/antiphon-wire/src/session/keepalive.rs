@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::limits::Limits;
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// Whether a peer is reachable, judged by its silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

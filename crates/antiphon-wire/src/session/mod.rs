@@ -39,7 +39,7 @@ use crate::session::resume::SessionIdentity;
 use crate::session::send_queue::{SendQueue, SendUntil};
 use crate::session::transmit::Control;
 use crate::suite::Suite;
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// One session with one peer. See the crate's documentation for the order of calls.
 #[derive(Debug)]

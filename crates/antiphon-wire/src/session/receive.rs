@@ -6,7 +6,7 @@ use crate::ids::TagId;
 use crate::session::inbound::Assembled;
 use crate::session::send_queue::returns_credit_at_once;
 use crate::session::{PeerFault, Session, SessionError};
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// The frames of one opened record. It borrows the deframer and not the session, so the session can send while a frame is
 /// in use.

@@ -874,5 +874,5 @@ const LATE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// What the entry of a paused actor occupies.
 const PAUSED_ACTOR_BYTES: u64 = 192;
 /// The first of the actors, and of the requests, among all receivers.
-const FIRST_ACTOR: FrameTarget = FrameTarget::Actor(Key(0));
-const FIRST_REQUEST: FrameTarget = FrameTarget::Request(Key(0));
+const FIRST_ACTOR: FrameTarget = FrameTarget::Actor(Key::from_bits(0));
+const FIRST_REQUEST: FrameTarget = FrameTarget::Request(Key::from_bits(0));

@@ -12,7 +12,7 @@ use crate::record::Sealer;
 use crate::session::Session;
 use crate::session::interner::InternError;
 use crate::session::send_queue::{FrameClass, PART_BYTES_MAX, SendMark, is_answer};
-use crate::time::Time;
+use antiphon_types::Time;
 
 /// Why a frame was not accepted. The session is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -17,7 +17,7 @@ pub(crate) fn all_frames<'a>(
 }
 
 fn reply_refused(fault: PayloadFault<'static>) -> Frame<'static> {
-    ReplyDropped { request_id: Key(4), reason: ReplyDroppedReason::Payload(fault) }.into()
+    ReplyDropped { request_id: Key::from_bits(4), reason: ReplyDroppedReason::Payload(fault) }.into()
 }
 
 fn control_frames() -> Vec<Frame<'static>> {
@@ -26,8 +26,8 @@ fn control_frames() -> Vec<Frame<'static>> {
         Credit { until: 1_048_576 }.into(),
         Ping { token: 7 }.into(),
         Pong { token: 7 }.into(),
-        Pause { actor: Key(11) }.into(),
-        Unpause { actor: Key(11) }.into(),
+        Pause { actor: Key::from_bits(11) }.into(),
+        Unpause { actor: Key::from_bits(11) }.into(),
         Close { reason: CloseReason::Idle }.into(),
         Close { reason: CloseReason::Misbehaved }.into(),
         IdleProposed { sent: 4 }.into(),
@@ -37,26 +37,26 @@ fn control_frames() -> Vec<Frame<'static>> {
 }
 
 fn actor_frames<'a>(route_entries: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame<'a>> {
-    let (to, from, tag) = (Key(0x0201), Key(0x0403), TagId(5));
-    let (watcher, target, id) = (Key(1), Key(2), 3);
+    let (to, from, tag) = (Key::from_bits(0x0201), Key::from_bits(0x0403), TagId(5));
+    let (watcher, target, id) = (Key::from_bits(1), Key::from_bits(2), 3);
     let route = Route::Plain(route_entries);
-    let down = |reason| Frame::from(Down { watcher, actor: target, node: NodeId(9), id, reason });
+    let down = |reason| Frame::from(Down { watcher, actor: target, node: NodeId::from_bits(9), id, reason });
     vec![
         Tag { id: TagId(0), name: "vec<opt<acme.é/1>>" }.into(),
         Fragment { stream: 1, part: FragmentPart::First { kind: 0x22, total: 70_000 }, data: &[1, 2] }.into(),
         Fragment { stream: 1, part: FragmentPart::Next, data: &[3] }.into(),
         Message { to, from, tag, receipt: None, route: Route::NONE, body: &[0xc0] }.into(),
         Message { to, from, tag, receipt: Some(99), route, body: &[] }.into(),
-        Answer { to: Key(4), from, tag, route: Route::NONE, body: &[0xc3] }.into(),
-        ReplyDropped { request_id: Key(4), reason: ReplyDroppedReason::Dropped }.into(),
-        ReplyDropped { request_id: Key(4), reason: ReplyDroppedReason::Busy }.into(),
+        Answer { to: Key::from_bits(4), from, tag, route: Route::NONE, body: &[0xc3] }.into(),
+        ReplyDropped { request_id: Key::from_bits(4), reason: ReplyDroppedReason::Dropped }.into(),
+        ReplyDropped { request_id: Key::from_bits(4), reason: ReplyDroppedReason::Busy }.into(),
         reply_refused(PayloadFault::TooLarge { bytes: 17_000_000, max: 16_777_216 }),
         reply_refused(PayloadFault::TooManyValues { max: 1_048_576, place: "`Rows` at `.rows[7]`" }),
         reply_refused(PayloadFault::TooDeep { max: 48, place: "`Tree`" }),
         reply_refused(PayloadFault::Encode("no text")),
         PayloadRefused {
-            from: Key(0x0403),
-            to: Key(0x0201),
+            from: Key::from_bits(0x0403),
+            to: Key::from_bits(0x0201),
             fault: PayloadFault::Decode("invalid type: string \"a\", expected u64"),
         }
         .into(),
@@ -91,7 +91,7 @@ fn actor_frames<'a>(route_entries: &'a [(NodeId, Vec<SocketAddr>)]) -> Vec<Frame
 }
 
 fn name_frames(locations: &[SocketAddr]) -> Vec<Frame<'_>> {
-    let here = LookupResult::Found { key: Key(7), tag: TagId(1) };
+    let here = LookupResult::Found { key: Key::from_bits(7), tag: TagId(1) };
     let locations = Locations::Plain(locations);
     vec![
         Lookup { request: 1, space: NameSpace::Actor, all: false, name: "server" }.into(),
@@ -101,7 +101,7 @@ fn name_frames(locations: &[SocketAddr]) -> Vec<Frame<'_>> {
         Found { request: 1, result: here }.into(),
         Found { request: 2, result: LookupResult::TooMany }.into(),
         Found { request: 2, result: LookupResult::BadName }.into(),
-        NodeAt { request: 3, node: NodeId(9), name: "nine", locations }.into(),
+        NodeAt { request: 3, node: NodeId::from_bits(9), name: "nine", locations }.into(),
         Goodbye { reason: GoodbyeReason::Leaving }.into(),
         AnnounceRelay { request: NonZeroU64::MIN }.into(),
     ]

@@ -115,7 +115,7 @@ fn handshake(kind: &str, suite: Suite, bytes: &[u8]) -> Option<String> {
 /// The refusal of the bytes that follow the dialler's proof of handshake.txt.
 fn record(suite: Suite, bytes: &[u8]) -> Option<&'static str> {
     let connection = complete_handshake(suite).at_b;
-    let (now, acceptor) = (Time::START, profile(2, suite));
+    let (now, acceptor) = (Time::ZERO, profile(2, suite));
     let mut session = Session::begin(now, &acceptor.limits, acceptor.node, &connection);
     session.connected(now, connection).expect("the session begins");
     Some(match receive(&mut session, now, bytes).err()? {

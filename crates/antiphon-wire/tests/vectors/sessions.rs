@@ -15,7 +15,7 @@ use crate::{entropy, profile};
 const DIALLER: u64 = 1;
 const ACCEPTOR: u64 = 2;
 const SUITE: Suite = Suite::Hmac;
-const NOW: Time = Time::START;
+const NOW: Time = Time::ZERO;
 
 /// A half: which node dialled its last connection, and with which ordinal.
 #[derive(Copy, Clone)]
@@ -140,7 +140,7 @@ fn refused(refusal: Refusal) -> String {
 /// The epochs of a node whose next half with `peer` has this one.
 fn epochs(peer: u64, next: u64) -> Epochs {
     let mut epochs = Epochs::default();
-    assert!(epochs.raise(NodeId(peer), next - 1));
+    assert!(epochs.raise(NodeId::from_bits(peer), next - 1));
     epochs
 }
 
@@ -202,7 +202,7 @@ fn halves(half: HalfState, seed: u8) -> [Session; 2] {
     let mut sessions = connections.map(|connection| {
         node += 1;
         let limits = profile(node, SUITE).limits;
-        let mut session = Session::begin(NOW, &limits, NodeId(node), &connection);
+        let mut session = Session::begin(NOW, &limits, NodeId::from_bits(node), &connection);
         session.connected(NOW, connection).expect("the session begins");
         session
     });
@@ -282,7 +282,7 @@ fn confirm(half: HalfState, claim: ProvenClaim, has_ended: bool) -> String {
     assert!(matches!(acceptor.advance(&there, &mut input, &mut out), Ok(HandshakeStep::Proven)));
     let mut epochs = epochs(DIALLER, 5);
     if has_ended {
-        epochs.ended(NodeId(DIALLER));
+        epochs.ended(NodeId::from_bits(DIALLER));
     }
     match Session::confirm_to(Some(&second).filter(|_| !has_ended), &mut epochs, &acceptor) {
         Err(refusal) => refused(refusal),

@@ -693,7 +693,15 @@ mod tests {
     use crate::ids::{Key, TagId};
 
     fn message(receipt: Option<u64>, body: &[u8]) -> Frame<'_> {
-        Message { to: Key(2), from: Key(1), tag: TagId(0), receipt, route: Route::NONE, body }.into()
+        Message {
+            to: Key::from_bits(2),
+            from: Key::from_bits(1),
+            tag: TagId(0),
+            receipt,
+            route: Route::NONE,
+            body,
+        }
+        .into()
     }
 
     fn push(list: &mut FrameList, frame: &Frame<'_>) -> i64 {
@@ -741,7 +749,10 @@ mod tests {
         let (mut list, mut urgent) = (FrameList::default(), FrameList::default());
         for number in 0..1000 {
             push(&mut list, &message(None, b"body"));
-            push(&mut list, &Terminate { from: Key(number), target: Key(2), grace: None }.into());
+            push(
+                &mut list,
+                &Terminate { from: Key::from_bits(number), target: Key::from_bits(2), grace: None }.into(),
+            );
         }
         assert!(list.move_urgent(&mut urgent, &mut Vec::new()).is_none());
         assert!(!list.has_urgent());
@@ -749,7 +760,7 @@ mod tests {
         assert_eq!(urgent.check().reserved, 1000 * 21);
         let mut order = Vec::new();
         urgent.report(&mut |frame, _| match frame {
-            Frame::Terminate(terminate) => order.push(terminate.from.0),
+            Frame::Terminate(terminate) => order.push(terminate.from.to_bits()),
             other => panic!("{} is not urgent", other.name()),
         });
         assert_eq!(order, (0..1000).collect::<Vec<u64>>());

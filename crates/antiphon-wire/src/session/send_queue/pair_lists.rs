@@ -51,7 +51,7 @@ impl PairLists {
             PairLists::Empty => *self = PairLists::One(from, FrameList::default()),
             PairLists::One(one, list) if *one != from => {
                 let lists = BTreeMap::from([(*one, std::mem::take(list))]);
-                *self = PairLists::Many(Box::new(ListsInTurn { lists, last_from: Key(0) }));
+                *self = PairLists::Many(Box::new(ListsInTurn { lists, last_from: Key::from_bits(0) }));
             }
             PairLists::One(..) | PairLists::Many(_) => {}
         }

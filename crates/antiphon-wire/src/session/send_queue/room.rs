@@ -205,35 +205,35 @@ mod tests {
     #[test]
     fn awaited_actor_is_reported_once_it_fits() {
         let mut room = AwaitedRoom::default();
-        room.add(Key(1), 1_000, SendMark::Cap);
-        room.update(BUDGET, Key(1), 499_500);
+        room.add(Key::from_bits(1), 1_000, SendMark::Cap);
+        room.update(BUDGET, Key::from_bits(1), 499_500);
         room.find_writable(499_500);
         assert_eq!(room.next_writable(), None);
-        room.update(BUDGET, Key(1), 499_000);
+        room.update(BUDGET, Key::from_bits(1), 499_000);
         room.find_writable(499_000);
-        assert_eq!((room.next_writable(), room.next_writable()), (Some(Key(1)), None));
+        assert_eq!((room.next_writable(), room.next_writable()), (Some(Key::from_bits(1)), None));
     }
 
     #[test]
     fn awaited_actor_is_reported_when_others_leave_room() {
         let mut room = AwaitedRoom::default();
-        room.add(Key(1), 1_000, SendMark::Cap);
-        room.update(BUDGET, Key(1), 100_000);
+        room.add(Key::from_bits(1), 1_000, SendMark::Cap);
+        room.update(BUDGET, Key::from_bits(1), 100_000);
         room.find_writable(900_000);
         assert_eq!(room.next_writable(), None);
         room.find_writable(898_000);
-        assert_eq!(room.next_writable(), Some(Key(1)));
+        assert_eq!(room.next_writable(), Some(Key::from_bits(1)));
     }
 
     #[test]
     fn removed_actor_is_not_reported() {
         let mut room = AwaitedRoom::default();
-        for actor in [Key(1), Key(2)] {
+        for actor in [Key::from_bits(1), Key::from_bits(2)] {
             room.add(actor, 1_000, SendMark::Cap);
             room.update(BUDGET, actor, 0);
         }
-        room.remove(Key(1));
+        room.remove(Key::from_bits(1));
         room.find_writable(0);
-        assert_eq!((room.next_writable(), room.next_writable()), (Some(Key(2)), None));
+        assert_eq!((room.next_writable(), room.next_writable()), (Some(Key::from_bits(2)), None));
     }
 }

@@ -10,10 +10,10 @@ use crate::session::resume::SessionIdentity;
 use crate::session::{Admission, Session};
 use crate::{Limits, Suite, Time};
 
-const NOW: Time = Time::START;
+const NOW: Time = Time::ZERO;
 /// The nodes of `unconnected_pair` and of `connected_pair`.
-const A: NodeId = NodeId(1);
-const B: NodeId = NodeId(2);
+const A: NodeId = NodeId::from_bits(1);
+const B: NodeId = NodeId::from_bits(2);
 
 fn admits(end: &TestPeer, connection: &crate::ProvenConnection) -> Admission {
     Session::admit(end.session.as_ref(), &end.epochs, connection)
@@ -28,7 +28,7 @@ fn unconnected_pair() -> (TestPeer, TestPeer) {
 /// wins.
 #[test]
 fn connection_wins_by_ordinal_then_smaller_node() {
-    let (smaller, bigger) = (NodeId(1), NodeId(2));
+    let (smaller, bigger) = (NodeId::from_bits(1), NodeId::from_bits(2));
     let yields = |me, live_dialler, is_firm: bool, ordinal, dialler| {
         let peer = if me == smaller { bigger } else { smaller };
         let identity = SessionIdentity {
@@ -129,7 +129,7 @@ fn connection_of_ended_session_half_is_refused() {
 #[test]
 fn handshake_survives_ends_of_other_sessions() {
     let (mut a, mut b) = unconnected_pair();
-    let others_end = |end: &mut TestPeer| (7..10).for_each(|node| end.epochs.ended(NodeId(node)));
+    let others_end = |end: &mut TestPeer| (7..10).for_each(|node| end.epochs.ended(NodeId::from_bits(node)));
     let [at_a, at_b] = run_handshake_with(&mut a, &mut b, |a, b| {
         others_end(a);
         others_end(b);
@@ -144,8 +144,8 @@ fn handshake_survives_ends_of_other_sessions() {
 fn first_dials_form_one_session_despite_other_ends() {
     let (mut a, mut b) = unconnected_pair();
     let [at_a, at_b] = run_handshake(&mut a, &mut b).expect("the handshake succeeds");
-    a.epochs.ended(NodeId(9));
-    b.epochs.ended(NodeId(9));
+    a.epochs.ended(NodeId::from_bits(9));
+    b.epochs.ended(NodeId::from_bits(9));
     let [at_b_too, at_a_too] = run_handshake(&mut b, &mut a).expect("the second handshake succeeds");
     a.adopt(NOW, at_a_too);
     b.adopt(NOW, at_b);
@@ -158,7 +158,7 @@ fn first_dials_form_one_session_despite_other_ends() {
 #[test]
 fn dialler_with_unsettled_epoch_must_dial_again() {
     let (mut a, mut b) = unconnected_pair();
-    a.epochs.ended(NodeId(9));
+    a.epochs.ended(NodeId::from_bits(9));
     // One handshake is proven under the first epoch; the other was dialled after the end of a session.
     let mixed = run_handshake_with(&mut a, &mut b, |a, b| {
         let _settled = a.epochs.settle_for(b.profile.node, 1);

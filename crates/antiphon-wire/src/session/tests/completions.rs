@@ -11,8 +11,15 @@ fn receipt(request: u64) -> Frame<'static> {
 }
 
 fn deliver(receipt: u64, body: &[u8]) -> Frame<'_> {
-    Message { to: Key(2), from: Key(1), tag: TagId(0), receipt: Some(receipt), route: Route::NONE, body }
-        .into()
+    Message {
+        to: Key::from_bits(2),
+        from: Key::from_bits(1),
+        tag: TagId(0),
+        receipt: Some(receipt),
+        route: Route::NONE,
+        body,
+    }
+    .into()
 }
 
 /// Two nodes, of which the first has used all credit for messages. The second holds the credit of all of them.
@@ -32,16 +39,27 @@ fn pair_without_credit(limits: Limits) -> (TestPeer, TestPeer, Vec<HeldCredit>) 
 fn answers_pass_messages_without_credit() {
     let (mut a, mut b, held) = pair_without_credit(Limits::default());
     let large = vec![7; 500_000];
-    let answer = Answer { to: Key(9), from: Key(1), tag: TagId(0), route: Route::NONE, body: &large };
+    let answer = Answer {
+        to: Key::from_bits(9),
+        from: Key::from_bits(1),
+        tag: TagId(0),
+        route: Route::NONE,
+        body: &large,
+    };
     a.session().send(&answer.into()).expect("the reserve has room");
-    let no_actor =
-        Down { watcher: Key(5), actor: Key(0), node: NodeId(1), id: 4, reason: DownReason::NoActor };
+    let no_actor = Down {
+        watcher: Key::from_bits(5),
+        actor: Key::from_bits(0),
+        node: NodeId::from_bits(1),
+        id: 4,
+        reason: DownReason::NoActor,
+    };
     a.session().send(&no_actor.into()).expect("a completion");
     (0..10_000).for_each(|request| a.session().send(&receipt(request)).expect("a completion"));
     let mut received = Vec::new();
     for _ in 0..100 {
-        received.extend(a.transmit(Time::START, &mut b));
-        b.transmit(Time::START, &mut a);
+        received.extend(a.transmit(Time::ZERO, &mut b));
+        b.transmit(Time::ZERO, &mut a);
         a.session().check();
     }
     let of = |name| received.iter().filter(|received| *received == name).count();
@@ -49,8 +67,8 @@ fn answers_pass_messages_without_credit() {
     assert!(a.session().queued_for_actors() > 0, "the messages still wait for credit");
     held.into_iter().for_each(|held| b.session().release(held));
     for _ in 0..100 {
-        b.transmit(Time::START, &mut a);
-        a.transmit(Time::START, &mut b);
+        b.transmit(Time::ZERO, &mut a);
+        a.transmit(Time::ZERO, &mut b);
     }
     assert_eq!(a.session().queued_bytes(), 0);
 }
@@ -60,20 +78,20 @@ fn answers_pass_messages_without_credit() {
 fn down_stays_behind_messages_of_its_actor() {
     let (mut a, mut b, held) = pair_without_credit(Limits::default());
     let down = |actor| Down {
-        watcher: Key(2),
-        actor: Key(actor),
-        node: NodeId(1),
+        watcher: Key::from_bits(2),
+        actor: Key::from_bits(actor),
+        node: NodeId::from_bits(1),
         id: 4,
         reason: DownReason::Terminated,
     };
     a.session().send(&down(1).into()).expect("a completion");
     a.session().send(&down(3).into()).expect("a completion");
-    assert_eq!(a.transmit(Time::START, &mut b), [] as [&str; 0], "they wait for credit as messages do");
+    assert_eq!(a.transmit(Time::ZERO, &mut b), [] as [&str; 0], "they wait for credit as messages do");
     held.into_iter().for_each(|held| b.session().release(held));
     let mut received = Vec::new();
     for _ in 0..100 {
-        b.transmit(Time::START, &mut a);
-        received.extend(a.transmit(Time::START, &mut b));
+        b.transmit(Time::ZERO, &mut a);
+        received.extend(a.transmit(Time::ZERO, &mut b));
     }
     let (downs, last) = (received.iter().filter(|received| *received == "Down").count(), received.pop());
     assert_eq!((downs, last.as_deref()), (2, Some("Down")));
@@ -87,15 +105,15 @@ fn down_stays_behind_messages_of_its_actor() {
 fn untaken_receipts_withhold_credit() {
     let (mut a, mut b) = begun_pair(Limits::default());
     a.session().intern("t").expect("a tag number is free");
-    a.transmit(Time::START, &mut b);
-    b.transmit(Time::START, &mut a);
+    a.transmit(Time::ZERO, &mut b);
+    b.transmit(Time::ZERO, &mut a);
     let mut receipts = 0_u64;
     for _ in 0..2_000 {
         (0..500).for_each(|number| {
             let _refused = a.session().send(&deliver(number, b""));
         });
         // `b` cannot transmit its receipts, but its control frames arrive.
-        let arrived = a.transmit(Time::START, &mut b).len() as u64;
+        let arrived = a.transmit(Time::ZERO, &mut b).len() as u64;
         (0..arrived).for_each(|_| b.session().send(&receipt(receipts)).expect("a completion"));
         receipts += arrived;
         let until = b.session().inbound.take_credit();
@@ -127,8 +145,8 @@ fn floods_in_both_directions_finish() {
         for side in [0, 1] {
             let (from, to) = if side == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
             let mut out = Vec::new();
-            from.session().poll_transmit(Time::START, &mut out);
-            let received = to.receive(Time::START, &out);
+            from.session().poll_transmit(Time::ZERO, &mut out);
+            let received = to.receive(Time::ZERO, &out);
             is_over &= out.is_empty();
             withheld[side] |= to.session().inbound.withheld() > 0;
             messages[side] += received.iter().filter(|frame| *frame == "2:").count() as u64;
@@ -163,7 +181,7 @@ fn unacknowledged_bytes_are_bounded() {
     let mut transmitted = 0;
     while !matches!(a.session().send(&message(1, 2, &body)), Err(SendRefused::Busy { .. })) {
         let mut out = Vec::new();
-        while a.session().poll_transmit(Time::START, &mut out) {
+        while a.session().poll_transmit(Time::ZERO, &mut out) {
             transmitted += out.len();
             out.clear();
         }

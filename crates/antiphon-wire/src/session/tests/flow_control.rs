@@ -26,28 +26,29 @@ fn small_limits() -> Limits {
 fn pair_with_paused(limits: Limits, actors: &[u64]) -> (TestPeer, TestPeer) {
     let (mut a, mut b) = begun_pair(limits);
     a.session().intern("t").expect("a tag number is free");
-    a.transmit(Time::START, &mut b);
+    a.transmit(Time::ZERO, &mut b);
     pause(&mut a, &mut b, actors);
     (a, b)
 }
 
 fn pause(a: &mut TestPeer, b: &mut TestPeer, actors: &[u64]) {
-    assert!(actors.iter().all(|actor| b.session().pause(Key(*actor))));
-    b.transmit(Time::START, a);
+    assert!(actors.iter().all(|actor| b.session().pause(Key::from_bits(*actor))));
+    b.transmit(Time::ZERO, a);
 }
 
 fn unpause(a: &mut TestPeer, b: &mut TestPeer, actor: u64) {
-    b.session().unpause(Key(actor));
-    b.transmit(Time::START, a);
+    b.session().unpause(Key::from_bits(actor));
+    b.transmit(Time::ZERO, a);
 }
 
 fn deliver<'a>(to: u64, receipt: u64, body: &'a [u8]) -> Frame<'a> {
-    let (to, from) = (Key(to), Key(1));
+    let (to, from) = (Key::from_bits(to), Key::from_bits(1));
     Message { to, from, tag: TagId(0), receipt: Some(receipt), route: Route::NONE, body }.into()
 }
 
 fn answer<'a>(request: u64, body: &'a [u8]) -> Frame<'a> {
-    Answer { to: Key(request), from: Key(1), tag: TagId(0), route: Route::NONE, body }.into()
+    Answer { to: Key::from_bits(request), from: Key::from_bits(1), tag: TagId(0), route: Route::NONE, body }
+        .into()
 }
 
 /// Sends until the session refuses; returns the accepted bytes.
@@ -64,8 +65,8 @@ fn fill(a: &mut TestPeer, frame: &Frame<'_>) -> u64 {
 fn exchange(a: &mut TestPeer, b: &mut TestPeer) -> Vec<String> {
     let mut received = Vec::new();
     for _ in 0..200 {
-        received.extend(a.transmit(Time::START, b));
-        b.transmit(Time::START, a);
+        received.extend(a.transmit(Time::ZERO, b));
+        b.transmit(Time::ZERO, a);
     }
     received
 }
@@ -80,7 +81,7 @@ fn stuck_actors_leave_budget_to_others() {
     let body = [7; 973];
     assert_eq!(fill(&mut a, &message(1, 2, &body)), 500_000);
     assert_eq!(fill(&mut a, &message(1, 3, &body)), 250_000);
-    assert_eq!(a.session().queued_for(Key(2)), 500_000);
+    assert_eq!(a.session().queued_for(Key::from_bits(2)), 500_000);
     assert_eq!(a.session().queued_for_actors(), 750_000);
     assert_eq!(a.session().send(&message(1, 4, &body)), Ok(()), "another actor has room");
 }
@@ -108,8 +109,8 @@ fn burst_of_small_messages_fits_empty_queue() {
     a.session().check();
     let (mut arrived, mut rounds) = (0, 0);
     while a.session().queued_bytes() > 0 {
-        arrived += a.transmit(Time::START, &mut b).len();
-        b.transmit(Time::START, &mut a);
+        arrived += a.transmit(Time::ZERO, &mut b).len();
+        b.transmit(Time::ZERO, &mut a);
         rounds += 1;
         assert!(rounds < 1000, "the queue does not drain");
     }
@@ -136,8 +137,8 @@ fn refused_frame_reports_its_bytes() {
     fill(&mut a, &frame);
     let refused = a.session().send(&frame);
     assert_eq!(refused, Err(SendRefused::Busy { queued: 500_000, bytes: frame.encoded_size() }));
-    assert!(!a.session().fits(Key(2), frame.encoded_size(), SendMark::Cap));
-    assert!(a.session().fits(Key(3), frame.encoded_size(), SendMark::Cap));
+    assert!(!a.session().fits(Key::from_bits(2), frame.encoded_size(), SendMark::Cap));
+    assert!(a.session().fits(Key::from_bits(3), frame.encoded_size(), SendMark::Cap));
 }
 
 #[test]
@@ -145,11 +146,11 @@ fn high_mark_is_reached_before_cap() {
     let (mut a, _b) = pair_with_paused(small_limits(), &[2]);
     let frame = message(1, 2, &[7; 973]);
     let bytes = frame.encoded_size();
-    while a.session().fits(Key(2), bytes, SendMark::High) {
+    while a.session().fits(Key::from_bits(2), bytes, SendMark::High) {
         a.session().send(&frame).expect("the high mark is below the cap");
     }
-    assert_eq!(a.session().queued_for(Key(2)), 100_000);
-    assert!(a.session().fits(Key(2), bytes, SendMark::Cap));
+    assert_eq!(a.session().queued_for(Key::from_bits(2)), 100_000);
+    assert!(a.session().fits(Key::from_bits(2), bytes, SendMark::Cap));
 }
 
 #[test]
@@ -157,13 +158,17 @@ fn awaited_room_is_reported_when_queue_drains() {
     let (mut a, mut b) = pair_with_paused(small_limits(), &[2]);
     let frame = message(1, 2, &[7; 973]);
     fill(&mut a, &frame);
-    a.session().await_room(Key(2), frame.encoded_size(), SendMark::Cap);
-    a.session().await_room(Key(3), frame.encoded_size(), SendMark::High);
-    assert_eq!(a.session().poll_event(), Some(SessionEvent::Writable { actor: Key(3) }), "it fits already");
+    a.session().await_room(Key::from_bits(2), frame.encoded_size(), SendMark::Cap);
+    a.session().await_room(Key::from_bits(3), frame.encoded_size(), SendMark::High);
+    assert_eq!(
+        a.session().poll_event(),
+        Some(SessionEvent::Writable { actor: Key::from_bits(3) }),
+        "it fits already"
+    );
     assert_eq!(a.session().poll_event(), None);
     unpause(&mut a, &mut b, 2);
-    a.transmit(Time::START, &mut b);
-    assert_eq!(a.session().poll_event(), Some(SessionEvent::Writable { actor: Key(2) }));
+    a.transmit(Time::ZERO, &mut b);
+    assert_eq!(a.session().poll_event(), Some(SessionEvent::Writable { actor: Key::from_bits(2) }));
     assert_eq!(a.session().poll_event(), None);
     assert_eq!(a.session().send(&frame), Ok(()));
 }
@@ -174,18 +179,18 @@ fn awaited_room_comes_from_another_actor() {
     fill(&mut a, &message(1, 2, &[7; 973]));
     let frame = message(1, 3, &[7; 973]);
     fill(&mut a, &frame);
-    a.session().await_room(Key(3), frame.encoded_size(), SendMark::Cap);
+    a.session().await_room(Key::from_bits(3), frame.encoded_size(), SendMark::Cap);
     assert_eq!(a.session().poll_event(), None);
     unpause(&mut a, &mut b, 2);
     exchange(&mut a, &mut b);
-    assert_eq!(a.session().poll_event(), Some(SessionEvent::Writable { actor: Key(3) }));
+    assert_eq!(a.session().poll_event(), Some(SessionEvent::Writable { actor: Key::from_bits(3) }));
 }
 
 #[test]
 fn awaited_room_can_be_given_up() {
     let (mut a, _b) = pair_with_paused(small_limits(), &[2]);
-    a.session().await_room(Key(2), 100, SendMark::Cap);
-    a.session().stop_awaiting_room(Key(2));
+    a.session().await_room(Key::from_bits(2), 100, SendMark::Cap);
+    a.session().stop_awaiting_room(Key::from_bits(2));
     assert_eq!(a.session().poll_event(), None);
 }
 
@@ -194,7 +199,7 @@ fn urgent_signals_pass_pause_in_order() {
     let (mut a, mut b) = pair_with_paused(small_limits(), &[2]);
     a.session().send(&message(1, 2, b"held")).expect("the queue has room");
     let large = vec![7; 40_000];
-    let (from, target, tag) = (Key(1), Key(2), TagId(0));
+    let (from, target, tag) = (Key::from_bits(1), Key::from_bits(2), TagId(0));
     for frame in [
         Frame::from(Throw { from, target, tag, body: &large }),
         Resume { from, target, tag, body: b"x" }.into(),
@@ -213,8 +218,8 @@ fn urgent_signals_pass_pause_in_order() {
 fn pause_lets_waiting_urgent_signals_pass() {
     let (mut a, mut b) = begun_pair(small_limits());
     a.session().intern("t").expect("a tag number is free");
-    a.transmit(Time::START, &mut b);
-    let (from, target) = (Key(1), Key(2));
+    a.transmit(Time::ZERO, &mut b);
+    let (from, target) = (Key::from_bits(1), Key::from_bits(2));
     for number in 0..1000 {
         a.session().send(&message(1, 2, format!("{number:0>50}").as_bytes())).expect("the queue has room");
         if number % 100 == 0 {
@@ -242,7 +247,7 @@ fn urgent_signal_without_pause_keeps_order() {
     let large = vec![7; 100_000];
     a.session().send(&message(1, 2, &large)).expect("the queue has room");
     a.session()
-        .send(&Terminate { from: Key(1), target: Key(2), grace: None }.into())
+        .send(&Terminate { from: Key::from_bits(1), target: Key::from_bits(2), grace: None }.into())
         .expect("the reserve has room");
     assert_eq!(exchange(&mut a, &mut b), ["tag 0 = t", "2:100000", "Terminate"]);
 }
@@ -252,9 +257,9 @@ fn urgent_signal_without_pause_keeps_order() {
 fn message_stays_behind_urgent_signal_after_unpause() {
     let (mut a, mut b) = pair_with_paused(Limits { window_bytes: 64 * 1024, ..small_limits() }, &[2]);
     let large = vec![7; 200_000];
-    let (from, target, tag) = (Key(1), Key(2), TagId(0));
+    let (from, target, tag) = (Key::from_bits(1), Key::from_bits(2), TagId(0));
     a.session().send(&Throw { from, target, tag, body: &large }.into()).expect("the reserve has room");
-    a.transmit(Time::START, &mut b);
+    a.transmit(Time::ZERO, &mut b);
     unpause(&mut a, &mut b, 2);
     a.session().send(&message(1, 2, b"later")).expect("the queue has room");
     a.session().send(&message(5, 2, b"other sender")).expect("the queue has room");
@@ -268,7 +273,7 @@ fn answer_to_request_named_like_paused_actor_passes() {
     let (mut a, mut b) = pair_with_paused(small_limits(), &[2]);
     a.session().send(&answer(2, b"small")).expect("the reserve has room");
     a.session().send(&answer(2, &vec![7; 40_000])).expect("the reserve has room");
-    let request_id = Key(2);
+    let request_id = Key::from_bits(2);
     let dropped = ReplyDropped { request_id, reason: ReplyDroppedReason::Busy };
     a.session().send(&dropped.into()).expect("a completion");
     a.session().send(&Receipt { request: 2, outcome: Outcome::Full }.into()).expect("a completion");
@@ -298,7 +303,13 @@ fn completions_are_never_refused() {
     let (mut a, mut b) = pair_with_paused(small_limits(), &[2]);
     fill(&mut a, &message(1, 2, &[7; 973]));
     let text = "x".repeat(15_000);
-    let down = |reason| Down { watcher: Key(2), actor: Key(1), node: NodeId(3), id: 4, reason };
+    let down = |reason| Down {
+        watcher: Key::from_bits(2),
+        actor: Key::from_bits(1),
+        node: NodeId::from_bits(3),
+        id: 4,
+        reason,
+    };
     let with_text = down(DownReason::Failed(&text)).into();
     assert_eq!(fill(&mut a, &with_text) / with_text.encoded_size(), 65, "a text counts in the reserve");
     let down = down(DownReason::Failed(""));
@@ -316,10 +327,12 @@ fn completions_are_never_refused() {
 #[test]
 fn monitors_count_for_their_target() {
     let (mut a, _b) = pair_with_paused(small_limits(), &[2]);
-    a.session().send(&Monitor { watcher: Key(1), target: Key(2), id: 1 }.into()).expect("the queue has room");
-    assert_eq!(a.session().queued_for(Key(2)), 28);
+    a.session()
+        .send(&Monitor { watcher: Key::from_bits(1), target: Key::from_bits(2), id: 1 }.into())
+        .expect("the queue has room");
+    assert_eq!(a.session().queued_for(Key::from_bits(2)), 28);
     assert_eq!(
-        fill(&mut a, &Monitor { watcher: Key(1), target: Key(2), id: 1 }.into()),
+        fill(&mut a, &Monitor { watcher: Key::from_bits(1), target: Key::from_bits(2), id: 1 }.into()),
         500_000 / 28 * 28 - 28
     );
 }
@@ -331,15 +344,15 @@ fn withdrawn_message_is_never_transmitted() {
     for (receipt, body) in [(1, b"one".as_slice()), (2, b"two"), (3, &large), (4, b"four")] {
         a.session().send(&deliver(2, receipt, body)).expect("the queue has room");
     }
-    let queued = a.session().queued_for(Key(2));
+    let queued = a.session().queued_for(Key::from_bits(2));
     for receipt in [2, 3] {
-        assert_eq!(a.session().withdraw(Key(2), receipt), Some(Withdrawn { is_paused: true }));
-        assert_eq!(a.session().withdraw(Key(2), receipt), None);
+        assert_eq!(a.session().withdraw(Key::from_bits(2), receipt), Some(Withdrawn { is_paused: true }));
+        assert_eq!(a.session().withdraw(Key::from_bits(2), receipt), None);
         a.session().check();
     }
-    assert_eq!(a.session().withdraw(Key(3), 1), None, "it waits for another actor");
+    assert_eq!(a.session().withdraw(Key::from_bits(3), 1), None, "it waits for another actor");
     let freed = deliver(2, 2, b"two").encoded_size() + deliver(2, 3, &large).encoded_size();
-    assert_eq!(a.session().queued_for(Key(2)), queued - freed);
+    assert_eq!(a.session().queued_for(Key::from_bits(2)), queued - freed);
     let mut left = Vec::new();
     a.session().undelivered(|frame, _| left.push(describe(frame)));
     left.retain(|name| name.starts_with("2:"));
@@ -355,9 +368,9 @@ fn transmitted_message_cannot_be_withdrawn() {
     let large = vec![7; 200_000];
     a.session().send(&deliver(2, 1, b"small")).expect("the queue has room");
     a.session().send(&deliver(3, 2, &large)).expect("the queue has room");
-    a.transmit(Time::START, &mut b);
-    assert_eq!(a.session().withdraw(Key(2), 1), None);
-    assert_eq!(a.session().withdraw(Key(3), 2), None, "a part of it was transmitted");
+    a.transmit(Time::ZERO, &mut b);
+    assert_eq!(a.session().withdraw(Key::from_bits(2), 1), None);
+    assert_eq!(a.session().withdraw(Key::from_bits(3), 2), None, "a part of it was transmitted");
     assert_eq!(exchange(&mut a, &mut b), ["3:200000"]);
 }
 
@@ -369,12 +382,12 @@ fn withdrawn_messages_make_room() {
     while a.session().send(&deliver(2, accepted, &body)).is_ok() {
         accepted += 1;
     }
-    a.session().await_room(Key(2), deliver(2, 0, &body).encoded_size(), SendMark::Cap);
+    a.session().await_room(Key::from_bits(2), deliver(2, 0, &body).encoded_size(), SendMark::Cap);
     assert_eq!(a.session().poll_event(), None);
     for receipt in 0..accepted {
-        assert!(a.session().withdraw(Key(2), receipt).is_some(), "message {receipt} waits");
+        assert!(a.session().withdraw(Key::from_bits(2), receipt).is_some(), "message {receipt} waits");
     }
-    assert_eq!(a.session().poll_event(), Some(SessionEvent::Writable { actor: Key(2) }));
+    assert_eq!(a.session().poll_event(), Some(SessionEvent::Writable { actor: Key::from_bits(2) }));
     assert_eq!(a.session().queued_for_actors(), 0);
     a.session().check();
 }
@@ -388,8 +401,8 @@ fn pairs_share_connection_in_turn() {
             a.session().send(&message(from, to, &[7; 1000])).expect("the queue has room");
         }
     }
-    a.transmit(Time::START, &mut b);
-    let left = [2, 3].map(|actor| a.session().queued_for(Key(actor)));
+    a.transmit(Time::ZERO, &mut b);
+    let left = [2, 3].map(|actor| a.session().queued_for(Key::from_bits(actor)));
     assert!(left.iter().all(|bytes| *bytes > 0), "not all is sent: {left:?}");
     // About a window is sent. Actor 2 gets about as much as actor 3 with its two senders.
     assert!(left[1] > left[0] + 80_000, "actor 3 got too much: {left:?}");
@@ -403,11 +416,15 @@ fn goodbye_is_the_last_frame() {
         a.session().send(&message(1, 2, &[7; 1000])).expect("the queue has room");
     }
     a.session().send(&Frame::Goodbye(Goodbye { reason: GoodbyeReason::Closed })).expect("a completion");
-    let waiting = a.session().queued_for(Key(2));
+    let waiting = a.session().queued_for(Key::from_bits(2));
     assert!(waiting > 0);
     let received = exchange(&mut a, &mut b);
     assert_eq!(received.last().map(String::as_str), Some("Goodbye"));
-    assert_eq!(a.session().queued_for(Key(2)), waiting, "what waited stays, and is reported as undelivered");
+    assert_eq!(
+        a.session().queued_for(Key::from_bits(2)),
+        waiting,
+        "what waited stays, and is reported as undelivered"
+    );
 }
 
 /// The number of pauses is agreed, so a session never sends one that its peer must refuse.
@@ -415,33 +432,33 @@ fn goodbye_is_the_last_frame() {
 fn pauses_stop_at_peers_limit() {
     let (mut a, mut b) = begun_pair(Limits::default());
     for actor in 0..65_536 {
-        assert!(b.session().pause(Key(actor)), "pause {actor} is within the limit");
+        assert!(b.session().pause(Key::from_bits(actor)), "pause {actor} is within the limit");
     }
-    assert!(!b.session().pause(Key(65_536)));
-    assert!(b.session().pause(Key(7)), "this actor is paused already");
-    b.transmit(Time::START, &mut a);
-    assert!(a.session().is_paused(Key(65_535)) && !a.session().is_paused(Key(65_536)));
-    b.session().unpause(Key(7));
-    assert!(b.session().pause(Key(65_536)));
-    b.transmit(Time::START, &mut a);
-    assert!(a.session().is_paused(Key(65_536)) && !a.session().is_paused(Key(7)));
+    assert!(!b.session().pause(Key::from_bits(65_536)));
+    assert!(b.session().pause(Key::from_bits(7)), "this actor is paused already");
+    b.transmit(Time::ZERO, &mut a);
+    assert!(a.session().is_paused(Key::from_bits(65_535)) && !a.session().is_paused(Key::from_bits(65_536)));
+    b.session().unpause(Key::from_bits(7));
+    assert!(b.session().pause(Key::from_bits(65_536)));
+    b.transmit(Time::ZERO, &mut a);
+    assert!(a.session().is_paused(Key::from_bits(65_536)) && !a.session().is_paused(Key::from_bits(7)));
     // An ended pause is sent first, also that of a higher key.
-    b.session().unpause(Key(65_536));
-    assert!(b.session().pause(Key(7)));
-    b.transmit(Time::START, &mut a);
-    assert!(a.session().is_paused(Key(7)) && !a.session().is_paused(Key(65_536)));
+    b.session().unpause(Key::from_bits(65_536));
+    assert!(b.session().pause(Key::from_bits(7)));
+    b.transmit(Time::ZERO, &mut a);
+    assert!(a.session().is_paused(Key::from_bits(7)) && !a.session().is_paused(Key::from_bits(65_536)));
     // Changes that the peer has not got cancel each other out.
-    b.session().unpause(Key(7));
-    assert!(b.session().pause(Key(7)));
+    b.session().unpause(Key::from_bits(7));
+    assert!(b.session().pause(Key::from_bits(7)));
     assert!(!b.session().wants_transmit());
-    b.session().unpause(Key(7));
-    assert!(b.session().pause(Key(65_536)));
+    b.session().unpause(Key::from_bits(7));
+    assert!(b.session().pause(Key::from_bits(65_536)));
     for peer in [&mut a, &mut b] {
         peer.session().connection_lost();
     }
-    connect(&mut a, &mut b, Time::START).expect("the second handshake succeeds");
-    b.transmit(Time::START, &mut a);
-    assert!(a.session().is_paused(Key(65_536)), "a new connection repeats the pauses");
+    connect(&mut a, &mut b, Time::ZERO).expect("the second handshake succeeds");
+    b.transmit(Time::ZERO, &mut a);
+    assert!(a.session().is_paused(Key::from_bits(65_536)), "a new connection repeats the pauses");
 }
 
 /// A peer that proposes without end, and reads nothing, makes one answer wait.
@@ -451,7 +468,7 @@ fn answers_to_proposals_wait_once() {
     for sent in 0..1000 {
         b.session().send_control(&IdleAgreed { sent }.into()).expect("the session is connected");
     }
-    assert_eq!(b.transmit(Time::START, &mut a), [describe(&IdleAgreed { sent: 999 }.into())]);
+    assert_eq!(b.transmit(Time::ZERO, &mut a), [describe(&IdleAgreed { sent: 999 }.into())]);
 }
 
 #[test]
@@ -462,7 +479,7 @@ fn paused_actor_includes_its_adapters() {
     a.session().send(&message(1, adapter, b"adapter")).expect("the queue has room");
     assert_eq!(exchange(&mut a, &mut b), [] as [&str; 0]);
     unpause(&mut a, &mut b, 2);
-    assert_eq!(exchange(&mut a, &mut b), ["2:actor", &format!("{}:adapter", Key(adapter))]);
+    assert_eq!(exchange(&mut a, &mut b), ["2:actor", &format!("{}:adapter", Key::from_bits(adapter))]);
 }
 
 #[test]
@@ -470,10 +487,10 @@ fn lower_pause_limit_of_peer_is_raised() {
     let suites = [Suite::Aes128Gcm];
     let few = Limits { paused_actors_max: 10, ..Limits::default() };
     let (mut a, mut b) = (test_peer(1, &suites, few), test_peer(2, &suites, Limits::default()));
-    connect(&mut a, &mut b, Time::START).expect("the handshake succeeds");
-    let paused = (0..65_537).filter(|actor| b.session().pause(Key(*actor))).count();
+    connect(&mut a, &mut b, Time::ZERO).expect("the handshake succeeds");
+    let paused = (0..65_537).filter(|actor| b.session().pause(Key::from_bits(*actor))).count();
     assert_eq!(paused, 65_536);
-    b.transmit(Time::START, &mut a);
+    b.transmit(Time::ZERO, &mut a);
 }
 
 /// Small frames, each of a new pair, do not take all credit while a large frame waits.
@@ -491,7 +508,7 @@ fn small_frames_of_new_pairs_spare_large_frame() {
     for round in 0..1000 {
         // The peer takes two frames, and more frames of new pairs come than it has taken.
         held.drain(..held.len().min(2)).for_each(|held| b.session().release(held));
-        b.transmit(Time::START, &mut a);
+        b.transmit(Time::ZERO, &mut a);
         for number in 0..4 {
             a.session().send(&message(10 + round * 4 + number, 4, &[7; 1000])).expect("the queue has room");
         }

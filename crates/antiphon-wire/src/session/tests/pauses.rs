@@ -22,10 +22,10 @@ fn blocked_pair(bodies: usize) -> (TestPeer, TestPeer) {
     }
     let held = a.transmit_held(&mut b);
     assert!(held.len() < bodies, "not all frames fit the window");
-    assert!(b.session().pause(Key(2)));
+    assert!(b.session().pause(Key::from_bits(2)));
     // The release of some frames returns credit, so other actors have room.
     held.into_iter().take(1000).for_each(|held| b.session().release(held));
-    b.transmit(Time::START, &mut a);
+    b.transmit(Time::ZERO, &mut a);
     (a, b)
 }
 
@@ -34,7 +34,7 @@ fn paused_actors_burst_stays_while_others_pass() {
     let (mut a, mut b) = blocked_pair(40_000);
     let queued = a.session().queued_bytes();
     a.session().send(&message(1, 3, b"passes")).expect("the queue has room");
-    assert_eq!(a.transmit(Time::START, &mut b), ["3:passes"]);
+    assert_eq!(a.transmit(Time::ZERO, &mut b), ["3:passes"]);
     assert_eq!(a.session().queued_bytes(), queued, "all other frames stay queued");
     a.session().check();
 }
@@ -42,14 +42,14 @@ fn paused_actors_burst_stays_while_others_pass() {
 #[test]
 fn held_frames_arrive_before_later_ones() {
     let (mut a, mut b) = blocked_pair(40_000);
-    a.transmit(Time::START, &mut b);
+    a.transmit(Time::ZERO, &mut b);
     a.session().send(&message(1, 2, b"last")).expect("the queue has room");
-    assert_eq!(a.transmit(Time::START, &mut b), [] as [&str; 0]);
-    b.session().unpause(Key(2));
+    assert_eq!(a.transmit(Time::ZERO, &mut b), [] as [&str; 0]);
+    b.session().unpause(Key::from_bits(2));
     let mut received = Vec::new();
     while a.session().queued_bytes() > 0 {
-        b.transmit(Time::START, &mut a);
-        received.extend(a.transmit(Time::START, &mut b));
+        b.transmit(Time::ZERO, &mut a);
+        received.extend(a.transmit(Time::ZERO, &mut b));
     }
     assert_eq!(received.pop().as_deref(), Some("2:last"));
     assert!(received.len() > 20_000, "only {} frames were held", received.len());
@@ -71,16 +71,16 @@ fn pair_with_two_large(window_left: usize) -> (TestPeer, TestPeer, Vec<HeldCredi
     a.session().send(&message(1, 2, &large)).expect("the queue has room");
     a.session().send(&message(1, 3, &large)).expect("the queue has room");
     let held = a.transmit_held(&mut b);
-    assert!(b.session().pause(Key(2)));
-    b.transmit(Time::START, &mut a);
+    assert!(b.session().pause(Key::from_bits(2)));
+    b.transmit(Time::ZERO, &mut a);
     (a, b, held)
 }
 
 fn transmit_both_ways(a: &mut TestPeer, b: &mut TestPeer) -> Vec<String> {
     let mut received = Vec::new();
     for _ in 0..10 {
-        b.transmit(Time::START, a);
-        received.extend(a.transmit(Time::START, b));
+        b.transmit(Time::ZERO, a);
+        received.extend(a.transmit(Time::ZERO, b));
     }
     received
 }
@@ -91,7 +91,7 @@ fn large_frame_of_paused_actor_takes_no_room() {
     assert_eq!(held.len(), 9, "a tag, and the frames that fill the window");
     held.into_iter().for_each(|held| b.session().release(held));
     assert_eq!(transmit_both_ways(&mut a, &mut b), ["3:100000"]);
-    b.session().unpause(Key(2));
+    b.session().unpause(Key::from_bits(2));
     assert_eq!(transmit_both_ways(&mut a, &mut b), ["2:100000"]);
 }
 
@@ -104,7 +104,7 @@ fn begun_large_frame_continues_despite_pause() {
     held.into_iter().for_each(|held| b.session().release(held));
     a.session().send(&message(1, 2, b"behind it")).expect("the queue has room");
     assert_eq!(transmit_both_ways(&mut a, &mut b), ["2:100000", "3:100000"]);
-    b.session().unpause(Key(2));
+    b.session().unpause(Key::from_bits(2));
     assert_eq!(transmit_both_ways(&mut a, &mut b), ["2:behind it"]);
 }
 
@@ -115,14 +115,19 @@ fn begun_urgent_frame_is_first_to_pass_pause() {
     let (mut a, mut b) = begun_pair(limits);
     a.session().intern("t").expect("a tag number is free");
     let body = vec![7; 90_000];
-    let throw = |from, size| Throw { from: Key(from), target: Key(2), tag: TagId(0), body: &body[..size] };
+    let throw = |from, size| Throw {
+        from: Key::from_bits(from),
+        target: Key::from_bits(2),
+        tag: TagId(0),
+        body: &body[..size],
+    };
     a.session().send(&throw(5, 90_000).into()).expect("the reserve has room");
-    a.session().poll_transmit(Time::START, &mut Vec::new());
+    a.session().poll_transmit(Time::ZERO, &mut Vec::new());
     a.session().send(&throw(1, 60_000).into()).expect("the reserve has room");
     a.session().connection_lost();
     b.session().connection_lost();
-    connect(&mut a, &mut b, Time::START).expect("the second handshake succeeds");
-    assert!(b.session().pause(Key(2)));
+    connect(&mut a, &mut b, Time::ZERO).expect("the second handshake succeeds");
+    assert!(b.session().pause(Key::from_bits(2)));
     assert_eq!(transmit_both_ways(&mut a, &mut b), ["tag 0 = t", "Throw", "Throw"]);
 }
 
@@ -135,9 +140,9 @@ fn frames_before_goodbye_pass_pause() {
     a.session()
         .send(&Frame::Goodbye(Goodbye { reason: GoodbyeReason::Leaving }))
         .expect("the queue has room");
-    assert!(b.session().pause(Key(2)));
-    b.transmit(Time::START, &mut a);
-    assert_eq!(a.transmit(Time::START, &mut b), ["tag 0 = t", "2:before", "Goodbye"]);
+    assert!(b.session().pause(Key::from_bits(2)));
+    b.transmit(Time::ZERO, &mut a);
+    assert_eq!(a.transmit(Time::ZERO, &mut b), ["tag 0 = t", "2:before", "Goodbye"]);
     assert_eq!(a.session().frames_sent(), before + 2);
 }
 
@@ -145,7 +150,7 @@ fn frames_before_goodbye_pass_pause() {
 fn undelivered_reports_held_frames() {
     let (mut a, mut b) = blocked_pair(40_000);
     let received = b.session().frames_received();
-    a.transmit(Time::START, &mut b);
+    a.transmit(Time::ZERO, &mut b);
     let mut listed = Vec::new();
     a.session().undelivered(|_, perhaps_arrived| listed.push(perhaps_arrived));
     let held = listed.iter().filter(|perhaps_arrived| !**perhaps_arrived).count() as u64;
@@ -163,12 +168,12 @@ fn undelivered_omits_acknowledged_large_frame() {
             .for_each(|_| a.session().send(&message(1, to, &vec![7; size])).expect("the queue has room"));
         held.extend(a.transmit_held(&mut b));
     }
-    assert!(b.session().pause(Key(2)));
+    assert!(b.session().pause(Key::from_bits(2)));
     held.into_iter().for_each(|held| b.session().release(held));
     let received = transmit_both_ways(&mut a, &mut b);
     assert_eq!(received, ["3:30000"]);
     b.session().on_timeout(seconds(1));
-    b.transmit(Time::START, &mut a);
+    b.transmit(Time::ZERO, &mut a);
     let mut left = Vec::new();
     a.session().undelivered(|frame, _| left.push(describe(frame)));
     assert_eq!(left, vec!["2:1000"; 60]);
@@ -283,11 +288,11 @@ impl PairLog {
     fn pair_and_number(frame: &Frame<'_>) -> Option<((u64, u64), u64)> {
         let number = |body: &[u8]| u64::from_le_bytes(*body.first_chunk().expect("a number"));
         Some(match frame {
-            Frame::Message(message) => ((message.from.0, message.to.0), number(message.body)),
-            Frame::Throw(throw) => ((throw.from.0, throw.target.0), number(throw.body)),
-            Frame::Answer(answer) => ((answer.from.0, answer.to.0), number(answer.body)),
+            Frame::Message(message) => ((message.from.to_bits(), message.to.to_bits()), number(message.body)),
+            Frame::Throw(throw) => ((throw.from.to_bits(), throw.target.to_bits()), number(throw.body)),
+            Frame::Answer(answer) => ((answer.from.to_bits(), answer.to.to_bits()), number(answer.body)),
             // In this test the node id encodes the pair.
-            Frame::NodeAt(at) => ((at.node.0 / 100, at.node.0 % 100), at.request),
+            Frame::NodeAt(at) => ((at.node.to_bits() / 100, at.node.to_bits() % 100), at.request),
             Frame::Tag(_) => return None,
             other => panic!("unexpected {}", other.name()),
         })
@@ -336,15 +341,15 @@ impl PairLog {
 fn transmit_records(a: &mut TestPeer, b: &mut TestPeer, log: &mut PairLog, records: usize) {
     let mut bytes = Vec::new();
     for _ in 0..records {
-        a.session().poll_transmit(Time::START, &mut bytes);
+        a.session().poll_transmit(Time::ZERO, &mut bytes);
         a.session().check();
     }
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
         rest = &rest[b.input.push(rest)..];
         let session = b.session.as_mut().expect("the session exists");
-        while let Some(mut frames) = session.next_record(Time::START, &mut b.input).expect("valid records") {
-            while let Some(incoming) = session.next_frame(Time::START, &mut frames).expect("valid frames") {
+        while let Some(mut frames) = session.next_record(Time::ZERO, &mut b.input).expect("valid records") {
+            while let Some(incoming) = session.next_frame(Time::ZERO, &mut frames).expect("valid frames") {
                 log.record_received(&incoming.frame());
             }
         }
@@ -368,7 +373,7 @@ fn perform(action: &SessionAction, a: &mut TestPeer, b: &mut TestPeer, log: &mut
             let number = log.next(from, to, false);
             let (body, receipt) = (numbered(number, size), Some(log.deliveries.len() as u64));
             log.deliveries.push(((from, to), number));
-            let (to, from) = (Key(to), Key(from));
+            let (to, from) = (Key::from_bits(to), Key::from_bits(from));
             let message = Message { to, from, tag: TagId(0), receipt, route: Route::NONE, body: &body };
             a.session().send(&message.into()).expect("the queue has room");
         }
@@ -376,37 +381,38 @@ fn perform(action: &SessionAction, a: &mut TestPeer, b: &mut TestPeer, log: &mut
             let Some(receipt) = log.deliveries.len().checked_sub(index + 1) else { return };
             let (pair, number) = log.deliveries[receipt];
             let sent = &mut log.sent.get_mut(&pair).expect("it was sent")[number as usize - 1];
-            if a.session().withdraw(Key(pair.1), receipt as u64).is_some() {
+            if a.session().withdraw(Key::from_bits(pair.1), receipt as u64).is_some() {
                 assert!(!sent.is_withdrawn, "a message is withdrawn once");
                 (sent.is_withdrawn, log.withdrawn) = (true, log.withdrawn + 1);
             }
         }
         SessionAction::Throw { from, to, size } => {
             let body = numbered(log.next(from, to, true), size);
-            let throw = Throw { from: Key(from), target: Key(to), tag: TagId(0), body: &body };
+            let throw =
+                Throw { from: Key::from_bits(from), target: Key::from_bits(to), tag: TagId(0), body: &body };
             a.session().send(&throw.into()).expect("the reserve has room");
         }
         SessionAction::Answer { from, size } => {
             // Each request has one answer. Its id may be the key of a paused actor in another pair.
             let request = 10 + log.sent.keys().filter(|pair| pair.0 >= 5).count() as u64;
             let body = numbered(log.next(from + 5, request, false), size);
-            let (to, from) = (Key(request), Key(from + 5));
+            let (to, from) = (Key::from_bits(request), Key::from_bits(from + 5));
             let answer = Answer { to, from, tag: TagId(0), route: Route::NONE, body: &body };
             a.session().send(&answer.into()).expect("the reserve has room");
         }
-        SessionAction::Pause(actor) => assert!(b.session().pause(Key(actor))),
-        SessionAction::Unpause(actor) => b.session().unpause(Key(actor)),
+        SessionAction::Pause(actor) => assert!(b.session().pause(Key::from_bits(actor))),
+        SessionAction::Unpause(actor) => b.session().unpause(Key::from_bits(actor)),
         SessionAction::Transmit(records) => transmit_records(a, b, log, records),
         SessionAction::TransmitBack => {
-            b.transmit(Time::START, a);
+            b.transmit(Time::ZERO, a);
         }
         SessionAction::Cut(records) => {
             for _ in 0..records {
-                a.session().poll_transmit(Time::START, &mut Vec::new());
+                a.session().poll_transmit(Time::ZERO, &mut Vec::new());
             }
             a.session().connection_lost();
             b.session().connection_lost();
-            connect(a, b, Time::START).expect("the second handshake succeeds");
+            connect(a, b, Time::ZERO).expect("the second handshake succeeds");
         }
     }
     a.session().check();
@@ -430,17 +436,17 @@ fn pauses_and_cuts_keep_frames_in_order() {
             log.check_undelivered(&mut a);
         }
         for actor in 10..13 {
-            b.session().unpause(Key(actor));
+            b.session().unpause(Key::from_bits(actor));
         }
         for _ in 0..200 {
-            b.transmit(Time::START, &mut a);
+            b.transmit(Time::ZERO, &mut a);
             transmit_records(&mut a, &mut b, &mut log, 20);
         }
         log.check_complete();
         assert_eq!(a.session().queued_bytes(), 0);
         assert_eq!(a.session().queued_for_actors() + a.session().queued_in_reserve(), 0);
         b.session().on_timeout(seconds(1));
-        b.transmit(Time::START, &mut a);
+        b.transmit(Time::ZERO, &mut a);
         a.session().undelivered(|frame, _| panic!("an acknowledged {} is listed", frame.name()));
         withdrawn.set(withdrawn.get() + log.withdrawn);
         overtaken.set(overtaken.get() + log.overtaken);

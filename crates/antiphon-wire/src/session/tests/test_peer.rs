@@ -23,7 +23,7 @@ pub(super) struct TestPeer {
 
 pub(super) fn test_peer(node: u64, suites: &[Suite], limits: Limits) -> TestPeer {
     let profile = Profile {
-        node: NodeId(node),
+        node: NodeId::from_bits(node),
         name: format!("node {node}"),
         locations: vec!["127.0.0.1:4000".parse().expect("an address")],
         suites: suites.to_vec(),
@@ -146,7 +146,7 @@ impl TestPeer {
     /// A toy key agreement: both sides compute the same key from both public halves.
     fn entropy(&mut self) -> Entropy {
         self.handshakes += 1;
-        let seed = self.profile.node.0 as u8 * 16 + self.handshakes;
+        let seed = self.profile.node.to_bits() as u8 * 16 + self.handshakes;
         let public = [seed; 32];
         Entropy::new([seed ^ 0x55; 32], public, move |peer| Some([seed.wrapping_add(peer[0]); 32]))
     }
@@ -202,8 +202,7 @@ impl TestPeer {
         other: &mut TestPeer,
         mut each: impl FnMut(&Frame<'_>),
     ) -> Vec<HeldCredit> {
-        while self.session.as_mut().expect("the session exists").poll_transmit(Time::START, &mut self.output)
-        {
+        while self.session.as_mut().expect("the session exists").poll_transmit(Time::ZERO, &mut self.output) {
         }
         let session = other.session.as_mut().expect("the session exists");
         let mut held = Vec::new();
@@ -211,9 +210,9 @@ impl TestPeer {
         while !rest.is_empty() {
             rest = &rest[other.input.push(rest)..];
             while let Some(mut frames) =
-                session.next_record(Time::START, &mut other.input).expect("valid records")
+                session.next_record(Time::ZERO, &mut other.input).expect("valid records")
             {
-                while let Some(incoming) = session.next_frame(Time::START, &mut frames).expect("valid frames")
+                while let Some(incoming) = session.next_frame(Time::ZERO, &mut frames).expect("valid frames")
                 {
                     each(&incoming.frame());
                     held.push(session.hold());
@@ -260,8 +259,14 @@ pub(super) fn describe(frame: &Frame<'_>) -> String {
 }
 
 pub(super) fn message<'a>(from: u64, to: u64, body: &'a [u8]) -> Frame<'a> {
-    let message =
-        Message { to: Key(to), from: Key(from), tag: TagId(0), receipt: None, route: Route::NONE, body };
+    let message = Message {
+        to: Key::from_bits(to),
+        from: Key::from_bits(from),
+        tag: TagId(0),
+        receipt: None,
+        route: Route::NONE,
+        body,
+    };
     Frame::Message(message)
 }
 
@@ -269,18 +274,18 @@ pub(super) fn message<'a>(from: u64, to: u64, body: &'a [u8]) -> Frame<'a> {
 pub(super) fn connected_pair(limits: Limits) -> (TestPeer, TestPeer) {
     let suites = [Suite::Aes128Gcm];
     let (mut a, mut b) = (test_peer(1, &suites, limits), test_peer(2, &suites, limits));
-    connect(&mut a, &mut b, Time::START).expect("the handshake succeeds");
+    connect(&mut a, &mut b, Time::ZERO).expect("the handshake succeeds");
     (a, b)
 }
 
 /// Two nodes after a handshake that have both sent `Begin`.
 pub(super) fn begun_pair(limits: Limits) -> (TestPeer, TestPeer) {
     let (mut a, mut b) = connected_pair(limits);
-    a.transmit(Time::START, &mut b);
-    b.transmit(Time::START, &mut a);
+    a.transmit(Time::ZERO, &mut b);
+    b.transmit(Time::ZERO, &mut a);
     (a, b)
 }
 
 pub(super) fn seconds(seconds: u64) -> Time {
-    Time::START + Duration::from_secs(seconds)
+    Time::ZERO + Duration::from_secs(seconds)
 }

@@ -1,0 +1,239 @@
+//! The interface between a loop and other nodes: encoded messages, and signals.
+
+use std::any::Any;
+use std::time::Duration;
+
+use crate::actor::ExitReason;
+use crate::actor::SendMode;
+use crate::actor::Value;
+use crate::error::{AskError, PayloadError, Undelivered};
+use crate::id::{ActorId, Key, NodeId};
+use crate::request::RequestId;
+use antiphon_types::Time;
+
+/// Carries messages and signals to other nodes. A node of `antiphon-dist` implements it.
+pub trait Transport: Any {
+    /// Sends an encoded message. The bytes belong to the caller, which reuses them.
+    ///
+    /// # Errors
+    /// The transport did not accept the message; the loop returns it to its sender.
+    ///
+    /// # Contract
+    /// After [`Undelivered::Busy`] for a message to an actor in the mode [`SendMode::Send`] or [`SendMode::Try`], the transport
+    /// calls [`Mailboxes::writable`](crate::Mailboxes::writable) later: when there is room for the message, or when it has dropped
+    /// what waits for the actor's node. It passes the sender and the address of the message. Without a sender it passes `None`: messages of
+    /// handles wait for this call. It may forget a sender after [`Signal::Exited`]. Without the call, the sender or the
+    /// messages of handles wait for ever. Other modes and errors need no call.
+    fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered>;
+
+    /// Whether the queue to an actor of another node has this room: for a message, or for a signal that `from` may hold back.
+    /// `mode` says how a message would be sent.
+    ///
+    /// # Errors
+    /// As [`Transport::send`], with the same contract after [`Undelivered::Busy`].
+    fn check_room(
+        &mut self,
+        now: Time,
+        from: Key,
+        to: (ActorId, QueueRoom),
+        mode: SendMode,
+    ) -> Result<(), Undelivered>;
+
+    /// The rules for the bytes of messages and values. They do not change.
+    fn payload_rules(&self) -> PayloadRules {
+        PayloadRules::default()
+    }
+
+    /// A request has reached its timeout: withdraws the message that holds its `ReplyTo`, if that still waits in a queue
+    /// of this node. Returns the error with which the request fails: `Full` if the message was withdrawn and its actor
+    /// takes no messages at present, else `TimedOut`.
+    fn withdraw(&mut self, now: Time, request_id: RequestId) -> AskError;
+
+    /// Sends a signal. Signals are never refused. If a monitor cannot reach its node, the watcher receives a `Down`;
+    /// other signals are dropped.
+    fn signal(&mut self, now: Time, signal: Signal);
+}
+
+/// The rules of a transport for the bytes of messages and values.
+#[derive(Copy, Clone, Debug)]
+pub struct PayloadRules {
+    /// The most bytes. Encoders stop there.
+    pub bytes_max: usize,
+    /// Checks the bytes of a value of the named type, with the limit, as [`Transport::send`] checks a message for which
+    /// [`is_checked`](OutboundMessage::is_checked) is false: an encoder of the user may have written what peers would refuse.
+    pub check: fn(&str, &[u8], u64) -> Result<(), PayloadError>,
+}
+
+impl Default for PayloadRules {
+    /// 16 MiB, and no check.
+    fn default() -> Self {
+        Self { bytes_max: crate::remote::MESSAGE_BYTES_MAX, check: |_, _, _| Ok(()) }
+    }
+}
+
+impl dyn Transport {
+    /// The transport as a `T`, if it is one.
+    pub(crate) fn as_a<T: Transport>(&mut self) -> Option<&mut T> {
+        let transport: &mut dyn Any = self;
+        transport.downcast_mut()
+    }
+}
+
+/// An encoded message.
+#[derive(Debug)]
+pub struct OutboundMessage<'a> {
+    /// The sender, for the order of messages; `None` from outside of all actors.
+    pub from: Option<Key>,
+    /// The receiver.
+    pub to: Destination,
+    /// The name of the message's type.
+    pub type_name: &'static str,
+    /// The encoded message.
+    pub body: &'a [u8],
+    /// How to deliver the message.
+    pub mode: SendMode,
+    /// Whether the body is known to be one MessagePack value that keeps to the limits of depth and number. Otherwise the
+    /// transport must check it, since an encoder of the user may have written anything.
+    pub is_checked: bool,
+    /// The nodes of the addresses in the body: their locations must be sent along.
+    pub nodes: &'a [NodeId],
+    /// The open requests with a `ReplyTo` in the body: they fail with `NodeLost` when the receiving node is lost.
+    pub requests: &'a [RequestId],
+}
+
+/// Room in the queue to an actor of another node.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub struct QueueRoom {
+    /// The bytes that are to fit.
+    pub bytes: u64,
+    /// The most bytes that may wait for the actor already.
+    pub waiting_max: u64,
+}
+
+impl QueueRoom {
+    /// Room for so many bytes, however many wait.
+    pub const fn for_bytes(bytes: u64) -> Self {
+        Self { bytes, waiting_max: u64::MAX }
+    }
+}
+
+/// The receiver of an outbound message.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// The mailbox of an actor.
+    Actor(ActorId),
+    /// An open request.
+    Request(NodeId, RequestId),
+}
+
+/// The id of a monitor: a number, and the node that assigned it.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MonitorId {
+    /// The node that assigned the number.
+    pub origin: NodeId,
+    /// The number, unique on that node.
+    pub number: u64,
+}
+
+/// The signals between actors; they keep their order with messages.
+///
+/// A transport must handle every signal, so this enum is exhaustive: a new variant breaks the build of each transport.
+#[derive(Clone, Debug)]
+pub enum Signal {
+    /// `watcher`, of this loop, monitors `target`.
+    Monitor {
+        /// The monitored actor, on another node.
+        target: ActorId,
+        /// The monitor.
+        id: MonitorId,
+        /// The monitoring actor.
+        watcher: Key,
+    },
+    /// A monitor is removed.
+    Demonitor {
+        /// The monitoring actor, of this loop.
+        watcher: Key,
+        /// The monitored actor, on another node.
+        target: ActorId,
+        /// The monitor.
+        id: MonitorId,
+    },
+    /// `actor`, of this loop, requests that `watcher` receives a `Down` when it exits.
+    Notify {
+        /// The receiver of the `Down`, on another node.
+        watcher: ActorId,
+        /// The monitor.
+        id: MonitorId,
+        /// The actor that the `Down` is about.
+        actor: Key,
+    },
+    /// `actor`, of this loop, has exited; sent for each monitor.
+    Down {
+        /// The monitoring actor, on another node.
+        watcher: ActorId,
+        /// The monitor.
+        id: MonitorId,
+        /// The actor that has exited.
+        actor: ActorId,
+        /// The exit reason; a value in it is encoded.
+        reason: ExitReason,
+    },
+    /// Terminates `target`.
+    Terminate {
+        /// The sender, for the order of messages; `None` from outside of all actors.
+        from: Option<Key>,
+        /// The actor to terminate, on another node.
+        target: ActorId,
+        /// The time that it has to end; `None` ends it at once, without a further step.
+        grace: Option<Duration>,
+    },
+    /// Throws an exception into `target`.
+    Throw {
+        /// The sender, for the order of messages; `None` from outside of all actors.
+        from: Option<Key>,
+        /// The receiver, on another node.
+        target: ActorId,
+        /// The exception; encoded.
+        value: Value,
+    },
+    /// Resumes `target`.
+    Resume {
+        /// The sender, for the order of messages; `None` from outside of all actors.
+        from: Option<Key>,
+        /// The actor to resume, on another node.
+        target: ActorId,
+        /// The value that it receives; encoded.
+        value: Value,
+    },
+    /// No reply will follow: a `ReplyTo` was dropped in this loop, or there was no room for the reply.
+    ReplyDropped {
+        /// The node that sent the request.
+        node: NodeId,
+        /// The request there.
+        request_id: RequestId,
+        /// The error with which the request fails: `Dropped`, `Busy` or `Reply`.
+        reason: AskError,
+    },
+    /// A request of this loop is closed; its `ReplyTo` had been sent to another node.
+    RequestClosed {
+        /// The request.
+        request_id: RequestId,
+    },
+    /// `subscriber` has missed messages of `channel`, an actor of this loop.
+    Lagged {
+        /// The channel.
+        channel: Key,
+        /// The subscriber, on another node.
+        subscriber: ActorId,
+        /// The number of messages that it missed since its last message or `Lagged` of the channel.
+        missed: u64,
+        /// The subscription has ended for this reason.
+        ended: bool,
+    },
+    /// An actor of this loop that other nodes could reach has exited, or such an adapter is closed. If it has many monitors, some of
+    /// their [`Signal::Down`]s follow later.
+    Exited {
+        /// The actor or the adapter.
+        actor: Key,
+    },
+}

@@ -105,12 +105,15 @@ fn must_not_import(head: &str) -> BTreeSet<String> {
 fn imported<'t>(text: &'t str, forbidden: &'t BTreeSet<String>) -> impl Iterator<Item = String> + 't {
     let lines = text.lines().zip(1..).filter(|(line, _)| !line.trim_start().starts_with("//"));
     lines.flat_map(move |(line, number)| {
-        let paths = line.split("crate::").skip(1);
+        let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
+        let paths = line.split("crate::").skip(1).flat_map(move |path| match path.strip_prefix('{') {
+            Some(list) => list.split(',').map(str::trim_start).collect(),
+            None => vec![path],
+        });
         paths.filter_map(move |path| {
-            let module: String =
-                path.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
+            let module = path.split(|letter| !is_part(letter)).next()?;
             forbidden
-                .contains(&module)
+                .contains(module)
                 .then(|| format!("{number}: imports `{module}`, which the head of its `mod.rs` forbids"))
         })
     })
@@ -300,6 +303,7 @@ mod tests {
         let code =
             "/// crate::socket\nuse crate::sockets::A;\nuse crate::timers;\nlet a = crate::thread::run();\n";
         let found: Vec<String> = super::imported(code, &forbidden).collect();
+        assert_eq!(super::imported("use crate::{id::Key, socket, thread::Handle};\n", &forbidden).count(), 2);
         assert_eq!(found, ["4: imports `thread`, which the head of its `mod.rs` forbids"]);
     }
 

@@ -9,20 +9,16 @@ use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::actor::Actor;
-use crate::actor::Addr;
-use crate::actor::Cx;
-use crate::actor::Value;
-use crate::actor::{Admit, Next, Step, Then, finishing, receive};
-use crate::actor::{Event, ExitReason, Thrown};
+use crate::actor::{
+    Actor, Addr, Admit, Cx, Event, ExitReason, Next, Step, Then, Thrown, Value, finishing, receive,
+};
 #[cfg(feature = "serde")]
 use crate::error::{DecodeError, EncodeError};
 use crate::event_loop::{Loop, LoopConfig, Platform};
 use crate::id::NodeId;
 #[cfg(feature = "serde")]
-use crate::remote::Wire;
+use crate::remote::{EncodeMode, MESSAGE_BYTES_MAX, Wire, decode_with_context, encode_with_context};
 #[cfg(feature = "serde")]
-use crate::remote::{EncodeMode, MESSAGE_BYTES_MAX, decode_with_context, encode_with_context};
 use crate::scheduler::StepEffect;
 use antiphon_types::Time;
 

@@ -56,7 +56,7 @@ impl Deframer {
         self.end += count;
         // A read that fills all the space has probably left bytes in the socket. After the first record, double the
         // space.
-        if self.end == self.buffer.len() && self.wanted > 0 {
+        if count > 0 && self.end == self.buffer.len() && self.wanted > 0 {
             self.wanted = (self.buffer.len() * 2).min(BUFFER_BYTES_MAX);
         }
     }
@@ -90,6 +90,12 @@ impl Deframer {
             self.opened = unread;
             self.start -= unread + self.trailer;
         }
+    }
+
+    /// Whether frames of an open record were put back.
+    #[inline]
+    pub(crate) fn has_put_back(&self) -> bool {
+        self.opened > 0
     }
 
     /// Whether the next bytes begin a TLS handshake (RFC 8446, 5.1) instead of an Antiphon handshake.

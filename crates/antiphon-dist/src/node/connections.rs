@@ -399,7 +399,9 @@ impl NodeCore {
     /// Whether a connection has received frames that the core has not taken: a peer has sent very many that need no credit. Then the
     /// driver calls with [`Input::Received`](super::Input::Received) of no bytes in the next round, before it reads more.
     pub fn has_unread(&mut self, conn: ConnId) -> bool {
-        self.connections.get(conn).is_some_and(|conn| conn.has_unread)
+        let is_unread =
+            |conn: &mut Connection| conn.has_unread && matches!(conn.state, ConnectionState::Established(_));
+        self.connections.get(conn).is_some_and(is_unread)
     }
 
     /// The bytes that the driver must write to a connection.

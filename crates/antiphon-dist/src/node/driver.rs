@@ -107,7 +107,7 @@ pub enum Output {
 
 /// Performs the input and output of a core. Implemented for sockets, by the simulator and by tests.
 pub trait Driver {
-    /// The loop that runs the actors of the node.
+    /// The actors of the node's loop.
     fn local(&mut self) -> LocalActors<'_>;
 
     /// Takes a request of the core. Must not call the core.

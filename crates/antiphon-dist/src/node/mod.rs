@@ -4,7 +4,7 @@
 //! leave through the [`Driver`].
 //!
 //! The core is the [`Transport`](antiphon_sched::Transport) of the loop and takes the messages of actors there. The
-//! program that drives the node takes it out of the loop, calls `handle` for each event of the network, and puts it back.
+//! program that drives the node calls `handle` for each event of the network, by [`Loop::with_transport`](antiphon_sched::Loop::with_transport).
 //!
 //! Invariant: `handle` never fails and never blocks. The data of a peer changes only the state that belongs to that peer.
 

@@ -392,7 +392,12 @@ impl NodeCore {
             peer.count_queue(&mut self.queued_total);
         }
         match received {
-            Ok(FrameEffect::Continue | FrameEffect::Unfinished) => {
+            // The connection is in use as long as frames are left.
+            Ok(FrameEffect::Unfinished) => {
+                self.poll_events(node, driver);
+                self.mark_dirty(node);
+            }
+            Ok(FrameEffect::Continue) => {
                 self.poll_events(node, driver);
                 self.mark_dirty(node);
                 self.close_idle(node, driver);

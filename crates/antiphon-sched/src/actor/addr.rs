@@ -8,9 +8,7 @@ use std::hash::{Hash, Hasher};
 
 use crate::error::SendError;
 use crate::id::{ActorId, NodeId};
-use crate::remote::LoopRef;
-use crate::remote::Wire;
-use crate::remote::reach_wire;
+use crate::remote::{LoopRef, Wire, reach_wire};
 use crate::request::RequestId;
 
 /// How a message is sent.

@@ -13,24 +13,14 @@ use crate::actor::{Actor, FoldActor};
 use crate::error::{AskError, JobError, SendError, TooManyAdapters, TooManyOpen, Undelivered};
 use crate::event_loop::{Source, SourceOwner};
 use crate::id::{ActorId, Key};
-use crate::remote::LoopRef;
-use crate::remote::Wire;
-use crate::remote::{MonitorId, Signal};
+use crate::remote::{LoopRef, MonitorId, Signal, Wire, export};
 use crate::request::{AskHandler, ReplyTo, RequestHandler, RequestId};
-use crate::scheduler::DeadLetter;
-use crate::scheduler::Flag;
-use crate::scheduler::LoopStats;
-use crate::scheduler::MailboxLimit;
-use crate::scheduler::PendingTimer;
-use crate::scheduler::Permit;
-use crate::scheduler::SignalPolicy;
-use crate::scheduler::SystemEvent;
-use crate::scheduler::{ActorCursor, ActorPage};
-use crate::scheduler::{Core, Scheduler};
-use crate::scheduler::{DueTimer, TimerKey};
+use crate::scheduler::{
+    ActorCursor, ActorPage, Core, DeadLetter, DueTimer, Flag, LoopStats, MailboxLimit, PendingTimer, Permit,
+    Scheduler, SignalPolicy, SystemEvent, TimerKey, log_panic,
+};
 use crate::thread;
-use crate::thread::Handle;
-use crate::thread::JobPool;
+use crate::thread::{Handle, JobPool};
 use antiphon_types::Time;
 
 /// An actor's access to its loop during one step. `M` is the type of the actor's messages.
@@ -280,7 +270,7 @@ impl<'a, M: 'static> Cx<'a, M> {
             Err(error) => {
                 let reason = error.reason();
                 self.core().abandon_request(request_id);
-                crate::scheduler::log_panic(|| drop(error));
+                log_panic(|| drop(error));
                 Err(reason.into())
             }
         }
@@ -481,8 +471,12 @@ impl<'a, M: 'static> Cx<'a, M> {
         let me = self.me;
         let core = self.core();
         if actor.node() != core.node_id {
-            match crate::remote::export(core, value) {
-                Ok(value) => core.signal(to_signal(me, actor, value)),
+            match export(core, value) {
+                Ok(value) => {
+                    core.signal(to_signal(me, actor, value));
+                    // The transport bounds the bytes that wait.
+                    self.loop_ref.scheduler.pass_signals();
+                }
                 Err(reason) => core.dead_signal(actor, what, reason.into()),
             }
         } else {

@@ -9,9 +9,7 @@ use std::rc::Rc;
 
 use crate::error::{EncodeError, PayloadError, ValueError};
 use crate::id::NodeId;
-use crate::remote::Wire;
-use crate::remote::codec_context;
-use crate::remote::{EncodeMode, MESSAGE_BYTES_MAX};
+use crate::remote::{EncodeMode, MESSAGE_BYTES_MAX, Wire, codec_context};
 
 /// A value of a type that its sender and receiver agree on. Clones share it.
 #[derive(Clone)]

@@ -28,30 +28,17 @@ use thiserror::Error;
 
 use tracing::level_filters::LevelFilter;
 
-use crate::actor::Cx;
-use crate::actor::{Actor, FoldActor};
-use crate::actor::{Addr, Target};
-use crate::actor::{Event, ExitReason};
-use crate::actor::{Fold, Step};
+use crate::actor::{Actor, Addr, Cx, Event, ExitReason, Fold, FoldActor, Step, Target};
 use crate::error::{SendError, SettingError};
-use crate::id::ActorId;
-use crate::id::NodeId;
-use crate::remote::LocalActors;
-use crate::remote::LoopRef;
-use crate::remote::Transport;
-use crate::remote::Wire;
+use crate::id::{ActorId, NodeId};
+use crate::remote::{LocalActors, LoopRef, Transport, Wire};
 use crate::request::{DroppedReply, dropped};
-use crate::scheduler::DueTimer;
-use crate::scheduler::MailboxLimit;
-use crate::scheduler::panic_guard;
-use crate::scheduler::{ActorCursor, ActorPage};
-use crate::scheduler::{Core, Scheduler};
-use crate::scheduler::{DeadLetter, LoopStats};
+use crate::scheduler::{
+    ActorCursor, ActorPage, Core, DeadLetter, DueTimer, LoopStats, MailboxLimit, Scheduler, log_panic,
+};
 use crate::socket::Sockets;
 use crate::thread;
-use crate::thread::JoinHandle;
-use crate::thread::{Handle, LoopJob, LoopQueues, Shared};
-use crate::thread::{JobPool, LoopPools};
+use crate::thread::{Handle, JobPool, JoinHandle, LoopJob, LoopPools, LoopQueues, Shared};
 use antiphon_types::{Time, millis, secs};
 use readiness::{SIGNALS, WAKER};
 #[cfg(unix)]
@@ -378,6 +365,8 @@ impl Loop {
         let transport = transport.as_a::<T>()?;
         let result = act(transport, &mut LocalActors { core, registry });
         self.scheduler.pass_signals();
+        // What the transport has put into mailboxes, or did not, may have given turns to others.
+        self.serve_waiters();
         Some(result)
     }
 
@@ -406,6 +395,7 @@ impl Loop {
             || self.scheduler.core.ended_monitors.is_waiting()
             || !self.dropped.is_empty()
             || dropped::any(self.scheduler.core.node_id)
+            || !self.scheduler.core.signals.is_empty()
             || self.has_stop_request()
     }
 
@@ -414,7 +404,10 @@ impl Loop {
         if self.is_runnable() {
             return Some(self.scheduler.core.now);
         }
-        self.scheduler.core.wheel.next_deadline()
+        // In virtual time no memory is worth a round.
+        let is_trim_due = self.poll.is_some() && self.scheduler.core.has_mailboxes_to_trim();
+        let trim = is_trim_due.then_some(self.next_trim);
+        [self.scheduler.core.wheel.next_deadline(), trim].into_iter().flatten().min()
     }
 
     /// Advances the time of a virtual loop.
@@ -487,7 +480,7 @@ impl Loop {
                 self.run_job(job);
             } else {
                 // Its thread has got `NoLoop`.
-                panic_guard::log_panic(|| drop(job));
+                log_panic(|| drop(job));
             }
         }
         self.scheduler.send_ready_messages();
@@ -500,7 +493,7 @@ impl Loop {
     fn run_job(&mut self, job: Box<dyn LoopJob>) {
         self.scheduler.core.current = None;
         let scheduler = &mut self.scheduler;
-        panic_guard::log_panic(|| job.run(scheduler));
+        log_panic(|| job.run(scheduler));
     }
 
     /// Serves waiters of mailboxes that got room, or ended, outside of all batches.
@@ -766,9 +759,13 @@ impl Loop {
             self.scheduler.core.dead_letters.report();
             self.scheduler.core.shared.stop.store(false, Ordering::Release);
         }
-        self.scheduler.core.complete_all_ended_monitors();
-        if !self.dropped.is_empty() {
-            self.report_dropped_replies(usize::MAX);
+        while self.scheduler.core.ended_monitors.is_waiting() {
+            self.scheduler.core.complete_ended_monitors();
+            self.scheduler.pass_signals();
+        }
+        while !self.dropped.is_empty() {
+            self.report_dropped_replies(DROPPED_REPLIES_PER_ROUND);
+            self.scheduler.pass_signals();
         }
         self.scheduler.pass_signals();
     }
@@ -781,7 +778,7 @@ impl Loop {
     pub fn refuse_handles(&mut self) {
         self.scheduler.core.shared.pause();
         for _ in 0..self.queues.jobs.len() {
-            panic_guard::log_panic(|| drop(self.queues.jobs.try_recv()));
+            log_panic(|| drop(self.queues.jobs.try_recv()));
         }
         for _ in 0..self.queues.inbox.len() {
             let Ok(message) = self.queues.inbox.try_recv() else { break };
@@ -794,6 +791,7 @@ impl Loop {
         self.scheduler.core.fail_thread_requests();
         self.scheduler.core.discard_waiting_requests();
         self.scheduler.core.end_joins();
+        self.scheduler.pass_signals();
     }
 
     /// From now on SIGINT and SIGTERM stop the loop, as [`Handle::stop`] does. A second signal ends the process at once.
@@ -875,10 +873,10 @@ impl Drop for Loop {
         self.scheduler.core.sockets.drop_all();
         self.scheduler.core.discard_waiting_messages();
         for _ in 0..self.queues.urgent.len() {
-            panic_guard::log_panic(|| drop(self.queues.urgent.try_recv()));
+            log_panic(|| drop(self.queues.urgent.try_recv()));
         }
         for _ in 0..self.queues.jobs.len() {
-            panic_guard::log_panic(|| drop(self.queues.jobs.try_recv()));
+            log_panic(|| drop(self.queues.jobs.try_recv()));
         }
         for _ in 0..self.queues.inbox.len() {
             if let Ok(message) = self.queues.inbox.try_recv() {
@@ -886,7 +884,7 @@ impl Drop for Loop {
             }
         }
         self.scheduler.core.dead_letters.report();
-        panic_guard::log_panic(|| drop(self.scheduler.core.dead_letters.hook.take()));
+        log_panic(|| drop(self.scheduler.core.dead_letters.hook.take()));
         dropped::close(self.scheduler.core.node_id);
         watchdog::end(&self.scheduler.core.shared);
     }

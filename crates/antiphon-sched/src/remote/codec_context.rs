@@ -16,9 +16,8 @@ use smallvec::SmallVec;
 use crate::error::DecodeError;
 use crate::id::{Key, NodeId};
 use crate::remote::local_actors::Delivery;
-use crate::request::dropped;
-use crate::request::{ExpectedReply, RequestId};
-use crate::scheduler::Core;
+use crate::request::{ExpectedReply, RequestId, dropped};
+use crate::scheduler::{Core, catch_panic, log_panic};
 
 /// Decodes a message from the network, and pushes it into the mailbox.
 pub(crate) type MessageDecoder = fn(&mut Core, Key, &[u8]) -> Delivery;
@@ -256,7 +255,7 @@ impl Decoded {
         payload: T,
         is_reported: impl Fn(NodeId, RequestId) -> bool,
     ) {
-        let (_, late) = decode_with_context(node_id, || crate::scheduler::log_panic(|| drop(payload)));
+        let (_, late) = decode_with_context(node_id, || log_panic(|| drop(payload)));
         self.dropped.extend(late.dropped);
         self.replies.sort_unstable();
         self.replies.dedup();
@@ -308,11 +307,11 @@ pub(crate) fn try_decoding<T, R>(
     let node_id = node_id.unwrap_or(NodeId::from_bits(0));
     // Without an origin there is no limit of requests.
     let origin = CodecContext::with_origin(Option::take);
-    let (result, decoded) = decode_with_context(node_id, || crate::scheduler::catch_panic(decode));
+    let (result, decoded) = decode_with_context(node_id, || catch_panic(decode));
     CodecContext::with_origin(|slot| *slot = origin);
     let result = result.unwrap_or_else(|panic_text| Err(decoder_panicked(&panic_text)));
     let inspected = result.as_ref().map_err(Clone::clone).and_then(|value| {
-        crate::scheduler::catch_panic(|| inspect(value))
+        catch_panic(|| inspect(value))
             .map_err(|panic_text| DecodeError::new(format_args!("its encoder panicked: {panic_text}")))
     });
     decoded.refuse(node_id, result, |_, _| false);

@@ -6,7 +6,7 @@ use crate::remote::codec_context::{self, Decoded, ExposedType};
 use crate::remote::local_actors::Delivery;
 use crate::remote::wire::Wire;
 use crate::request::{ExpectedReply, RequestId};
-use crate::scheduler::Core;
+use crate::scheduler::{Core, catch_panic};
 
 /// Decodes a message from the network, and pushes it into the mailbox of an actor that the network can reach.
 pub(super) fn deliver(core: &mut Core, to: Key, type_name: &str, body: &[u8]) -> Delivery {
@@ -56,9 +56,8 @@ fn decode_payload<T: Wire>(
     body: &[u8],
     has_receipt: bool,
 ) -> Result<(T, Decoded), PayloadRefusal> {
-    let (result, decoded) = codec_context::decode_with_context(core.node_id, || {
-        crate::scheduler::catch_panic(|| T::decode_sound(body))
-    });
+    let (result, decoded) =
+        codec_context::decode_with_context(core.node_id, || catch_panic(|| T::decode_sound(body)));
     let node_id = core.node_id;
     if !decoded.is_empty() && is_forged(core, &decoded) {
         // The peer must not end the requests that it guessed.

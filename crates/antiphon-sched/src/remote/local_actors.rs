@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use mio::Registry;
 
-use crate::actor::Addr;
-use crate::actor::{Down, ExitReason, SendMode, Value};
+use crate::actor::{Addr, Down, ExitReason, SendMode, Value};
 use crate::error::{AskError, PayloadError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::inbound;
 use crate::remote::transport::MonitorId;
 use crate::remote::wire::Wire;
 use crate::request::RequestId;
-use crate::scheduler::SystemEvent;
-use crate::scheduler::{Core, DeadLetter, Lag, Permit, RoomMark, SignalPolicy, Ticket, Turn, Waiter};
+use crate::scheduler::{
+    Core, DeadLetter, Lag, Permit, RoomMark, SignalPolicy, SystemEvent, Ticket, Turn, Waiter,
+};
 use antiphon_types::Time;
 
 /// The result of delivering an encoded message.
@@ -207,7 +207,7 @@ impl Mailboxes<'_> {
         self.core.cancel_wait(target, ticket);
     }
 
-    /// The next turn of a peer at a mailbox. Deliver one message by [`Mailboxes::deliver_in_turn`]; if more wait, call
+    /// The next turn of a peer at a mailbox. Ask for turns after each round of the loop: others wait behind them. Deliver one message by [`Mailboxes::deliver_in_turn`]; if more wait, call
     /// [`Mailboxes::wait_for_room`] again. Continue until there is no turn.
     pub fn next_turn(&mut self) -> Option<Turn> {
         self.core.next_turn()

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use crate::actor::Actor;
-use crate::actor::{Addr, SendMode, Target};
-use crate::actor::{Down, ExitReason};
+use crate::actor::{Actor, Addr, Down, ExitReason, SendMode, Target};
 use crate::error::{SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::inbound::exposed_as;
@@ -13,15 +11,9 @@ use crate::remote::outbound::EncodedMessage;
 use crate::remote::transport::{QueueRoom, Signal, Transport};
 use crate::remote::wire::Wire;
 use crate::request::ReplyTo;
-use crate::scheduler::DeadLetter;
-use crate::scheduler::GRACE;
-use crate::scheduler::Lag;
-use crate::scheduler::LoopStats;
-use crate::scheduler::Permit;
-use crate::scheduler::Scheduler;
-use crate::scheduler::SignalPolicy;
-use crate::scheduler::SystemEvent;
-use crate::scheduler::{ActorCursor, ActorPage};
+use crate::scheduler::{
+    ActorCursor, ActorPage, DeadLetter, GRACE, Lag, LoopStats, Permit, Scheduler, SignalPolicy, SystemEvent,
+};
 use antiphon_types::Time;
 
 /// Exclusive access to a loop, for code that embeds or extends it.

@@ -11,7 +11,7 @@ use crate::remote::loop_ref::LoopRef;
 use crate::remote::transport::{Destination, OutboundMessage, PayloadRules, QueueRoom, Signal};
 use crate::remote::wire::{Wire, check_type_name};
 use crate::request::RequestId;
-use crate::scheduler::{Core, Scheduler};
+use crate::scheduler::{Core, Scheduler, catch_panic};
 
 /// A message in its form for the wire. It can be sent to many actors of other nodes, and is encoded and checked once.
 pub struct EncodedMessage<M> {
@@ -85,7 +85,7 @@ pub(crate) fn reply_wire<R: Wire>(
 
 /// Runs an encoder of user code; its panic becomes an error.
 fn encode_with<R>(encode: impl FnOnce() -> Result<R, EncodeError>) -> Result<R, EncodeError> {
-    crate::scheduler::catch_panic(encode)
+    catch_panic(encode)
         .unwrap_or_else(|text| Err(EncodeError::new(format_args!("its encoder panicked: {text}"))))
 }
 

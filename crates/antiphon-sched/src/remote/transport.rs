@@ -3,9 +3,7 @@
 use std::any::Any;
 use std::time::Duration;
 
-use crate::actor::ExitReason;
-use crate::actor::SendMode;
-use crate::actor::Value;
+use crate::actor::{ExitReason, SendMode, Value};
 use crate::error::{AskError, PayloadError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
 use crate::request::RequestId;

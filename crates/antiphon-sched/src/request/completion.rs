@@ -7,7 +7,7 @@ use crate::id::Key;
 use crate::remote::Signal;
 use crate::request::dropped::DroppedReply;
 use crate::request::pending::{ReplyHandler, RequestId};
-use crate::scheduler::{Core, DueTimer, TimerKey};
+use crate::scheduler::{Core, DueTimer, TimerKey, log_panic};
 
 impl Core {
     /// Opens a request of `owner`, which `handler` makes from `answer`. `answer` comes back when the owner has as many open
@@ -106,7 +106,7 @@ impl Core {
     /// Closes a request of this loop without an answer.
     pub(crate) fn abandon_request(&mut self, request_id: RequestId) {
         if let Some((_, handler)) = self.close_request(request_id) {
-            crate::scheduler::log_panic(|| drop(handler));
+            log_panic(|| drop(handler));
         }
     }
 

@@ -16,13 +16,9 @@ use std::marker::PhantomData;
 
 use crate::error::{AskError, Undelivered};
 use crate::id::{Key, NodeId};
-use crate::remote::LoopRef;
-use crate::remote::RequestPermit;
-use crate::remote::codec_context;
+use crate::remote::{LoopRef, RequestPermit, codec_context};
 use crate::request::dropped;
-use crate::scheduler::Core;
-use crate::scheduler::NO_REQUEST;
-use crate::scheduler::TimerKey;
+use crate::scheduler::{Core, NO_REQUEST, TimerKey, log_panic};
 
 /// The id of an open request, unique among the open requests of its loop.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -222,7 +218,7 @@ impl PendingRequests {
     pub(crate) fn drop_all(&mut self) {
         for slot in &mut self.slots {
             let handler = slot.handler.take();
-            crate::scheduler::log_panic(|| drop(handler));
+            log_panic(|| drop(handler));
         }
     }
 

@@ -12,16 +12,14 @@
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::actor::ExitReason;
-use crate::actor::SendMode;
-use crate::actor::Value;
+use crate::actor::{ExitReason, SendMode, Value};
 use crate::error::{SendError, TooManyAdapters};
 use crate::id::Key;
 use crate::scheduler::core::Core;
 use crate::scheduler::extras::AddressExtras;
 use crate::scheduler::mailbox::AnyMailbox;
 use crate::scheduler::mailbox_limit::MailboxAdmission;
-use crate::scheduler::panic_guard;
+use crate::scheduler::{catch_panic, log_panic};
 
 /// The adapters of one actor.
 #[derive(Default)]
@@ -112,11 +110,11 @@ impl<T, M: 'static, F: FnMut(T) -> M + 'static> Convert<T> for Conversion<F, M> 
             MailboxAdmission::Push => {}
             MailboxAdmission::Refuse => return Err(SendError::Full(message)),
             MailboxAdmission::Discard => {
-                panic_guard::log_panic(|| drop(message));
+                log_panic(|| drop(message));
                 return Ok(());
             }
         }
-        match panic_guard::catch_panic(|| (self.convert)(message)) {
+        match catch_panic(|| (self.convert)(message)) {
             Ok(converted) => {
                 if let Some(mailbox) = core.mailbox::<M>(owner) {
                     mailbox.push_with(converted, permit);
@@ -205,7 +203,7 @@ impl Core {
         match self.adapter_mut(key).and_then(|slot| slot.adapter.downcast_mut::<Adapter<T>>()) {
             Some(adapter) if adapter.0.is_none() => adapter.0 = Some(convert),
             // The adapter was closed meanwhile; its number may be in use again.
-            Some(_) | None => panic_guard::log_panic(|| drop(convert)),
+            Some(_) | None => log_panic(|| drop(convert)),
         }
         if matches!(result, Err(SendError::Full(_))) {
             self.after_refusal(self.id(key), mode);
@@ -234,7 +232,7 @@ impl Core {
 
     fn end_adapter(&mut self, key: Key, slot: AdapterSlot, reason: &ExitReason) {
         self.adapters_open -= 1;
-        panic_guard::log_panic(|| drop(slot.adapter));
+        log_panic(|| drop(slot.adapter));
         self.end_address(key, slot.address, reason);
     }
 
@@ -244,8 +242,8 @@ impl Core {
             for slot in std::mem::take(&mut extras.adapters.open).into_values() {
                 self.adapters_open -= 1;
                 let AdapterSlot { adapter, address, .. } = *slot;
-                panic_guard::log_panic(|| drop(adapter));
-                panic_guard::log_panic(|| drop(address));
+                log_panic(|| drop(adapter));
+                log_panic(|| drop(address));
             }
         }
     }

@@ -6,16 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::actor::Actor;
-use crate::actor::Cx;
-use crate::actor::{Event, ExitReason, SwapOffer, Thrown};
-use crate::actor::{Next, Step, Then};
+use crate::actor::{Actor, Cx, Event, ExitReason, Next, Step, SwapOffer, Then, Thrown};
 use crate::id::Key;
-use crate::scheduler::Scheduler;
 use crate::scheduler::cell::Running;
 use crate::scheduler::core::Core;
 use crate::scheduler::mailbox::{Mailbox, PendingTimer, Question, Taken, Wait};
 use crate::scheduler::system_event::SystemEvent;
+use crate::scheduler::{Scheduler, log_panic};
 use crate::socket::Sockets;
 
 /// A batch has at least this many steps, if as many events are in the mailbox.
@@ -148,7 +145,7 @@ fn step_event<M: 'static, A: Actor<M>>(
         Some(reason) => {
             // Dropped here and not by leaving the function: a panic of that drop would leak the returned value
             // (rust-lang/rust#47949).
-            crate::scheduler::panic_guard::log_panic(|| drop(step));
+            log_panic(|| drop(step));
             ControlFlow::Break(BatchOutcome::Ended(Box::new(reason)))
         }
         None => ControlFlow::Continue(step),
@@ -182,11 +179,13 @@ impl StepEffect {
 fn next_event<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option<StepInput<M>> {
     loop {
         let mailbox = running.mailbox(core)?;
-        let taken = match mailbox.next_question() {
-            Some(question) => judge(question, core, running)?,
-            None => mailbox.take(),
-        };
-        let event = match taken {
+        if let Some(question) = mailbox.next_question() {
+            match judge(question, core, running)? {
+                Some(message) => return Some((Event::Message(message), None)),
+                None => continue,
+            }
+        }
+        let event = match mailbox.take() {
             Taken::Message(message) => Event::Message(message),
             Taken::Timeout => Event::Timeout,
             Taken::SystemEvent(system) => match system_event(core, me, *system) {
@@ -194,24 +193,21 @@ fn next_event<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Opt
                 None => continue,
             },
             Taken::Nothing => return None,
-            Taken::Skipped => continue,
         };
         return Some((event, None));
     }
 }
 
-/// Lets the actor's own code judge a message, while nothing is borrowed. `None` if the actor has been ended.
-fn judge<M: 'static>(mut question: Question<M>, core: &mut Core, running: &Running<M>) -> Option<Taken<M>> {
+/// Lets the actor's own code judge a message, while nothing is borrowed. Returns the message if it is admitted; the outer `None` if the
+/// actor has been ended.
+fn judge<M: 'static>(mut question: Question<M>, core: &mut Core, running: &Running<M>) -> Option<Option<M>> {
     let verdict = catch_unwind(AssertUnwindSafe(|| question.ask()));
     let mailbox = running.mailbox(core)?;
     match verdict {
-        Ok(true) => match mailbox.admit(question) {
-            Taken::Nothing => Some(Taken::Skipped),
-            taken => Some(taken),
-        },
+        Ok(true) => Some(mailbox.admit(question)),
         Ok(false) => {
             mailbox.skip(question);
-            Some(Taken::Skipped)
+            Some(None)
         }
         Err(panic) => {
             // The message is counted as a dead letter with the others.

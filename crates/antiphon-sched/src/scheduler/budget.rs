@@ -12,6 +12,7 @@ use crate::actor::SendMode;
 use crate::error::SendError;
 use crate::id::ActorId;
 use crate::scheduler::core::Core;
+use crate::scheduler::log_panic;
 use crate::scheduler::mailbox_limit::MailboxAdmission;
 use crate::scheduler::system_event::SystemEvent;
 
@@ -105,7 +106,7 @@ impl Core {
             MailboxAdmission::Push => {}
             MailboxAdmission::Refuse => return Err(SendError::Full(message)),
             MailboxAdmission::Discard => {
-                crate::scheduler::panic_guard::log_panic(|| drop(message));
+                log_panic(|| drop(message));
                 return Ok(());
             }
         }

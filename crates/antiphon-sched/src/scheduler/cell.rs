@@ -27,14 +27,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, addr_of_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::actor::Actor;
-use crate::actor::ExitReason;
+use crate::actor::{Actor, ExitReason};
 use crate::id::Key;
-use crate::scheduler::Scheduler;
 use crate::scheduler::batch::{self, AfterBatch, BatchOutcome};
 use crate::scheduler::core::Core;
 use crate::scheduler::mailbox::{AnyMailbox, Mailbox};
-use crate::scheduler::panic_guard;
+use crate::scheduler::{Scheduler, log_panic, panic_guard};
 
 /// Whether a body is running, and whether it must be destroyed afterwards.
 #[derive(PartialEq, Eq)]
@@ -206,7 +204,7 @@ impl<M: 'static, A: Actor<M>> Table<M, A> {
                         let cell = Cell::new(mailbox.take_all(), *next);
                         drop(scheduler.core.actors.replace(key, cell));
                     }
-                    None => panic_guard::log_panic(|| drop(next)),
+                    None => log_panic(|| drop(next)),
                 }
                 BatchOutcome::More
             }

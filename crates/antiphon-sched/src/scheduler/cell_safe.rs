@@ -8,14 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parking_lot::Mutex;
 
-use crate::actor::Actor;
-use crate::actor::ExitReason;
+use crate::actor::{Actor, ExitReason};
 use crate::id::Key;
-use crate::scheduler::Scheduler;
 use crate::scheduler::batch::{self, AfterBatch, BatchOutcome};
 use crate::scheduler::core::Core;
 use crate::scheduler::mailbox::{AnyMailbox, Mailbox};
-use crate::scheduler::panic_guard;
+use crate::scheduler::{Scheduler, log_panic, panic_guard};
 
 /// Empty in this build: a cell is running if its `actor` is `None`.
 #[derive(PartialEq, Eq)]
@@ -112,7 +110,7 @@ impl<M: 'static> Running<M> {
     }
 }
 
-/// RunBatch one batch of the next actor in the run queue; `None` if the queue is empty.
+/// Runs one batch of the next actor in the run queue; `None` if the queue is empty.
 pub(crate) fn run_next(scheduler: &mut Scheduler) -> Option<(Key, BatchOutcome)> {
     let (key, cell) = scheduler.core.actors.dequeue()?;
     let actor_type = cell.actor_type;
@@ -122,7 +120,7 @@ pub(crate) fn run_next(scheduler: &mut Scheduler) -> Option<(Key, BatchOutcome)>
     match scheduler.core.actors.cell_mut(key) {
         Some(cell) if cell.actor.is_none() => cell.actor = Some(actor),
         // A swap has put another actor into the cell, or the cell is gone.
-        Some(_) | None => panic_guard::log_panic(|| drop(actor)),
+        Some(_) | None => log_panic(|| drop(actor)),
     }
     Some((key, outcome))
 }
@@ -138,7 +136,7 @@ impl<M: 'static, A: Actor<M>> RunBatch for Runner<M, A> {
                         let actor = Runner { actor: *next, messages: std::marker::PhantomData::<fn(M)> };
                         cell.actor = Some(Box::new(actor));
                     }
-                    None => panic_guard::log_panic(|| drop(next)),
+                    None => log_panic(|| drop(next)),
                 }
                 BatchOutcome::More
             }

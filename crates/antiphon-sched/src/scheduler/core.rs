@@ -12,17 +12,11 @@ use rustc_hash::FxHashMap;
 
 use tracing::level_filters::LevelFilter;
 
-use crate::actor::Actor;
-use crate::actor::ExitReason;
-use crate::actor::Value;
-use crate::actor::{Addr, SendMode};
+use crate::actor::{Actor, Addr, ExitReason, SendMode, Value};
 use crate::error::{SendError, Undelivered};
-use crate::event_loop::LoopConfig;
-use crate::event_loop::{Readiness, ReadyTarget};
+use crate::event_loop::{LoopConfig, Readiness, ReadyTarget};
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::Wire;
-use crate::remote::codec_context;
-use crate::remote::{PayloadRules, Signal};
+use crate::remote::{PayloadRules, Signal, Wire, codec_context};
 use crate::request::PendingRequests;
 use crate::scheduler::actor_table::{ActorTable, Flag};
 use crate::scheduler::batch::BatchOutcome;
@@ -39,9 +33,9 @@ use crate::scheduler::mailbox_waiters::MailboxWaiters;
 use crate::scheduler::system_event::SystemEvent;
 use crate::scheduler::termination::Terminations;
 use crate::scheduler::timers::{DueTimer, TimerWheel};
+use crate::scheduler::{catch_panic, log_panic};
 use crate::socket::SocketTable;
-use crate::thread::LoopPools;
-use crate::thread::Shared;
+use crate::thread::{LoopPools, Shared};
 use antiphon_types::Time;
 
 pub(crate) struct Core {
@@ -252,7 +246,7 @@ impl Core {
                 return Err(SendError::Full(message));
             }
             MailboxAdmission::Discard => {
-                crate::scheduler::panic_guard::log_panic(|| drop(message));
+                log_panic(|| drop(message));
                 return Ok(());
             }
         }
@@ -273,7 +267,7 @@ impl Core {
 
     /// Makes the message of a reply with the requester's own code, and pushes it into the place reserved in its mailbox.
     pub(crate) fn push_reply<M: 'static>(&mut self, owner: Key, make: impl FnOnce() -> M) {
-        match crate::scheduler::panic_guard::catch_panic(make) {
+        match catch_panic(make) {
             Ok(message) => {
                 let permit = self.permit.take();
                 let is_plain = !self.drops_when_full(owner);
@@ -477,7 +471,7 @@ impl Core {
     /// Ends an actor now: its address becomes stale, monitors receive a `Down`, and everything that it owns is dropped.
     pub(crate) fn end_actor(&mut self, key: Key, reason: ExitReason) {
         let Some(mut cell) = self.actors.remove(key) else {
-            return crate::scheduler::panic_guard::log_panic(|| drop(reason));
+            return log_panic(|| drop(reason));
         };
         let (index, actor_type) = (key.index(), cell.actor_type());
         let mailbox = cell.any_mailbox();
@@ -489,7 +483,7 @@ impl Core {
             match self.requests.close(request_id) {
                 Some((closed, next)) => {
                     self.after_request_closed(request_id, closed.timer, closed.is_remote);
-                    crate::scheduler::panic_guard::log_panic(|| drop(closed.handler));
+                    log_panic(|| drop(closed.handler));
                     head = next.unwrap_or(crate::scheduler::mailbox::NO_REQUEST);
                 }
                 None => break,
@@ -514,7 +508,7 @@ impl Core {
             None => self.log_exit((key, actor_type), &reason, false),
         }
         // The exit value may be of a user's type, whose drop may panic.
-        crate::scheduler::panic_guard::log_panic(|| drop(reason));
+        log_panic(|| drop(reason));
         self.terminate_next();
     }
 
@@ -535,6 +529,11 @@ impl Core {
             self.actors.set(index, Flag::TRIM, true);
             self.mailboxes_to_trim.push(key);
         }
+    }
+
+    /// Whether mailboxes have spare memory after a burst.
+    pub(crate) fn has_mailboxes_to_trim(&self) -> bool {
+        !self.mailboxes_to_trim.is_empty()
     }
 
     /// Frees the spare memory of the marked mailboxes.

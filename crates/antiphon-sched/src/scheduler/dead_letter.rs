@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::error::{PayloadError, Undelivered};
 use crate::id::ActorId;
 use crate::scheduler::core::Core;
+use crate::scheduler::log_panic;
 use antiphon_types::Time;
 
 /// A message or signal that was accepted and will not be processed.
@@ -133,7 +134,7 @@ impl DeadLetters {
     pub(crate) fn report(&mut self) {
         let Some(hook) = &mut self.hook else { return };
         for dead_letter in self.unreported.drain(..) {
-            crate::scheduler::panic_guard::log_panic(|| hook(&dead_letter));
+            log_panic(|| hook(&dead_letter));
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::actor::ExitReason;
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::{MonitorId, Signal};
 use crate::scheduler::core::Core;
-use crate::scheduler::panic_guard;
+use crate::scheduler::log_panic;
 use antiphon_types::Time;
 
 /// The most monitors of ended actors that are completed in one round.
@@ -119,7 +119,7 @@ impl EndedAddress {
 
     /// The exit value may be of a user's type, whose drop may panic.
     fn discard(self) {
-        panic_guard::log_panic(|| drop(self));
+        log_panic(|| drop(self));
     }
 }
 
@@ -139,12 +139,6 @@ impl Core {
     /// Completes the monitors that this round allows, and begins the next round.
     pub(crate) fn complete_ended_monitors(&mut self) {
         self.complete_ended(MONITORS_A_ROUND.saturating_sub(self.ended_monitors.completed));
-        self.ended_monitors.completed = 0;
-    }
-
-    /// Completes all monitors of ended addresses: no round may follow.
-    pub(crate) fn complete_all_ended_monitors(&mut self) {
-        self.complete_ended(usize::MAX);
         self.ended_monitors.completed = 0;
     }
 

@@ -6,22 +6,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::actor::Value;
-use crate::actor::{Down, ExitReason};
+use crate::actor::{Down, ExitReason, Value};
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::ExposedType;
-use crate::remote::{MonitorId, Signal};
+use crate::remote::{ExposedType, MonitorId, Signal};
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::adapter::AdapterTable;
 use crate::scheduler::cell::ActorType;
 use crate::scheduler::core::Core;
 use crate::scheduler::dead_letter::DeadLetter;
 use crate::scheduler::ended_monitors::EndedAddress;
+use crate::scheduler::log_panic;
 use crate::scheduler::mailbox_limit::MailboxLimit;
 use crate::scheduler::system_event::SystemEvent;
-use crate::socket::SocketId;
-use crate::socket::Sockets;
+use crate::socket::{SocketId, Sockets};
 
 #[derive(Default)]
 pub(crate) struct ActorExtras {
@@ -131,7 +129,7 @@ struct ExitCallback {
 
 impl ExitCallback {
     fn run(self, reason: &ExitReason) {
-        crate::scheduler::panic_guard::log_panic(|| (self.run)(reason.clone()));
+        log_panic(|| (self.run)(reason.clone()));
     }
 }
 
@@ -264,7 +262,7 @@ impl Core {
             extras.address.take_joins(&mut waiting);
             extras.adapters.addresses_mut().for_each(|address| address.take_joins(&mut waiting));
         }
-        waiting.into_iter().for_each(|callback| crate::scheduler::panic_guard::log_panic(|| drop(callback)));
+        waiting.into_iter().for_each(|callback| log_panic(|| drop(callback)));
     }
 
     pub(crate) fn demonitor(&mut self, watcher: Key, id: MonitorId) {
@@ -283,7 +281,7 @@ impl Core {
             let callback = address.exit_callbacks.remove(&id);
             self.drop_idle_extras(target.actor());
             if callback.is_some() {
-                return crate::scheduler::panic_guard::log_panic(|| drop(callback));
+                return log_panic(|| drop(callback));
             }
             if is_removed {
                 return;

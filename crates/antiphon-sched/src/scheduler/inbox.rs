@@ -16,9 +16,7 @@ use parking_lot::Mutex;
 
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key};
-use crate::scheduler::Waiter;
-use crate::scheduler::panic_guard;
-use crate::scheduler::{Core, Scheduler};
+use crate::scheduler::{Core, Scheduler, Waiter, catch_panic, log_panic};
 
 /// A message or request that a handle has accepted.
 pub(crate) trait InboxMessage: Send + Any {
@@ -163,7 +161,7 @@ const REMOTE_PER_ROUND: usize = 256;
 
 impl Core {
     /// Notes that the transport has room for messages to a remote target, or that the target has ended. The messages are
-    /// sent in the next round: the transport reports this itself.
+    /// sent in the next round, since the transport is in use now.
     pub(crate) fn serve_remote_handles(&mut self, target: ActorId) {
         let target = target.actor();
         if let Some(queue) = self.waiting_messages.queues.get_mut(&target)
@@ -215,12 +213,12 @@ impl Core {
 
     /// Ends a message that was accepted, since the loop ends.
     pub(crate) fn discard_message(&mut self, message: Box<dyn InboxMessage>) {
-        panic_guard::log_panic(|| message.end_with_loop(self));
+        log_panic(|| message.end_with_loop(self));
         self.shared.inbox_state.release();
     }
 
     fn discard(&mut self, message: Box<dyn InboxMessage>, reason: Undelivered) {
-        panic_guard::log_panic(|| message.discard(self, reason));
+        log_panic(|| message.discard(self, reason));
     }
 }
 
@@ -316,7 +314,7 @@ impl Scheduler {
     /// Sends a message, unless its target has no room for it.
     fn attempt(&mut self, message: Box<dyn InboxMessage>) -> Attempt {
         let target = message.target();
-        match panic_guard::catch_panic(|| message.send(self)) {
+        match catch_panic(|| message.send(self)) {
             Ok(InboxOutcome::Sent) => Attempt::Sent,
             Ok(InboxOutcome::Ended) => Attempt::Ended,
             Ok(InboxOutcome::Refused(message, reason)) if self.is_reported(target, &reason) => {

@@ -131,8 +131,6 @@ pub(crate) enum Taken<M> {
     Message(M),
     SystemEvent(Box<SystemEvent>),
     Timeout,
-    /// Nothing for the actor, but the scan goes on.
-    Skipped,
     Nothing,
 }
 
@@ -365,7 +363,7 @@ impl<M> Mailbox<M> {
         // The wait continues when the actor gets no event: readiness may be of a removed source, socket events may concern
         // only the loop, and a termination may be repeated.
         let ends_wait = match &taken {
-            Taken::Nothing | Taken::Skipped => false,
+            Taken::Nothing => false,
             Taken::SystemEvent(system) => !matches!(
                 **system,
                 SystemEvent::Ready(_) | SystemEvent::SocketCloseHandled(_) | SystemEvent::Terminate
@@ -428,14 +426,12 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Takes the message that the predicate has admitted; `Nothing` if its timer was cancelled meanwhile.
-    pub(crate) fn admit(&mut self, question: Question<M>) -> Taken<M> {
+    /// Takes the message that the predicate has admitted; `None` if its timer was cancelled meanwhile.
+    pub(crate) fn admit(&mut self, question: Question<M>) -> Option<M> {
         let item = self.end_question(question);
-        let taken = self.take_one(Some(item));
-        if matches!(taken, Taken::Message(_)) {
-            self.await_any();
-        }
-        taken
+        let Taken::Message(message) = self.take_one(Some(item)) else { return None };
+        self.await_any();
+        Some(message)
     }
 
     /// Sets a message aside that the predicate has refused.

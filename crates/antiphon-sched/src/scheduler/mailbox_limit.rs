@@ -3,13 +3,13 @@
 //! Invariant: only actors with [`Flag::OWN_LIMIT`] have a limit in their extras. To all others the limit of the loop applies, and
 //! full mailboxes refuse. Events, replies and the actor's own messages are never dropped.
 
-use crate::actor::Actor;
-use crate::actor::Addr;
+use crate::actor::{Actor, Addr};
 use crate::error::Undelivered;
 use crate::id::Key;
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::core::Core;
 use crate::scheduler::dead_letter::DeadLetter;
+use crate::scheduler::log_panic;
 
 /// The limit of one mailbox, for `spawn_with`.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -109,7 +109,7 @@ impl Core {
         self.dead_letter(DeadLetter::new(self.id(key), what, Undelivered::Discarded));
         match oldest {
             Some(oldest) => {
-                crate::scheduler::panic_guard::log_panic(|| drop(oldest));
+                log_panic(|| drop(oldest));
                 MailboxAdmission::Push
             }
             // It holds only events and replies.

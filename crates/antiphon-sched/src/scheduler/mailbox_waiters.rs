@@ -10,8 +10,7 @@
 //!
 //! Invariant: the slot of a live actor has `Flag::CONTENDED` exactly while its mailbox has an entry in `targets`. Each
 //! waiter of an entry has one ticket; the lowest ticket has the next turn. `ordered` counts the waiters that others must
-//! not overtake. `reserved` is the number of reservations for
-//! the mailbox.
+//! not overtake. `reserved` is the number of reservations for the mailbox.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -47,6 +46,7 @@ struct TargetWaiters {
     /// The number of waiters that other senders must not overtake.
     ordered: usize,
     reserved: usize,
+    /// Its key is in one of the three queues.
     is_ready: bool,
 }
 
@@ -548,7 +548,7 @@ impl Core {
     fn drop_idle_waiters(&mut self, target: Key) {
         let is_idle = |waiters: &TargetWaiters| waiters.turns.is_empty() && waiters.reserved == 0;
         if self.mailbox_waiters.targets.get(&target).is_some_and(is_idle) {
-            // Its key may still be in `ready`, which does no harm.
+            // Its key may still be in one of the three queues, which does no harm.
             self.mailbox_waiters.targets.remove(&target);
             if self.actors.is_alive(target) {
                 self.actors.set(target.index(), Flag::CONTENDED, false);

@@ -25,7 +25,7 @@ mod lag;
 mod mailbox;
 mod mailbox_limit;
 mod mailbox_waiters;
-pub(crate) mod panic_guard;
+mod panic_guard;
 mod system_event;
 mod termination;
 mod timers;
@@ -55,7 +55,7 @@ use crate::remote::Transport;
 /// The state of a loop that steps of actors reach through their `Cx`: the core, and beside it the transport to other nodes.
 ///
 /// The core queues signals for the transport. They are passed to it before it gets a message or is used in another way, so
-/// signals and messages keep their order. The end of a round passes those that are left.
+/// signals and messages keep their order. The end of a batch and of a round pass those that are left: so few wait.
 pub(crate) struct Scheduler {
     pub(crate) core: Core,
     transport: Option<Box<dyn Transport>>,
@@ -67,11 +67,11 @@ impl Scheduler {
         Self { core, transport: None }
     }
 
-    /// Sets the transport. The signals that are queued go to it at once.
+    /// Sets the transport. The one before, if any, gets the signals that are queued.
     pub(crate) fn set_transport(&mut self, transport: Box<dyn Transport>) {
+        self.pass_signals();
         self.core.payload_rules = Some(transport.payload_rules());
         self.transport = Some(transport);
-        self.pass_signals();
     }
 
     /// Passes the queued signals to the transport.
@@ -98,6 +98,9 @@ impl Scheduler {
     pub(crate) fn run_one(&mut self) -> bool {
         let Some((key, outcome)) = cell::run_next(self) else { return false };
         self.core.after_batch(key, outcome);
+        if !self.core.signals.is_empty() {
+            self.pass_signals();
+        }
         if self.core.mailbox_waiters.is_active() {
             self.serve_waiters_after(key);
         }

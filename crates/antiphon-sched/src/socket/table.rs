@@ -20,9 +20,7 @@ use super::tcp::Tcp;
 use super::udp::UdpPort;
 use crate::event_loop::{Source, SourceOwner};
 use crate::id::Key;
-use crate::scheduler::Core;
-use crate::scheduler::panic_guard;
-use crate::scheduler::{DueTimer, TimerKey};
+use crate::scheduler::{Core, DueTimer, TimerKey, log_panic};
 
 /// Sockets served a round, unless the time of the round is over before.
 const SERVED_PER_ROUND: usize = 1024;
@@ -201,7 +199,7 @@ impl SocketTable {
     /// user code.
     pub(crate) fn drop_all(&mut self) {
         for (_, mut entry) in self.entries.drain() {
-            panic_guard::log_panic(|| {
+            log_panic(|| {
                 if let SocketKind::Tcp(tcp) = &mut entry.kind {
                     tcp.send_layer_end();
                 }
@@ -287,7 +285,7 @@ impl Sockets<'_> {
             #[cfg(unix)]
             SocketKind::Child(child) => child.release(self.core),
         }
-        panic_guard::log_panic(|| drop(entry));
+        log_panic(|| drop(entry));
     }
 
     /// Separates a socket from its actor.

@@ -24,8 +24,7 @@ use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind, 
 use super::{Conn, Host, SocketError, SocketEvent};
 use crate::error::JobError;
 use crate::id::Key;
-use crate::scheduler::Core;
-use crate::scheduler::SystemEvent;
+use crate::scheduler::{Core, SystemEvent};
 use crate::socket::egress;
 use crate::thread;
 use crate::thread::JobPool;

@@ -18,9 +18,7 @@ use slab::Slab;
 
 use crate::error::JobError;
 use crate::request::RequestId;
-use crate::scheduler::DueTimer;
-use crate::scheduler::panic_guard;
-use crate::scheduler::{Core, Scheduler};
+use crate::scheduler::{Core, DueTimer, Scheduler, catch_panic, log_panic};
 use crate::thread::handle::{JobClosure, LoopJob};
 use antiphon_types::Time;
 
@@ -118,7 +116,7 @@ impl PoolShared {
         state.idle -= 1;
         loop {
             if let Some(job) = state.queue.pop_front() {
-                MutexGuard::unlocked(&mut state, || panic_guard::log_panic(job));
+                MutexGuard::unlocked(&mut state, || log_panic(job));
                 continue;
             }
             let is_over = state.is_closed || {
@@ -275,7 +273,7 @@ pub(crate) fn run_then<R: Send + 'static>(
     let then = Arc::new(Mutex::new(Some(then)));
     let then_in_job = then.clone();
     let work = move || -> Option<Box<dyn LoopJob>> {
-        let result = panic_guard::catch_panic(job).map_err(JobError::Panicked);
+        let result = catch_panic(job).map_err(JobError::Panicked);
         let then = then_in_job.lock().take()?;
         Some(Box::new(JobClosure(move |scheduler: &mut Scheduler| then(&mut scheduler.core, result))))
     };

@@ -10,26 +10,16 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use crate::actor::Actor;
-use crate::actor::Cx;
-use crate::actor::Step;
-use crate::actor::{Addr, SendMode, Target};
-use crate::actor::{Event, ExitReason};
+use crate::actor::{Actor, Addr, Cx, Event, ExitReason, SendMode, Step, Target};
 use crate::error::{AskError, JoinError, SendError, Undelivered};
 use crate::event_loop::StepClock;
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::LoopRef;
-use crate::remote::MonitorId;
-use crate::remote::Wire;
-use crate::request::DroppedReply;
-use crate::request::{ReplyTo, RequestId, ThreadHandler};
-use crate::scheduler::Core;
-use crate::scheduler::DeadLetter;
-use crate::scheduler::LoopStats;
-use crate::scheduler::MailboxLimit;
-use crate::scheduler::Scheduler;
-use crate::scheduler::{ActorCursor, ActorPage};
-use crate::scheduler::{InboxMessage, InboxOutcome, InboxState};
+use crate::remote::{LoopRef, MonitorId, Wire};
+use crate::request::{DroppedReply, ReplyTo, RequestId, ThreadHandler};
+use crate::scheduler::{
+    ActorCursor, ActorPage, Core, DeadLetter, InboxMessage, InboxOutcome, InboxState, LoopStats,
+    MailboxLimit, Scheduler,
+};
 use crate::thread::join_handle::{JoinHandle, value_of};
 use crate::thread::wake_flag::WakeFlag;
 

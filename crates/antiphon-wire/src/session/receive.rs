@@ -73,11 +73,14 @@ impl Session {
         input: &'d mut Deframer,
     ) -> Result<Option<Frames<'d>>, SessionError> {
         let Some(connection) = &mut self.connection else { return Err(SessionError::NotConnected) };
+        let is_new = !input.has_put_back();
         let Some(body) = input.next_record(&mut connection.opener)? else { return Ok(None) };
-        self.identity.is_firm = true;
-        // A record without frames needs no credit either.
-        self.control_frames += u64::from(body.is_empty());
-        self.on_received(now);
+        if is_new {
+            self.identity.is_firm = true;
+            // A record without frames needs no credit either.
+            self.control_frames += u64::from(body.is_empty());
+            self.on_received(now);
+        }
         Ok(Some(Frames::of(body)))
     }
 

@@ -18,7 +18,6 @@ use crate::event_loop::{Loop, LoopConfig, Platform};
 use crate::id::NodeId;
 #[cfg(feature = "serde")]
 use crate::remote::{EncodeMode, MESSAGE_BYTES_MAX, Wire, decode_with_context, encode_with_context};
-#[cfg(feature = "serde")]
 use crate::scheduler::StepEffect;
 use antiphon_types::Time;
 

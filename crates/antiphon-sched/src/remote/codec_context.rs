@@ -17,7 +17,9 @@ use crate::error::DecodeError;
 use crate::id::{Key, NodeId};
 use crate::remote::local_actors::Delivery;
 use crate::request::{ExpectedReply, RequestId, dropped};
-use crate::scheduler::{Core, catch_panic, log_panic};
+#[cfg(feature = "serde")]
+use crate::scheduler::catch_panic;
+use crate::scheduler::{Core, log_panic};
 
 /// Decodes a message from the network, and pushes it into the mailbox.
 pub(crate) type MessageDecoder = fn(&mut Core, Key, &[u8]) -> Delivery;

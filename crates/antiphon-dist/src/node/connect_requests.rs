@@ -69,6 +69,13 @@ impl ConnectRequest {
     }
 }
 
+impl ConnectRequests {
+    /// Whether a request waits for a connection to this location.
+    pub(super) fn are_open_for(&self, at: SocketAddr) -> bool {
+        self.open.values().any(|request| request.locations.contains(&at))
+    }
+}
+
 impl NodeCore {
     /// Connects to a peer for an actor. Returns the result if it is known now; otherwise the request completes later.
     pub(crate) fn open_connect_request(

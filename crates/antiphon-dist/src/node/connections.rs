@@ -568,7 +568,7 @@ impl NodeCore {
         let has_other_certificate = self.has_other_certificate(hello.node, certificate);
         if let Some(at) = dialled {
             self.dialer.answered(at, hello.node);
-            if self.is_found_connected(at, hello) {
+            if self.is_found_connected(at, hello) || self.is_found_disconnected(at, hello) {
                 handshake.refuse(Refusal::Duplicate, out);
                 return Err(HandshakeError::Refused(Refusal::Duplicate));
             }

@@ -250,6 +250,21 @@ impl NodeCore {
         is_found
     }
 
+    /// The dial of a configured location has found a node that was disconnected on purpose, and that has stated this location: the dial
+    /// is given up. It may have been under way, or refused, when the nodes were disconnected.
+    pub(super) fn is_found_disconnected(&mut self, at: SocketAddr, hello: &Hello) -> bool {
+        let is_disconnected = |peer: &Peer| {
+            peer.no_auto_dial && peer.is_at(at) && peer.peer_session.is_none() && peer.waiting.is_empty()
+        };
+        if !self.peers.get(&hello.node).is_some_and(is_disconnected) || self.connect_requests.are_open_for(at)
+        {
+            return false;
+        }
+        let now = self.now;
+        let dial = self.dialer.by_location.get_mut(&at).filter(|dial| dial.is_configured);
+        dial.map(|dial| (dial.is_configured, dial.until) = (false, now)).is_some()
+    }
+
     /// Dials a location until it answers, and retries at most until `until`.
     pub(super) fn dial_until(&mut self, at: SocketAddr, until: Time) {
         self.schedule_dial(at, until);

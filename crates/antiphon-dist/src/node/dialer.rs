@@ -206,12 +206,16 @@ impl NodeCore {
         }
     }
 
-    /// Stops dialling a location, even if it is configured. With `at_once`, a dial without a connection ends now;
-    /// otherwise it continues until its time is over.
+    /// Stops dialling a location, even if it is configured: then its time is over, unless a request waits for it. With `at_once`, a
+    /// dial without a connection ends now; otherwise it continues until its time is over.
     pub(super) fn give_up_dial(&mut self, at: SocketAddr, at_once: bool) {
+        let is_requested = self.connect_requests.are_open_for(at);
+        let now = self.now;
         let Some(dial) = self.dialer.by_location.get_mut(&at) else { return };
-        dial.is_configured = false;
-        if at_once && dial.conn.is_none() {
+        if std::mem::take(&mut dial.is_configured) && !is_requested {
+            dial.until = now;
+        }
+        if dial.conn.is_none() && (at_once || dial.until <= now) {
             self.dialer.by_location.remove(&at);
         }
     }
@@ -250,19 +254,14 @@ impl NodeCore {
         is_found
     }
 
-    /// The dial of a configured location has found a node that was disconnected on purpose, and that has stated this location: the dial
-    /// is given up. It may have been under way, or refused, when the nodes were disconnected.
-    pub(super) fn is_found_disconnected(&mut self, at: SocketAddr, hello: &Hello) -> bool {
+    /// A dial whose time is over has found a node that was disconnected on purpose meanwhile, at a location that the node has stated: it
+    /// was under way then.
+    pub(super) fn is_found_disconnected(&self, at: SocketAddr, hello: &Hello) -> bool {
         let is_disconnected = |peer: &Peer| {
             peer.no_auto_dial && peer.is_at(at) && peer.peer_session.is_none() && peer.waiting.is_empty()
         };
-        if !self.peers.get(&hello.node).is_some_and(is_disconnected) || self.connect_requests.are_open_for(at)
-        {
-            return false;
-        }
-        let now = self.now;
-        let dial = self.dialer.by_location.get_mut(&at).filter(|dial| dial.is_configured);
-        dial.map(|dial| (dial.is_configured, dial.until) = (false, now)).is_some()
+        self.dialer.by_location.get(&at).is_some_and(|dial| !dial.is_configured && dial.until <= self.now)
+            && self.peers.get(&hello.node).is_some_and(is_disconnected)
     }
 
     /// Dials a location until it answers, and retries at most until `until`.

@@ -139,7 +139,7 @@ fn receive(node: &mut NodeUnderTest, bytes: &[u8]) -> Vec<String> {
                 if let Frame::Message(message) = incoming.frame() {
                     let tag = session.tag_name(message.tag).expect("a known tag");
                     let body: (u32, String) = rmp_serde::from_slice(message.body).expect("MessagePack");
-                    received.push(format!("{tag} to {} {body:?}", message.to));
+                    received.push(format!("{tag} to {} {body:?}", message.to.to_bits()));
                 }
             }
             let unread = frames.unread();

@@ -250,9 +250,11 @@ impl TestPeer {
 pub(super) fn describe(frame: &Frame<'_>) -> String {
     match frame {
         Frame::Message(message) if message.body.len() > 100 => {
-            format!("{}:{}", message.to, message.body.len())
+            format!("{:x}:{}", message.to.to_bits(), message.body.len())
         }
-        Frame::Message(message) => format!("{}:{}", message.to, String::from_utf8_lossy(message.body)),
+        Frame::Message(message) => {
+            format!("{:x}:{}", message.to.to_bits(), String::from_utf8_lossy(message.body))
+        }
         Frame::Tag(tag) => format!("tag {} = {}", tag.id.0, tag.name),
         other => other.name().to_owned(),
     }

@@ -119,6 +119,7 @@ impl Transport for NodeCore {
                 self.forget_room_waiter(actor);
             }
             Signal::RequestClosed { request_id } => self.on_request_closed(request_id),
+            Signal::RoomNotAwaited { sender, address } => self.end_room_wait(sender, address),
             Signal::Monitor { .. }
             | Signal::Demonitor { .. }
             | Signal::Notify { .. }
@@ -213,6 +214,17 @@ impl NodeCore {
         peer.room_waiters.add(waiter, needed);
         self.with_room_waiters.insert(to.node());
         await_least_room(peer, to.key().actor());
+    }
+
+    /// Forgets that a sender awaits room for messages to an address.
+    fn end_room_wait(&mut self, sender: Key, address: ActorId) {
+        let node = address.node();
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.room_waiters.remove(RoomWaiter { sender: Some(sender), address: address.key() });
+        await_least_room(peer, address.key().actor());
+        if peer.room_waiters.is_empty() {
+            self.with_room_waiters.remove(&node);
+        }
     }
 
     /// Forgets a sender that has exited.

@@ -122,6 +122,7 @@ impl NodeCore {
             | Signal::ReplyDropped { .. }
             | Signal::Lagged { .. }
             | Signal::RequestClosed { .. }
+            | Signal::RoomNotAwaited { .. }
             | Signal::Exited { .. } => {}
         }
     }
@@ -153,6 +154,7 @@ pub(super) fn budget_of(signal: &Signal) -> SignalBudget {
         | Signal::Lagged { .. }
         | Signal::ReplyDropped { .. }
         | Signal::RequestClosed { .. }
+        | Signal::RoomNotAwaited { .. }
         | Signal::Exited { .. } => SignalBudget::Unlimited,
     }
 }
@@ -167,7 +169,7 @@ fn node_of_signal(signal: &Signal) -> Option<NodeId> {
         Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
         Signal::Lagged { subscriber, .. } => Some(subscriber.node()),
         Signal::ReplyDropped { node, .. } => Some(*node),
-        Signal::RequestClosed { .. } | Signal::Exited { .. } => None,
+        Signal::RequestClosed { .. } | Signal::RoomNotAwaited { .. } | Signal::Exited { .. } => None,
     }
 }
 
@@ -185,6 +187,7 @@ fn ends_with_session(signal: &Signal, was_connected: bool) -> bool {
         | Signal::Down { .. }
         | Signal::Lagged { .. }
         | Signal::RequestClosed { .. }
+        | Signal::RoomNotAwaited { .. }
         | Signal::Exited { .. } => true,
     }
 }
@@ -217,6 +220,7 @@ fn record_monitor(peer: &mut Peer, signal: &Signal) {
         | Signal::Lagged { .. }
         | Signal::ReplyDropped { .. }
         | Signal::RequestClosed { .. }
+        | Signal::RoomNotAwaited { .. }
         | Signal::Exited { .. } => {}
     }
 }
@@ -273,7 +277,7 @@ fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused
         Signal::Lagged { channel, subscriber, missed, ended } => session
             .send(&Lagged { to: subscriber.key(), from: *channel, missed: *missed, ended: *ended }.into()),
         // These concern this node alone.
-        Signal::RequestClosed { .. } | Signal::Exited { .. } => Ok(()),
+        Signal::RequestClosed { .. } | Signal::RoomNotAwaited { .. } | Signal::Exited { .. } => Ok(()),
     }
 }
 
@@ -296,6 +300,7 @@ fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
         | Signal::Lagged { .. }
         | Signal::ReplyDropped { .. }
         | Signal::RequestClosed { .. }
+        | Signal::RoomNotAwaited { .. }
         | Signal::Exited { .. } => return None,
     };
     value.as_encoded().map(|(_, body, nodes)| (body, nodes))
@@ -315,6 +320,7 @@ fn pair_of(signal: &Signal) -> Option<Pair> {
         | Signal::Lagged { .. }
         | Signal::ReplyDropped { .. }
         | Signal::RequestClosed { .. }
+        | Signal::RoomNotAwaited { .. }
         | Signal::Exited { .. } => return None,
     };
     Some(Pair::new(from, to))

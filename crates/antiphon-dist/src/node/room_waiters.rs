@@ -79,11 +79,47 @@ impl RoomWaiters {
         all.by_actor.into_values().flat_map(BTreeMap::into_keys).collect()
     }
 
+    /// Removes a sender that waits no more.
+    pub(super) fn remove(&mut self, waiter: RoomWaiter) {
+        let actor = waiter.address.actor();
+        let Some(waiters) = self.by_actor.get_mut(&actor) else { return };
+        waiters.remove(&waiter);
+        if waiters.is_empty() {
+            self.by_actor.remove(&actor);
+        }
+    }
+
     /// Removes a sender that has exited.
     pub(super) fn remove_sender(&mut self, sender: Key) {
         self.by_actor.retain(|_, waiters| {
             waiters.retain(|waiter, _| waiter.sender != Some(sender));
             !waiters.is_empty()
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn key(index: u32) -> Key {
+        Key::new(1, index)
+    }
+
+    #[test]
+    fn removed_waiters_leave_nothing() {
+        let mut waiters = RoomWaiters::default();
+        let room = NeededRoom { bytes: 1, mark: SendMark::Cap, by_total: false };
+        let waiter = |sender, address| RoomWaiter { sender: Some(key(sender)), address: key(address) };
+        for (sender, address) in [(1, 8), (2, 8), (1, 9)] {
+            waiters.add(waiter(sender, address), room);
+        }
+        waiters.remove(waiter(1, 8));
+        waiters.remove(waiter(1, 9));
+        assert_eq!(waiters.actors(), [key(8)]);
+        waiters.remove(waiter(1, 8));
+        assert!(!waiters.is_empty());
+        waiters.remove(waiter(2, 8));
+        assert!(waiters.is_empty());
     }
 }

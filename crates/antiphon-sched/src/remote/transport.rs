@@ -217,6 +217,14 @@ pub enum Signal {
         /// The request.
         request_id: RequestId,
     },
+    /// `sender`, an actor of this loop, awaits room for messages to an address no more: no
+    /// [`writable`](crate::Mailboxes::writable) needs to follow.
+    RoomNotAwaited {
+        /// The actor.
+        sender: Key,
+        /// The address on another node.
+        address: ActorId,
+    },
     /// `subscriber` has missed messages of `channel`, an actor of this loop.
     Lagged {
         /// The channel.

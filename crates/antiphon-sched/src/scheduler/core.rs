@@ -328,6 +328,7 @@ impl Core {
             | Signal::ReplyDropped { .. }
             | Signal::Lagged { .. }
             | Signal::RequestClosed { .. }
+            | Signal::RoomNotAwaited { .. }
             | Signal::Exited { .. } => {}
         }
     }

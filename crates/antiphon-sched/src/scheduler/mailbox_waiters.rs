@@ -18,6 +18,7 @@ use rustc_hash::FxHashMap;
 
 use crate::actor::SendMode;
 use crate::id::{ActorId, Key, NodeId};
+use crate::remote::Signal;
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::core::Core;
 use crate::scheduler::system_event::SystemEvent;
@@ -351,7 +352,11 @@ impl Core {
             mailbox.close_one();
         }
         self.drop_idle_extras(sender);
-        self.remove_waiter(address, ticket);
+        if address.node() == self.node_id {
+            self.remove_waiter(address, ticket);
+        } else {
+            self.signal(Signal::RoomNotAwaited { sender, address });
+        }
     }
 
     /// Removes an actor from the waiters for room in the mailbox of an address, if that is of this loop.

@@ -31,6 +31,7 @@ struct TransportRecord {
     /// Signals that concern only the tables of the own node.
     closed: Vec<RequestId>,
     exited: Vec<Key>,
+    no_room_awaited: Vec<(Key, ActorId)>,
     /// The body of the last message.
     last_body: Vec<u8>,
     /// The requests that were withdrawn at their timeouts, because their actors are full.
@@ -87,6 +88,7 @@ impl Transport for FakeTransport {
         match signal {
             Signal::RequestClosed { request_id } => record.closed.push(request_id),
             Signal::Exited { actor } => record.exited.push(actor),
+            Signal::RoomNotAwaited { sender, address } => record.no_room_awaited.push((sender, address)),
             signal => record.frames.push_back(SentFrame::Signal(signal)),
         }
     }
@@ -1139,6 +1141,25 @@ fn busy_sender_gets_writable_event() {
     net.settle();
     assert_eq!(log.take(), "Err(Busy) true");
     assert_eq!(net.deliveries, [Delivery::Delivered]);
+}
+
+#[test]
+fn cancelled_wait_for_remote_room_is_reported_to_transport() {
+    let mut net = two_nodes();
+    let far = net.remote_actor::<String>(&Log::default()).id();
+    refuse_next(&net, 1);
+    let to_node = Addr::<String>::of(far);
+    net.act(0, move |cx| {
+        let me = cx.id().key();
+        assert!(matches!(cx.try_send(to_node, "once".into()), Err(SendError::Busy(_))));
+        for _ in 0..2 {
+            cx.loop_ref().service().cancel_await_room(me, far);
+        }
+    });
+    let reported = std::mem::take(&mut net.records[0].borrow_mut().no_room_awaited);
+    assert_eq!(reported.iter().map(|(_, address)| *address).collect::<Vec<_>>(), [far]);
+    net.nodes[0].local_actors().mailboxes().writable(Some(reported[0].0), far);
+    net.settle();
 }
 
 /// Refuses the next messages of node 0 with `Busy`.

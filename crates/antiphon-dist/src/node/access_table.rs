@@ -27,12 +27,12 @@ impl NodeCore {
     /// # Errors
     /// The policy needs the certificates of peers, and the node does not use TLS.
     pub(crate) fn check_access(&mut self, access: &AccessPolicy) -> Result<(), AccessError> {
-        if access.needs_tls() && !self.settings.is_tls() {
+        if access.needs_tls() && !self.cx.settings.is_tls() {
             return Err(AccessError::NoTls);
         }
         if let Some(shared) =
-            self.settings.shared_certificate.filter(|shared| access.names_certificate(shared))
-            && self.may_log("shared certificate in access policy", shared)
+            self.cx.settings.shared_certificate.filter(|shared| access.names_certificate(shared))
+            && self.cx.may_log("shared certificate in access policy", shared)
         {
             tracing::warn!(
                 certificate = %shared,
@@ -46,9 +46,9 @@ impl NodeCore {
     /// Replaces the access policy of an actor. `Signal::Exited` removes it when the actor exits.
     pub(crate) fn set_access(&mut self, actor: Key, access: AccessPolicy) {
         let before = if access.allows_all() {
-            self.access.policies.remove(&actor)
+            self.cx.access.policies.remove(&actor)
         } else {
-            self.access.policies.insert(actor, access)
+            self.cx.access.policies.insert(actor, access)
         };
         if before.is_some() {
             self.names.recheck_peer_lookups();
@@ -57,15 +57,15 @@ impl NodeCore {
 
     /// The access policy of an actor.
     pub(crate) fn access_of(&self, actor: Key) -> AccessPolicy {
-        self.access.policies.get(&actor).cloned().unwrap_or_default()
+        self.cx.access.policies.get(&actor).cloned().unwrap_or_default()
     }
 
     /// Whether a peer may reach an actor; `to` is any of the actor's keys.
     pub(super) fn may_reach(&self, node: NodeId, to: Key) -> bool {
-        if self.access.policies.is_empty() {
+        if self.cx.access.policies.is_empty() {
             return true;
         }
-        let Some(access) = self.access.policies.get(&to.actor()) else { return true };
+        let Some(access) = self.cx.access.policies.get(&to.actor()) else { return true };
         self.peers.get(&node).is_some_and(|peer| access.allows(&peer.name, peer.certificate))
     }
 
@@ -73,8 +73,8 @@ impl NodeCore {
     pub(super) fn check_reach(&mut self, node: NodeId, to: Key) -> bool {
         let is_open = self.may_reach(node, to);
         if !is_open {
-            self.counts.refusals.access += 1;
-            if self.may_log("access", node) {
+            self.cx.counts.refusals.access += 1;
+            if self.cx.may_log("access", node) {
                 let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
                 tracing::warn!(%node, name, %to, "the access policy of an actor refuses a peer (logged at most once an hour)");
             }

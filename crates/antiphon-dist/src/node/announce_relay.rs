@@ -50,7 +50,7 @@ impl NodeCore {
     /// Asks the peer at a location to announce this node on the peer's network.
     pub(super) fn request_announce_relay(&mut self, at: SocketAddr) {
         // The counter of numbers begins with 1.
-        let Some(request) = NonZeroU64::new(self.next_number()) else { return };
+        let Some(request) = NonZeroU64::new(self.cx.next_number()) else { return };
         // A member may state the location of another node: the one that was reached there comes first.
         let there = self.peers_at(at).filter(|(_, peer)| peer.has_session_at(at));
         let Some(node) = there.max_by_key(|(_, peer)| peer.was_reached_at(at)).map(|(node, _)| node) else {
@@ -62,7 +62,7 @@ impl NodeCore {
         if let Err(reason) = peer_session.session.send(&AnnounceRelay { request }.into()) {
             return tracing::warn!(%at, %reason, "a request to a peer to announce this node was not sent");
         }
-        let now = self.now;
+        let now = self.cx.now;
         self.announce_relays.requests.retain(|_, open| now < open.until);
         self.announce_relays
             .requests
@@ -78,10 +78,10 @@ impl NodeCore {
         request: NonZeroU64,
         driver: &mut impl Driver,
     ) {
-        let now = self.now;
+        let now = self.cx.now;
         self.announce_relays.served.retain(|_, at| now.since(*at) < SERVE_INTERVAL);
-        if !self.settings.discover || self.announce_relays.served.contains_key(&node) {
-            self.counts.refused_messages += 1;
+        if !self.cx.settings.discover || self.announce_relays.served.contains_key(&node) {
+            self.cx.counts.refused_messages += 1;
             return;
         }
         self.announce_relays.served.insert(node, now);
@@ -104,14 +104,14 @@ impl NodeCore {
     pub(super) fn on_node_at(&mut self, node: NodeId, peer_session: &PeerSession, hint: &NodeAt<'_>) {
         let other = hint.node;
         let Some(remote) =
-            peer_session.conn.and_then(|conn| self.connections.get(conn)).map(|conn| conn.remote)
+            peer_session.conn.and_then(|conn| self.cx.connections.get(conn)).map(|conn| conn.remote)
         else {
             return;
         };
         let locations = seen_from(hint.locations.iter(), remote);
         let has_session = self.peers.get(&other).is_some_and(|peer| peer.peer_session.is_some());
         self.learn(node, other, hint.name, locations.iter().copied());
-        let now = self.now;
+        let now = self.cx.now;
         let request = self.announce_relays.requests.get_mut(&hint.request);
         let Some(request) = request.filter(|request| {
             request.peer == node && now < request.until && request.listed < NODES_MAX_A_REQUEST
@@ -120,12 +120,12 @@ impl NodeCore {
         };
         request.listed += 1;
         let after = DIAL_INTERVAL * (request.listed - 1);
-        let allowed = locations.iter().find(|at| self.settings.may_dial(**at));
+        let allowed = locations.iter().find(|at| self.cx.settings.may_dial(**at));
         // A node behind a gateway lists its own address first and the gateway's last. Only the last is reachable from
         // other networks.
         if let Some(at) = allowed.or(locations.last()).copied()
             && !has_session
-            && other != self.me
+            && other != self.cx.me
         {
             self.dial_requested(at, after);
         }

@@ -27,7 +27,7 @@ impl NodeCore {
     /// Counts one more subscriber of a peer on a channel of this node; `has` is the number that it has on this channel.
     /// `None` if the peer has reached a limit. Dropping the returned value frees the place.
     pub(crate) fn take_subscription(&mut self, by: NodeId, has: usize) -> Option<Arc<()>> {
-        let limits = self.settings.peer_limits;
+        let limits = self.cx.settings.peer_limits;
         let subscriptions = &self.peers.get(&by)?.subscriptions;
         let has_in_all = Arc::strong_count(subscriptions) - 1;
         let is_full = has >= limits.channel_subscriptions_max || has_in_all >= limits.subscriptions_max;

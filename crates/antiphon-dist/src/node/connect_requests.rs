@@ -85,7 +85,7 @@ impl NodeCore {
         options: PeerOptions,
         timeout: Duration,
     ) -> Option<Result<Vec<Location>, PeerError>> {
-        let (now, until) = (self.now, self.now + timeout);
+        let (now, until) = (self.cx.now, self.cx.now + timeout);
         let request = ConnectRequest {
             locations: Vec::new(),
             hosts: Vec::new(),
@@ -103,11 +103,11 @@ impl NodeCore {
             return Some(result);
         }
         self.connect_requests.open.insert(request_id, request);
-        self.timers.add(until, NodeTimer::ConnectRequest(request_id));
+        self.cx.timers.add(until, NodeTimer::ConnectRequest(request_id));
         match at {
             PeerAt::Location(location) => self.start_connect_request(request_id, &[location.addr()]),
             PeerAt::Host(ref host, tcp_port) => {
-                let query = self.next_number();
+                let query = self.cx.next_number();
                 self.dialer.unsent_queries.push((query, host.clone(), tcp_port));
                 self.dialer.queries.insert(query, ResolveFor::ConnectRequest(request_id, at));
             }
@@ -121,13 +121,13 @@ impl NodeCore {
         at: SocketAddr,
         options: PeerOptions,
     ) -> Option<Result<Vec<Location>, PeerError>> {
-        if let Err(reason) = (self.settings.may_contact)(&at) {
+        if let Err(reason) = (self.cx.settings.may_contact)(&at) {
             return Some(Err(reason.into()));
         }
-        if self.settings.ignores(at.ip()) {
+        if self.cx.settings.ignores(at.ip()) {
             return Some(Err(PeerError::Refused(Refusal::Ignored)));
         }
-        if self.settings.is_own(at) {
+        if self.cx.settings.is_own(at) {
             return Some(Err(PeerError::Refused(Refusal::SelfConnection)));
         }
         if at.port() == 0 || !self.has_session_at(at) {
@@ -154,7 +154,7 @@ impl NodeCore {
     fn start_connect_request(&mut self, request_id: RequestId, all: &[SocketAddr]) {
         let Some(request) = self.connect_requests.open.get_mut(&request_id) else { return };
         let until = request.until;
-        let udp_port = request.options.udp_port.unwrap_or(self.settings.udp_port);
+        let udp_port = request.options.udp_port.unwrap_or(self.cx.settings.udp_port);
         let (hosts, locations): (Vec<SocketAddr>, Vec<SocketAddr>) =
             all.iter().partition(|at| at.port() == 0);
         request.locations.clone_from(&locations);
@@ -173,9 +173,9 @@ impl NodeCore {
         all: Vec<SocketAddr>,
         driver: &mut impl Driver,
     ) {
-        let refused = all.iter().find_map(|at| (self.settings.may_contact)(at).err());
+        let refused = all.iter().find_map(|at| (self.cx.settings.may_contact)(at).err());
         let allowed: Vec<SocketAddr> =
-            all.into_iter().filter(|at| (self.settings.may_contact)(at).is_ok()).collect();
+            all.into_iter().filter(|at| (self.cx.settings.may_contact)(at).is_ok()).collect();
         if let Some(reason) = refused.filter(|_| allowed.is_empty()) {
             tracing::debug!(%at, "this process may not contact any address of the host");
             return self.complete_connect_request(request_id, Err(reason.into()), driver);
@@ -188,7 +188,7 @@ impl NodeCore {
 
     /// A probed host has a node at this location.
     pub(super) fn found_on_host(&mut self, host: SocketAddr, at: SocketAddr) {
-        let now = self.now;
+        let now = self.cx.now;
         let mut found = Vec::new();
         let requests = self.connect_requests.open.iter_mut();
         for (request_id, request) in requests.filter(|(_, request)| request.hosts.contains(&host)) {
@@ -204,9 +204,9 @@ impl NodeCore {
     /// Moves the timer of a connect request, at most to the end of its timeout.
     fn arm_connect_request(&mut self, request_id: RequestId, due: Time) {
         let Some(request) = self.connect_requests.open.get_mut(&request_id) else { return };
-        self.timers.remove(request.due, NodeTimer::ConnectRequest(request_id));
+        self.cx.timers.remove(request.due, NodeTimer::ConnectRequest(request_id));
         request.due = due.min(request.until);
-        self.timers.add(request.due, NodeTimer::ConnectRequest(request_id));
+        self.cx.timers.add(request.due, NodeTimer::ConnectRequest(request_id));
     }
 
     /// A dial of a location has failed. The requests that wait for it complete with this reason: at once if it lasts.
@@ -231,7 +231,7 @@ impl NodeCore {
         let requests = self.connect_requests.open.iter();
         let decided = requests.filter(|(_, request)| request.locations.contains(&at) && is_decided(request));
         let due: Vec<RequestId> = decided.map(|(request_id, _)| *request_id).collect();
-        due.into_iter().for_each(|request_id| self.arm_connect_request(request_id, self.now));
+        due.into_iter().for_each(|request_id| self.arm_connect_request(request_id, self.cx.now));
     }
 
     /// A session was proven: completes the requests for the locations of its peer.
@@ -241,11 +241,11 @@ impl NodeCore {
         let requests = self.connect_requests.open.iter();
         let connected = requests.filter(|(_, request)| request.locations.iter().any(reached));
         let due: Vec<RequestId> = connected.map(|(request_id, _)| *request_id).collect();
-        due.into_iter().for_each(|request_id| self.arm_connect_request(request_id, self.now));
+        due.into_iter().for_each(|request_id| self.arm_connect_request(request_id, self.cx.now));
     }
 
     pub(super) fn on_connect_request_due(&mut self, request_id: RequestId, driver: &mut impl Driver) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(request) = self.connect_requests.open.get(&request_id) else { return };
         let counts_stated = !request.hosts.is_empty()
             || request.has_failed()
@@ -285,7 +285,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let Some(request) = self.connect_requests.open.remove(&request_id) else { return };
-        self.timers.remove(request.due, NodeTimer::ConnectRequest(request_id));
+        self.cx.timers.remove(request.due, NodeTimer::ConnectRequest(request_id));
         self.dialer
             .queries
             .retain(|_, query| !matches!(query, ResolveFor::ConnectRequest(id, _) if *id == request_id));

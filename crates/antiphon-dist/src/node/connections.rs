@@ -312,26 +312,26 @@ impl NodeCore {
     /// Takes a connection that was accepted from `remote`. Returns its id, or `None` if the driver must close it at once.
     /// If there are too many unproven connections, one of them is closed.
     pub fn accept(&mut self, now: Time, remote: SocketAddr, driver: &mut impl Driver) -> Option<ConnId> {
-        self.now = self.now.max(now);
-        if self.leaving || self.settings.ignores(remote.ip()) {
+        self.cx.now = self.cx.now.max(now);
+        if self.cx.leaving || self.cx.settings.ignores(remote.ip()) {
             return None;
         }
         if let Some(oldest) =
-            self.connections.unproven_to_evict(self.settings.limits().unproven_connections_max)
+            self.cx.connections.unproven_to_evict(self.cx.settings.limits().unproven_connections_max)
         {
-            self.counts.refused_handshakes += 1;
-            let from = self.connections.get(oldest).map_or(remote, |conn| conn.remote);
+            self.cx.counts.refused_handshakes += 1;
+            let from = self.cx.connections.get(oldest).map_or(remote, |conn| conn.remote);
             self.log_closed_before_proof(from, "there were too many connections without a proof");
             self.close_conn(oldest, driver);
         }
-        let id = self.connections.add(remote, false, self.now);
+        let id = self.cx.connections.add(remote, false, self.cx.now);
         // The time includes that of TLS, which has no timeout of its own.
-        self.set_deadline(id, self.settings.limits().handshake_timeout);
+        self.set_deadline(id, self.cx.settings.limits().handshake_timeout);
         Some(id)
     }
 
     pub(super) fn on_accepted(&mut self, id: ConnId, tls: Option<OverTls>) {
-        if let Some(conn) = self.connections.get(id)
+        if let Some(conn) = self.cx.connections.get(id)
             && matches!(conn.state, ConnectionState::Handshaking(_))
         {
             conn.certificate = tls.map(|tls| tls.certificate);
@@ -342,12 +342,12 @@ impl NodeCore {
 
     /// Whether this node dialled the connection.
     pub fn is_dialled(&mut self, conn: ConnId) -> bool {
-        self.connections.get(conn).is_some_and(|conn| conn.dialled.is_some())
+        self.cx.connections.get(conn).is_some_and(|conn| conn.dialled.is_some())
     }
 
     /// Handles a failure of TLS: it fails the handshake. An established session continues without the connection.
     pub(super) fn on_tls_failed(&mut self, id: ConnId, fault: TlsFault, driver: &mut impl Driver) {
-        let Some(conn) = self.connections.get(id) else { return };
+        let Some(conn) = self.cx.connections.get(id) else { return };
         if matches!(conn.state, ConnectionState::Established(_)) {
             return self.on_closed(id, driver);
         }
@@ -365,26 +365,26 @@ impl NodeCore {
 
     /// Sets the deadline by which a connection must be established, or have written its last bytes.
     pub(super) fn set_deadline(&mut self, id: ConnId, span: Duration) {
-        let deadline = self.now + span;
-        let Some(conn) = self.connections.get(id) else { return };
+        let deadline = self.cx.now + span;
+        let Some(conn) = self.cx.connections.get(id) else { return };
         if let Some(before) = conn.deadline.replace(deadline) {
-            self.timers.remove(before, NodeTimer::Connection(id));
+            self.cx.timers.remove(before, NodeTimer::Connection(id));
         }
-        self.timers.add(deadline, NodeTimer::Connection(id));
+        self.cx.timers.add(deadline, NodeTimer::Connection(id));
     }
 
     /// Removes a connection from the table, and its timer.
     pub(super) fn remove_conn(&mut self, id: ConnId) -> Option<Connection> {
-        let conn = self.connections.remove(id)?;
+        let conn = self.cx.connections.remove(id)?;
         if let Some(deadline) = conn.deadline {
-            self.timers.remove(deadline, NodeTimer::Connection(id));
+            self.cx.timers.remove(deadline, NodeTimer::Connection(id));
         }
         Some(conn)
     }
 
     /// The buffer into which the driver reads the bytes of a connection. Empty if the core needs no more of them.
     pub fn space(&mut self, conn: ConnId) -> &mut [u8] {
-        match self.connections.get(conn) {
+        match self.cx.connections.get(conn) {
             Some(conn) if !matches!(conn.state, ConnectionState::Closing) => conn.deframer.space(),
             Some(_) | None => &mut [],
         }
@@ -401,12 +401,12 @@ impl NodeCore {
     pub fn has_unread(&mut self, conn: ConnId) -> bool {
         let is_unread =
             |conn: &mut Connection| conn.has_unread && matches!(conn.state, ConnectionState::Established(_));
-        self.connections.get(conn).is_some_and(is_unread)
+        self.cx.connections.get(conn).is_some_and(is_unread)
     }
 
     /// The bytes that the driver must write to a connection.
     pub fn outgoing(&mut self, conn: ConnId) -> &[u8] {
-        self.connections.get(conn).map_or(&[], |conn| &conn.out[conn.written..])
+        self.cx.connections.get(conn).map_or(&[], |conn| &conn.out[conn.written..])
     }
 
     /// The number of bytes that wait in the buffer of a connection.
@@ -415,9 +415,9 @@ impl NodeCore {
     }
 
     pub(super) fn on_written(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
-        let Some(conn) = self.connections.get(id) else { return };
+        let Some(conn) = self.cx.connections.get(id) else { return };
         conn.written += count;
-        self.counts.bytes_sent += count as u64;
+        self.cx.counts.bytes_sent += count as u64;
         if conn.written < conn.out.len() {
             return;
         }
@@ -431,17 +431,17 @@ impl NodeCore {
     }
 
     pub(super) fn on_connected(&mut self, id: ConnId, tls: Option<OverTls>, driver: &mut impl Driver) {
-        let Some(at) = self.connections.get(id).and_then(|conn| conn.dialled) else { return };
+        let Some(at) = self.cx.connections.get(id).and_then(|conn| conn.dialled) else { return };
         let Some(entropy) = driver.entropy() else { return self.fail_conn(id, driver) };
         let resume_state = self.resume_state_for(at);
-        let Some(conn) = self.connections.get(id) else { return };
+        let Some(conn) = self.cx.connections.get(id) else { return };
         conn.certificate = tls.map(|tls| tls.certificate);
         let exporter = tls.map(|tls| tls.exporter);
         let handshake =
-            Handshake::dial(&self.settings.profile, entropy, resume_state, exporter, &mut conn.out);
+            Handshake::dial(&self.cx.settings.profile, entropy, resume_state, exporter, &mut conn.out);
         conn.state = ConnectionState::Handshaking(Box::new(handshake));
-        conn.opened_at = self.now;
-        self.set_deadline(id, self.settings.limits().handshake_timeout);
+        conn.opened_at = self.cx.now;
+        self.set_deadline(id, self.cx.settings.limits().handshake_timeout);
         driver.output(Output::Write(id));
     }
 
@@ -457,27 +457,27 @@ impl NodeCore {
         guesses.extend(with_session.chain(without_session).map(|(node, _)| node));
         let refused = self.dialer.refused_guesses(at) as usize % (guesses.len() + 1);
         let Some(node) = guesses.get(refused).copied() else {
-            return ResumeState::unknown(self.epochs.of_unknown_node());
+            return ResumeState::unknown(self.cx.epochs.of_unknown_node());
         };
         let session = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut());
         session.map_or_else(
-            || ResumeState::unknown(self.epochs.of(node)),
+            || ResumeState::unknown(self.cx.epochs.of(node)),
             |peer_session| peer_session.session.next_resume_state(),
         )
     }
 
     pub(super) fn on_connection_due(&mut self, id: ConnId, driver: &mut impl Driver) {
-        let Some(conn) = self.connections.get(id) else { return };
+        let Some(conn) = self.cx.connections.get(id) else { return };
         conn.deadline = None;
         match conn.state {
             ConnectionState::Dialling => {
                 tracing::debug!(remote = %conn.remote, "a dial timed out");
-                self.counts.refused_handshakes += 1;
+                self.cx.counts.refused_handshakes += 1;
                 self.fail_conn(id, driver);
             }
             ConnectionState::Handshaking(_) => {
                 let remote = conn.remote;
-                self.counts.refused_handshakes += 1;
+                self.cx.counts.refused_handshakes += 1;
                 self.log_closed_before_proof(remote, "its handshake timed out");
                 self.fail_conn(id, driver);
             }
@@ -489,9 +489,9 @@ impl NodeCore {
 
     pub(super) fn on_received(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
         self.control_frames = 0;
-        let Some(conn) = self.connections.get(id) else { return };
+        let Some(conn) = self.cx.connections.get(id) else { return };
         conn.deframer.filled(count);
-        self.counts.bytes_received += count as u64;
+        self.cx.counts.bytes_received += count as u64;
         conn.is_idle = false;
         self.advance_connection(id, driver);
     }
@@ -499,7 +499,7 @@ impl NodeCore {
     /// Continues the handshake of a connection, or handles the records that have arrived on it.
     fn advance_connection(&mut self, id: ConnId, driver: &mut impl Driver) {
         loop {
-            let Some(conn) = self.connections.get(id) else { return };
+            let Some(conn) = self.cx.connections.get(id) else { return };
             match conn.state {
                 ConnectionState::Handshaking(_) => {
                     if !self.handshake(id, driver) {
@@ -514,7 +514,7 @@ impl NodeCore {
 
     /// Makes one step of a handshake. False if the handshake waits for bytes, or has failed.
     fn handshake(&mut self, id: ConnId, driver: &mut impl Driver) -> bool {
-        let Some(conn) = self.connections.get(id) else { return false };
+        let Some(conn) = self.cx.connections.get(id) else { return false };
         let ConnectionState::Handshaking(mut handshake) =
             std::mem::replace(&mut conn.state, ConnectionState::Closing)
         else {
@@ -522,7 +522,7 @@ impl NodeCore {
         };
         let mut out = std::mem::take(&mut conn.out);
         let certificate = conn.certificate;
-        let profile = &self.settings.profile;
+        let profile = &self.cx.settings.profile;
         let stepped = handshake.advance(profile, &mut conn.deframer, &mut out);
         let next = match stepped {
             Ok(HandshakeStep::Wait) => Ok(HandshakeProgress::Wait),
@@ -531,7 +531,7 @@ impl NodeCore {
             Ok(HandshakeStep::Done(connection)) => Ok(HandshakeProgress::Proven(connection)),
             Err(error) => Err(error),
         };
-        let Some(conn) = self.connections.get(id) else { return false };
+        let Some(conn) = self.cx.connections.get(id) else { return false };
         conn.out = out;
         if conn.written < conn.out.len() {
             driver.output(Output::Write(id));
@@ -561,7 +561,7 @@ impl NodeCore {
         out: &mut Vec<u8>,
         driver: &mut impl Driver,
     ) -> Result<HandshakeProgress, HandshakeError> {
-        let (Some(hello), Some(conn)) = (handshake.peer(), self.connections.get(id)) else {
+        let (Some(hello), Some(conn)) = (handshake.peer(), self.cx.connections.get(id)) else {
             return Err(HandshakeError::CallerMisused);
         };
         let (dialled, certificate) = (conn.dialled, conn.certificate);
@@ -579,34 +579,34 @@ impl NodeCore {
         let claims_session = session.is_some() && hello.resume_state.known != 0;
         let has_other_certificate = has_other_certificate && !claims_session;
         let is_ignored_as_unknown =
-            dialled.is_none() && session.is_none() && self.settings.ignores_unknown_nodes;
+            dialled.is_none() && session.is_none() && self.cx.settings.ignores_unknown_nodes;
         let ignored =
-            is_ignored_as_unknown || hello.locations.iter().any(|at| self.settings.ignores(at.ip()));
-        if ignored || self.leaving || has_other_certificate {
-            self.counts.refusals.certificates += u64::from(has_other_certificate);
+            is_ignored_as_unknown || hello.locations.iter().any(|at| self.cx.settings.ignores(at.ip()));
+        if ignored || self.cx.leaving || has_other_certificate {
+            self.cx.counts.refusals.certificates += u64::from(has_other_certificate);
             let refusal = match () {
                 () if ignored => Refusal::Ignored,
-                () if self.leaving => Refusal::Leaving,
+                () if self.cx.leaving => Refusal::Leaving,
                 () => Refusal::Certificate,
             };
             handshake.refuse(refusal, out);
             return Err(HandshakeError::Refused(refusal));
         }
-        let profile = &self.settings.profile;
+        let profile = &self.cx.settings.profile;
         let refusal = if dialled.is_some() {
-            match Session::prove_to(session, &mut self.epochs, handshake) {
+            match Session::prove_to(session, &mut self.cx.epochs, handshake) {
                 Ok(held) => match self.contest(id, hello) {
                     Contest::Undecided => return Ok(HandshakeProgress::Wait),
                     Contest::Lost => Refusal::NodeIdInUse,
                     Contest::Won => {
-                        let profile = &self.settings.profile;
+                        let profile = &self.cx.settings.profile;
                         return handshake.prove(profile, held, out).map(|()| HandshakeProgress::Continue);
                     }
                 },
                 Err(refusal) => refusal,
             }
         } else {
-            match (Session::answer_to(session, &self.epochs, hello), driver.entropy()) {
+            match (Session::answer_to(session, &self.cx.epochs, hello), driver.entropy()) {
                 (Ok(resume_state), Some(entropy)) => {
                     return handshake
                         .answer(profile, entropy, resume_state, out)
@@ -639,12 +639,12 @@ impl NodeCore {
         let session = self.peers.get(&hello.node).and_then(|peer| peer.peer_session.as_ref());
         let confirmed = Session::confirm_to(
             session.map(|peer_session| &peer_session.session),
-            &mut self.epochs,
+            &mut self.cx.epochs,
             handshake,
         );
         match confirmed {
             Ok(held) if has_other_certificate && !handshake.is_resumed(&held) => {
-                self.counts.refusals.certificates += 1;
+                self.cx.counts.refusals.certificates += 1;
                 handshake.refuse(Refusal::Certificate, out);
                 Err(HandshakeError::Refused(Refusal::Certificate))
             }
@@ -655,7 +655,7 @@ impl NodeCore {
                     Err(HandshakeError::Refused(Refusal::NodeIdInUse))
                 }
                 Contest::Won => {
-                    handshake.confirm(&self.settings.profile, &held, out).map(HandshakeProgress::Proven)
+                    handshake.confirm(&self.cx.settings.profile, &held, out).map(HandshakeProgress::Proven)
                 }
             },
             Err(refusal) => {
@@ -669,7 +669,7 @@ impl NodeCore {
     /// lost its half of the session has closed it, or does not answer on it. If it answers, another program uses the
     /// node's id. A session that rests without a connection is reopened first.
     fn contest(&mut self, id: ConnId, hello: &Hello) -> Contest {
-        let (node, now) = (hello.node, self.now);
+        let (node, now) = (hello.node, self.cx.now);
         let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
             return Contest::Won;
         };
@@ -678,7 +678,7 @@ impl NodeCore {
         }
         let (is_connected, is_resting) = (peer_session.conn.is_some(), peer_session.idle.is_closed());
         let (last_received, answer_within) = (peer_session.session.last_received(), self.answer_within());
-        let Some(conn) = self.connections.get(id) else { return Contest::Lost };
+        let Some(conn) = self.cx.connections.get(id) else { return Contest::Lost };
         match conn.contention {
             Some(Contention { since, .. }) if is_connected && last_received >= since => Contest::Lost,
             Some(Contention { since, reopens }) if now < since + answer_within => {
@@ -695,7 +695,7 @@ impl NodeCore {
                     self.reopen(node);
                 }
                 let contention = self.ask(node, None).map(|since| Contention { since, reopens: is_resting });
-                if let Some(conn) = self.connections.get(id) {
+                if let Some(conn) = self.cx.connections.get(id) {
                     conn.contention = contention;
                 }
                 contest
@@ -705,12 +705,12 @@ impl NodeCore {
     }
 
     fn contend(&mut self, id: ConnId, node: NodeId) -> Contest {
-        if self.connections.add_contender(node, id) { Contest::Undecided } else { Contest::Lost }
+        if self.cx.connections.add_contender(node, id) { Contest::Undecided } else { Contest::Lost }
     }
 
     /// The present connection of a node has had its time to answer, or is lost: the handshakes that waited for that continue.
     pub(super) fn decide_contests(&mut self, node: NodeId, driver: &mut impl Driver) {
-        for id in self.connections.take_contenders(node) {
+        for id in self.cx.connections.take_contenders(node) {
             self.advance_connection(id, driver);
         }
         // Some may wait for a session to be reopened. A timer for that is set.
@@ -718,17 +718,17 @@ impl NodeCore {
 
     /// The connection of a session has closed, or the session has ended: nothing needs to wait for its answer.
     pub(super) fn decide_contests_soon(&mut self, node: NodeId) {
-        if self.connections.has_contenders(node) {
-            self.timers.add(self.now, NodeTimer::Predecessor(node));
+        if self.cx.connections.has_contenders(node) {
+            self.cx.timers.add(self.cx.now, NodeTimer::Predecessor(node));
         }
     }
 
     /// Handles a completed handshake. False if the connection is not used.
     fn on_proven(&mut self, id: ConnId, connection: Box<ProvenConnection>, driver: &mut impl Driver) -> bool {
         let node = connection.peer().node;
-        let certificate = self.connections.get(id).and_then(|conn| conn.certificate);
+        let certificate = self.cx.connections.get(id).and_then(|conn| conn.certificate);
         if !connection.resumes() && self.has_other_certificate(node, certificate) {
-            self.counts.refusals.certificates += 1;
+            self.cx.counts.refusals.certificates += 1;
             self.on_handshake_error(id, HandshakeError::Refused(Refusal::Certificate), driver);
             return false;
         }
@@ -737,7 +737,7 @@ impl NodeCore {
             .get(&node)
             .and_then(|peer| peer.peer_session.as_ref())
             .map(|peer_session| &peer_session.session);
-        match Session::admit(session, &self.epochs, &connection) {
+        match Session::admit(session, &self.cx.epochs, &connection) {
             Admission::Continues => {}
             // The session has changed since the hello of the other side arrived.
             Admission::Begins if self.contest(id, connection.peer()) != Contest::Won => {
@@ -757,16 +757,16 @@ impl NodeCore {
             }
         }
         let is_attached = self.attach_connection(id, node, connection, driver);
-        if let Some(conn) = self.connections.get(id).filter(|_| is_attached)
+        if let Some(conn) = self.cx.connections.get(id).filter(|_| is_attached)
             && let Some(deadline) = conn.deadline.take()
         {
-            self.timers.remove(deadline, NodeTimer::Connection(id));
+            self.cx.timers.remove(deadline, NodeTimer::Connection(id));
         }
         is_attached
     }
 
     fn on_handshake_error(&mut self, id: ConnId, error: HandshakeError, driver: &mut impl Driver) {
-        let Some(conn) = self.connections.get(id) else { return };
+        let Some(conn) = self.cx.connections.get(id) else { return };
         let (remote, dialled) = (conn.remote, conn.dialled);
         let refusal = match error {
             HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal) => Some(refusal),
@@ -779,7 +779,7 @@ impl NodeCore {
             )
         );
         if !is_expected {
-            self.counts.refused_handshakes += 1;
+            self.cx.counts.refused_handshakes += 1;
             self.log_refusal(remote, &error);
         }
         if let (Some(at), HandshakeError::RefusedByPeer(reason)) = (dialled, error) {
@@ -800,7 +800,7 @@ impl NodeCore {
         if let (Some(at), HandshakeError::PeerMisbehaved(fault)) = (dialled, error) {
             self.on_dialled_no_node(at, fault, driver);
         }
-        match self.connections.get(id) {
+        match self.cx.connections.get(id) {
             Some(conn) if conn.out.len() > conn.written => {
                 conn.state = ConnectionState::Closing;
                 driver.output(Output::Write(id));
@@ -815,7 +815,7 @@ impl NodeCore {
 
     /// Closes a connection after a failed handshake.
     pub(super) fn fail_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
-        if let Some(at) = self.connections.get(id).and_then(|conn| conn.dialled) {
+        if let Some(at) = self.cx.connections.get(id).and_then(|conn| conn.dialled) {
             self.retry_dial(at, id);
         }
         self.close_conn(id, driver);

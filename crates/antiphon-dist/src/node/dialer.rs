@@ -170,14 +170,14 @@ impl NodeCore {
             PeerAt::Location(at) => {
                 if at.addr().port() == 0 {
                     let mut host = at.addr();
-                    host.set_port(self.settings.udp_port);
+                    host.set_port(self.cx.settings.udp_port);
                     self.probe_host(host, Time::MAX);
                 } else if self.schedule_dial(at.addr(), Time::MAX) {
                     self.dialer.by_location.entry(at.addr()).and_modify(|dial| dial.is_configured = true);
                 }
             }
             PeerAt::Host(ref host, port) => {
-                let query = self.next_number();
+                let query = self.cx.next_number();
                 self.dialer.unsent_queries.push((query, host.clone(), port));
                 self.dialer.queries.insert(query, ResolveFor::Configured(at));
             }
@@ -191,7 +191,7 @@ impl NodeCore {
         };
         (dial.conn, dial.node) = (None, None);
         if dial.is_configured {
-            self.timers.add(self.now + PAUSE_FIRST, NodeTimer::Dial(at));
+            self.cx.timers.add(self.cx.now + PAUSE_FIRST, NodeTimer::Dial(at));
         } else {
             self.dialer.by_location.remove(&at);
         }
@@ -199,7 +199,7 @@ impl NodeCore {
 
     /// The session with the node at a location is lost: only a configured location is dialled further.
     pub(super) fn forget_dialled(&mut self, at: SocketAddr, node: NodeId) {
-        let now = self.now;
+        let now = self.cx.now;
         if let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| dial.node == Some(node)) {
             dial.node = None;
             dial.until = dial.until.min(now);
@@ -210,7 +210,7 @@ impl NodeCore {
     /// dial without a connection ends now; otherwise it continues until its time is over.
     pub(super) fn give_up_dial(&mut self, at: SocketAddr, at_once: bool) {
         let is_requested = self.connect_requests.are_open_for(at);
-        let now = self.now;
+        let now = self.cx.now;
         let Some(dial) = self.dialer.by_location.get_mut(&at) else { return };
         if std::mem::take(&mut dial.is_configured) && !is_requested {
             dial.until = now;
@@ -260,7 +260,7 @@ impl NodeCore {
         let is_disconnected = |peer: &Peer| {
             peer.no_auto_dial && peer.is_at(at) && peer.peer_session.is_none() && peer.waiting.is_empty()
         };
-        self.dialer.by_location.get(&at).is_some_and(|dial| !dial.is_configured && dial.until <= self.now)
+        self.dialer.by_location.get(&at).is_some_and(|dial| !dial.is_configured && dial.until <= self.cx.now)
             && self.peers.get(&hello.node).is_some_and(is_disconnected)
     }
 
@@ -272,7 +272,7 @@ impl NodeCore {
     /// Dials the location of a session again: at once if it was reached there before, else when it is its turn. If another node is
     /// connected that states this location, it is dialled all the same: the dial shows which of the two is there.
     pub(super) fn redial_now(&mut self, node: NodeId, at: SocketAddr) {
-        let until = self.now + self.settings.limits().lost_after;
+        let until = self.cx.now + self.cx.settings.limits().lost_after;
         match (self.is_reached(node, at), self.is_connected(at)) {
             (true, true) => self.renew_dial(node, at),
             (true, false) => self.dial_node_until(node, at, until),
@@ -291,8 +291,8 @@ impl NodeCore {
 
     /// Dials a location that a connected peer states, in its turn.
     fn dial_stated(&mut self, node: NodeId, at: SocketAddr, until: Time, renews: bool) {
-        if !self.settings.is_own(at) && !self.leaving {
-            let (cause, dials_for) = (self.dial_cause_of(node), until.since(self.now));
+        if !self.cx.settings.is_own(at) && !self.cx.leaving {
+            let (cause, dials_for) = (self.dial_cause_of(node), until.since(self.cx.now));
             let hint = WaitingHint { at, cause, node: Some(node), until, dials_for, renews, attempts: 0 };
             self.dial_hinted(hint, Duration::ZERO);
         }
@@ -320,13 +320,13 @@ impl NodeCore {
     /// Dials a second connection, because the present one has used up its keys or may be broken.
     pub(super) fn renew_dial(&mut self, node: NodeId, at: SocketAddr) {
         // A dial that is under way goes on: there is one at a time.
-        let connections = &mut self.connections;
+        let connections = &mut self.cx.connections;
         if let Some(dial) = self.dialer.by_location.get_mut(&at)
             && !dial.conn.is_some_and(|conn| connections.is_unproven(conn))
         {
             dial.conn = None;
         }
-        self.dial_node_until(node, at, self.now + self.settings.limits().lost_after);
+        self.dial_node_until(node, at, self.cx.now + self.cx.settings.limits().lost_after);
         if let Some(dial) = self.dialer.by_location.get_mut(&at) {
             dial.renews = true;
         }
@@ -334,8 +334,8 @@ impl NodeCore {
 
     /// Dials a second connection to a node at a location that it states, to see whether it is there: for one second, in its turn.
     pub(super) fn look_at(&mut self, node: NodeId, at: SocketAddr) {
-        if self.settings.may_dial(at) {
-            self.dial_stated(node, at, self.now + LOOKS_FOR, true);
+        if self.cx.settings.may_dial(at) {
+            self.dial_stated(node, at, self.cx.now + LOOKS_FOR, true);
         }
     }
 
@@ -344,12 +344,12 @@ impl NodeCore {
         if self.is_configured(at) {
             return self.renew_dial(node, at);
         }
-        self.dial_stated(node, at, self.now + self.settings.limits().lost_after, true);
+        self.dial_stated(node, at, self.cx.now + self.cx.settings.limits().lost_after, true);
     }
 
     /// Dials a location in this tick. `false` for an own location, or when the node is leaving.
     fn schedule_dial(&mut self, at: SocketAddr, until: Time) -> bool {
-        if self.settings.is_own(at) || self.leaving {
+        if self.cx.settings.is_own(at) || self.cx.leaving {
             return false;
         }
         let dial = self.dialer.by_location.entry(at).or_insert_with(|| DialState::new(until));
@@ -368,14 +368,14 @@ impl NodeCore {
         after: Duration,
     ) -> bool {
         let is_dialled = self.dialer.by_location.get(&at).is_some_and(|dial| dial.conn.is_some());
-        if is_dialled || !self.settings.may_dial(at) || self.settings.is_own(at) {
+        if is_dialled || !self.cx.settings.may_dial(at) || self.cx.settings.is_own(at) {
             return false;
         }
         let hint = WaitingHint {
             at,
             cause: DialCause::datagram(from.ip()),
             node: Some(node),
-            until: self.now + HINT_WAITS_FOR,
+            until: self.cx.now + HINT_WAITS_FOR,
             dials_for: Duration::from_secs(1),
             renews: false,
             attempts: 0,
@@ -386,7 +386,7 @@ impl NodeCore {
     /// Dials a node without a session, at most until `until`: at once if it was reached there before, else in its turn. Returns
     /// false if the settings do not allow it, or too many locations wait for their turn.
     pub(super) fn dial_node(&mut self, node: NodeId, at: SocketAddr, until: Time) -> bool {
-        if self.is_reached(node, at) || self.settings.is_own(at) || self.leaving {
+        if self.is_reached(node, at) || self.cx.settings.is_own(at) || self.cx.leaving {
             self.dial_node_until(node, at, until);
             return true;
         }
@@ -395,13 +395,13 @@ impl NodeCore {
             self.dialer.schedule(at);
             return true;
         }
-        let (cause, dials_for) = (self.dial_cause_of(node), until.since(self.now));
+        let (cause, dials_for) = (self.dial_cause_of(node), until.since(self.cx.now));
         let hint = WaitingHint { at, cause, node: Some(node), until, dials_for, renews: false, attempts: 0 };
-        self.settings.may_dial(at) && self.dial_hinted(hint, Duration::ZERO)
+        self.cx.settings.may_dial(at) && self.dial_hinted(hint, Duration::ZERO)
     }
 
     fn dial_hinted(&mut self, hint: WaitingHint, after: Duration) -> bool {
-        if !self.dialer.hints.is_waiting() && self.dialer.hints.take(self.now) {
+        if !self.dialer.hints.is_waiting() && self.dialer.hints.take(self.cx.now) {
             self.begin_hinted_dial(hint, after);
             return true;
         }
@@ -412,8 +412,8 @@ impl NodeCore {
     fn wait_for_turn(&mut self, hint: WaitingHint) -> bool {
         let refused = self.dialer.hints.push(hint);
         if let Some(refused) = refused {
-            self.counts.refusals.dials += 1;
-            if self.may_log("dials", refused.cause) {
+            self.cx.counts.refusals.dials += 1;
+            if self.cx.may_log("dials", refused.cause) {
                 tracing::warn!(
                     cause = %refused.cause,
                     "a peer or host causes too many dials; some are not made (logged at most once an hour)"
@@ -426,7 +426,7 @@ impl NodeCore {
         if let Some(other) = refused {
             self.fail_undialled(&other);
         }
-        self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
+        self.cx.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
         true
     }
 
@@ -440,18 +440,18 @@ impl NodeCore {
 
     fn begin_hinted_dial(&mut self, hint: WaitingHint, after: Duration) {
         let WaitingHint { at, cause, node, dials_for, renews, attempts, .. } = hint;
-        let until = self.now + after + dials_for;
+        let until = self.cx.now + after + dials_for;
         let state = || DialState { node, attempts, hinted: Some(cause), ..DialState::new(until) };
         let is_new = !self.dialer.has(at);
         let dial = self.dialer.by_location.entry(at).or_insert_with(state);
         if renews {
             // A dial that is under way shows as well which node is there, and goes on. One for other reasons keeps its node and its time.
-            let is_under_way = dial.conn.is_some_and(|conn| self.connections.is_unproven(conn));
+            let is_under_way = dial.conn.is_some_and(|conn| self.cx.connections.is_unproven(conn));
             if !is_under_way {
                 (dial.conn, dial.renews) = (None, true);
             }
             dial.until = dial.until.max(until);
-            dial.checks_until = until.min(self.now + after + LOOKS_FOR);
+            dial.checks_until = until.min(self.cx.now + after + LOOKS_FOR);
         }
         if !is_new && !renews {
             return self.dialer.hints.give_back();
@@ -459,19 +459,19 @@ impl NodeCore {
         if after.is_zero() {
             self.dialer.schedule(at);
         } else {
-            self.timers.add(self.now + after, NodeTimer::Dial(at));
+            self.cx.timers.add(self.cx.now + after, NodeTimer::Dial(at));
         }
     }
 
     /// Dials locations that waited for their turn.
     pub(super) fn begin_waiting_hints(&mut self) {
         while self.dialer.hints.is_waiting() {
-            if !self.dialer.hints.take(self.now) {
-                self.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
+            if !self.dialer.hints.take(self.cx.now) {
+                self.cx.timers.add(self.dialer.hints.next_second(), NodeTimer::Hints);
                 return;
             }
             match self.dialer.hints.pop() {
-                Some(hint) if hint.until >= self.now && self.is_needed(&hint) => {
+                Some(hint) if hint.until >= self.cx.now && self.is_needed(&hint) => {
                     self.begin_hinted_dial(hint, Duration::ZERO);
                 }
                 Some(_) | None => self.dialer.hints.give_back(),
@@ -497,12 +497,12 @@ impl NodeCore {
 
     /// Dials a location that this node requested from an announce relay, for [`REQUESTED_FOR`], if a node can be there.
     pub(super) fn dial_requested(&mut self, at: SocketAddr, after: Duration) {
-        if !self.settings.may_dial_requested(at) || self.settings.is_own(at) || self.is_connected(at) {
+        if !self.cx.settings.may_dial_requested(at) || self.cx.settings.is_own(at) || self.is_connected(at) {
             return;
         }
-        let until = self.now + after + REQUESTED_FOR;
+        let until = self.cx.now + after + REQUESTED_FOR;
         self.dialer.by_location.entry(at).or_insert_with(|| DialState::new(until));
-        self.timers.add(self.now + after, NodeTimer::Dial(at));
+        self.cx.timers.add(self.cx.now + after, NodeTimer::Dial(at));
     }
 
     /// Whether there is a session with a node that was reached at a location.
@@ -527,15 +527,15 @@ impl NodeCore {
             let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| dial.conn.is_none()) else {
                 continue;
             };
-            let renews = std::mem::take(&mut dial.renews) || self.now < dial.checks_until;
+            let renews = std::mem::take(&mut dial.renews) || self.cx.now < dial.checks_until;
             dial.is_open = node.is_none() && !renews;
             let is_needed = renews || !is_connected;
-            let is_ignored = self.settings.ignores(at.ip());
-            if is_needed && !is_ignored && !self.leaving && (self.settings.may_contact)(&at).is_ok() {
+            let is_ignored = self.cx.settings.ignores(at.ip());
+            if is_needed && !is_ignored && !self.cx.leaving && (self.cx.settings.may_contact)(&at).is_ok() {
                 // Dialled below.
             } else if dial.is_configured && (is_connected || is_ignored) {
                 // Either the peer has dialled this node, or its location is ignored. Both can change: check again later.
-                self.timers.add(self.now + PAUSE_LAST, NodeTimer::Dial(at));
+                self.cx.timers.add(self.cx.now + PAUSE_LAST, NodeTimer::Dial(at));
                 continue;
             } else {
                 if self
@@ -548,13 +548,13 @@ impl NodeCore {
                 }
                 continue;
             }
-            let conn = self.connections.add(at, true, self.now);
+            let conn = self.cx.connections.add(at, true, self.cx.now);
             if let Some(dial) = self.dialer.by_location.get_mut(&at) {
                 dial.conn = Some(conn);
                 dial.attempts += 1;
-                dial.begun = self.now;
+                dial.begun = self.cx.now;
             }
-            self.set_deadline(conn, self.settings.limits().handshake_timeout);
+            self.set_deadline(conn, self.cx.settings.limits().handshake_timeout);
             driver.output(Output::Dial(conn, at));
         }
     }
@@ -577,13 +577,13 @@ impl NodeCore {
 
     /// An attempt at a location has failed: tries again after a pause, if the dial is still needed.
     pub(super) fn retry_dial(&mut self, at: SocketAddr, conn: ConnId) {
-        let random = self.last_number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ conn.0;
+        let random = self.cx.last_number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ conn.0;
         let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else {
             return;
         };
         dial.conn = None;
         let (is_hinted, begun, node) = (dial.hinted.is_some(), dial.begun, dial.node);
-        let checks = self.now < dial.checks_until;
+        let checks = self.cx.now < dial.checks_until;
         let found = match node {
             Some(node) => self.peers.get(&node).filter(|peer| needs_no_dial(peer)),
             None => self.connected_peer_at(at),
@@ -608,18 +608,18 @@ impl NodeCore {
                 .and_then(|peer| peer.peer_session.as_ref())
                 .is_some_and(|peer_session| peer_session.conn.is_none())
         });
-        let is_over = !dial.is_configured && self.now >= dial.until && !waits;
+        let is_over = !dial.is_configured && self.cx.now >= dial.until && !waits;
         let DialState { hinted, attempts, until, node, .. } = *dial;
         if is_over {
             self.dialer.by_location.remove(&at);
             return;
         }
         if let Some(cause) = hinted
-            && (self.dialer.hints.is_waiting() || !self.dialer.hints.take(self.now))
+            && (self.dialer.hints.is_waiting() || !self.dialer.hints.take(self.cx.now))
         {
             self.dialer.by_location.remove(&at);
-            let dials_for = until.since(self.now);
-            let until = until.max(self.now + HINT_WAITS_FOR);
+            let dials_for = until.since(self.cx.now);
+            let until = until.max(self.cx.now + HINT_WAITS_FOR);
             let hint = WaitingHint { at, cause, node, until, dials_for, renews: checks, attempts };
             self.wait_for_turn(hint);
             return;
@@ -627,7 +627,7 @@ impl NodeCore {
         let doubled = PAUSE_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(PAUSE_LAST);
         // The random part spreads nodes that dial the same location.
         let pause = doubled + doubled.mul_f64((random % 256) as f64 / 1024.0);
-        self.timers.add(self.now + pause, NodeTimer::Dial(at));
+        self.cx.timers.add(self.cx.now + pause, NodeTimer::Dial(at));
     }
 
     /// A dial was refused. With `by_us` this node refused it; otherwise the peer did, and its refusal is not proven.
@@ -662,7 +662,7 @@ impl NodeCore {
             && !harmless
             && !dial.is_configured
         {
-            dial.until = self.now;
+            dial.until = self.cx.now;
         }
     }
 
@@ -677,14 +677,14 @@ impl NodeCore {
         self.on_peers_refused(at, DialError::NotAntiphon(fault), driver);
         self.recheck_connect_requests(at);
         if let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| !dial.is_configured) {
-            dial.until = self.now;
+            dial.until = self.cx.now;
         }
     }
 
     /// A dial was not made, because the process keeps its last descriptors for accepting.
     pub(crate) fn note_few_descriptors(&mut self, to: SocketAddr) {
-        self.counts.dials_without_descriptors += 1;
-        if self.may_log("few descriptors", "") {
+        self.cx.counts.dials_without_descriptors += 1;
+        if self.cx.may_log("few descriptors", "") {
             tracing::warn!(
                 %to,
                 "a dial is not made yet, because the process keeps its last descriptors for connections that it accepts; close some \
@@ -695,13 +695,13 @@ impl NodeCore {
 
     /// Logs that a connection was closed before its proof and without a refusal.
     pub(super) fn log_closed_before_proof(&mut self, remote: SocketAddr, reason: &str) {
-        if self.may_log("no proof", format_args!("{} {reason}", remote.ip())) {
+        if self.cx.may_log("no proof", format_args!("{} {reason}", remote.ip())) {
             tracing::warn!(%remote, reason, "a connection was closed before its proof (logged at most once an hour)");
         }
     }
 
     pub(super) fn log_refusal(&mut self, remote: SocketAddr, error: &HandshakeError) {
-        if self.may_log("no connection", format_args!("{} {error}", remote.ip())) {
+        if self.cx.may_log("no connection", format_args!("{} {error}", remote.ip())) {
             tracing::warn!(%remote, reason = %error, "a handshake failed (logged at most once an hour)");
         }
     }
@@ -720,14 +720,14 @@ impl NodeCore {
                 all.into_iter().for_each(|at| self.dial_configured(PeerAt::Location(at.into())));
             }
             (Some(ResolveFor::Configured(at)), Err(reason)) => {
-                if self.may_log("not resolved", format_args!("{at} {reason}")) {
+                if self.cx.may_log("not resolved", format_args!("{at} {reason}")) {
                     tracing::warn!(
                         %at, reason,
                         "the host of a configured peer cannot be resolved; the node keeps trying (logged at most once an hour)"
                     );
                 }
                 self.dialer.queries.insert(query, ResolveFor::Configured(at));
-                self.timers.add(self.now + PAUSE_LAST, NodeTimer::Resolve(query));
+                self.cx.timers.add(self.cx.now + PAUSE_LAST, NodeTimer::Resolve(query));
             }
             (Some(ResolveFor::ConnectRequest(request_id, at)), Ok(all)) => {
                 self.on_connect_request_resolved(request_id, at, all, driver)

@@ -63,14 +63,14 @@ impl NodeCore {
     pub(crate) fn ignore_peers(&mut self, peers: Ignored) {
         match peers {
             Ignored::None => {
-                self.settings.ignored_by_actors.clear();
-                self.settings.ignores_unknown_nodes = false;
+                self.cx.settings.ignored_by_actors.clear();
+                self.cx.settings.ignores_unknown_nodes = false;
             }
-            Ignored::UnknownNodes => self.settings.ignores_unknown_nodes = true,
+            Ignored::UnknownNodes => self.cx.settings.ignores_unknown_nodes = true,
             Ignored::At(addresses) => {
                 for ip in addresses {
-                    if !self.settings.ignores(ip) {
-                        self.settings.ignored_by_actors.push(ip);
+                    if !self.cx.settings.ignores(ip) {
+                        self.cx.settings.ignored_by_actors.push(ip);
                     }
                 }
                 self.disconnect_ignored();
@@ -88,7 +88,7 @@ impl NodeCore {
                 .chain(&peer.locations)
                 .chain(&peer.shown_location)
                 .chain(&dialled);
-            if all.map(SocketAddr::ip).any(|ip: IpAddr| self.settings.ignores(ip)) {
+            if all.map(SocketAddr::ip).any(|ip: IpAddr| self.cx.settings.ignores(ip)) {
                 ignored.push(*node);
             }
         }
@@ -103,7 +103,7 @@ impl NodeCore {
         // it sends next.
         self.reopen(node);
         self.stop_auto_dial(node);
-        let (now, until) = (self.now, self.now + within);
+        let (now, until) = (self.cx.now, self.cx.now + within);
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return false;
         };
@@ -115,9 +115,9 @@ impl NodeCore {
                 request_ids: Vec::new(),
                 outcome: Ok(()),
             });
-            self.timers.add(until, NodeTimer::Disconnect(node));
+            self.cx.timers.add(until, NodeTimer::Disconnect(node));
             // Also now: without unacknowledged frames, no acknowledgement would advance the disconnect.
-            self.timers.add(now, NodeTimer::Disconnect(node));
+            self.cx.timers.add(now, NodeTimer::Disconnect(node));
         }
         true
     }
@@ -141,7 +141,7 @@ impl NodeCore {
     }
 
     pub(super) fn on_disconnect_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(disconnect) = self.disconnect_of(node) else { return };
         if now < disconnect.until {
             return self.advance_disconnect(node, driver);
@@ -207,7 +207,7 @@ impl NodeCore {
         disconnect: Disconnect,
         driver: &mut impl Driver,
     ) {
-        self.timers.remove(disconnect.until, NodeTimer::Disconnect(node));
+        self.cx.timers.remove(disconnect.until, NodeTimer::Disconnect(node));
         for request_id in disconnect.request_ids {
             complete_if_open(driver.local().requests(), request_id, disconnect.outcome);
         }

@@ -32,27 +32,27 @@ pub(super) struct Discovery {
 impl NodeCore {
     /// Broadcasts an announcement of this node, and sets the timer of the next one.
     pub(super) fn announce(&mut self, driver: &mut impl Driver) {
-        if !self.settings.discover || self.leaving {
+        if !self.cx.settings.discover || self.cx.leaving {
             return;
         }
         self.broadcast(&Datagram::Announce(self.presence()), driver);
         let pause = ANNOUNCE_AFTER.get(self.discovery.announced).copied().unwrap_or(ANNOUNCE_EVERY);
         self.discovery.announced += 1;
-        self.timers.add(self.now + pause, NodeTimer::Announce);
+        self.cx.timers.add(self.cx.now + pause, NodeTimer::Announce);
     }
 
     pub(super) fn broadcast_bye(&mut self, driver: &mut impl Driver) {
-        if self.settings.discover {
-            self.broadcast(&Datagram::Bye { node: self.me }, driver);
+        if self.cx.settings.discover {
+            self.broadcast(&Datagram::Bye { node: self.cx.me }, driver);
         }
     }
 
     /// The id, name and locations of this node.
     pub(super) fn presence(&self) -> Presence<'_> {
         Presence {
-            node: self.me,
-            name: &self.settings.name,
-            locations: Locations::Plain(&self.settings.profile.locations),
+            node: self.cx.me,
+            name: &self.cx.settings.name,
+            locations: Locations::Plain(&self.cx.settings.profile.locations),
         }
     }
 
@@ -65,7 +65,7 @@ impl NodeCore {
     /// The bytes of a datagram, with the tag that proves the secret.
     pub(super) fn sealed(&self, datagram: &Datagram<'_>) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
-        match datagram.encode(self.settings.datagram_key.as_ref(), &mut bytes) {
+        match datagram.encode(self.cx.settings.datagram_key.as_ref(), &mut bytes) {
             Ok(()) => Some(bytes),
             Err(reason) => {
                 tracing::warn!(%reason, "a datagram cannot be sent");
@@ -75,11 +75,11 @@ impl NodeCore {
     }
 
     pub(super) fn on_datagram(&mut self, from: SocketAddr, bytes: &[u8], driver: &mut impl Driver) {
-        if self.settings.ignores(from.ip()) || self.leaving {
+        if self.cx.settings.ignores(from.ip()) || self.cx.leaving {
             return;
         }
-        match Datagram::decode(self.settings.datagram_key.as_ref(), bytes) {
-            Ok(Datagram::Announce(_) | Datagram::Probe(_)) if self.settings.ignores_unknown_nodes => {}
+        match Datagram::decode(self.cx.settings.datagram_key.as_ref(), bytes) {
+            Ok(Datagram::Announce(_) | Datagram::Probe(_)) if self.cx.settings.ignores_unknown_nodes => {}
             Ok(Datagram::Announce(presence)) => self.on_announce(&presence, from),
             Ok(Datagram::Probe(probe)) => self.on_probe(&probe, from, driver),
             Ok(Datagram::ProbeReply(reply)) => self.on_probe_reply(&reply, from),
@@ -97,7 +97,7 @@ impl NodeCore {
             .peers
             .get(&node)
             .is_some_and(|peer| peer.peer_session.is_some() || is_replaced(peer) || peer.no_auto_dial);
-        if !self.settings.discover || node == self.me || known {
+        if !self.cx.settings.discover || node == self.cx.me || known {
             return;
         }
         let spread = self.spread(node.to_bits());
@@ -114,12 +114,12 @@ impl NodeCore {
             return Duration::ZERO;
         }
         let most = SPREAD * u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
-        most.mul_f64((self.me.to_bits() ^ about) as f64 / u64::MAX as f64)
+        most.mul_f64((self.cx.me.to_bits() ^ about) as f64 / u64::MAX as f64)
     }
 
     fn refuse_datagram(&mut self, from: SocketAddr, reason: &DatagramError) {
-        self.counts.refused_datagrams += 1;
-        if self.may_log("datagram", format_args!("{} {reason}", from.ip())) {
+        self.cx.counts.refused_datagrams += 1;
+        if self.cx.may_log("datagram", format_args!("{} {reason}", from.ip())) {
             tracing::warn!(%from, %reason, "a datagram was dropped (logged at most once an hour)");
         }
     }

@@ -84,9 +84,9 @@ impl NodeCore {
         remote_watchers: BTreeSet<(Key, MonitorId)>,
         driver: &mut impl Driver,
     ) {
-        self.ended_sessions.add_watchers(ended.node, remote_watchers);
-        self.ended_sessions.sessions.push_back(ended);
-        if self.ended_sessions.sessions.len() == 1 {
+        self.cx.ended_sessions.add_watchers(ended.node, remote_watchers);
+        self.cx.ended_sessions.sessions.push_back(ended);
+        if self.cx.ended_sessions.sessions.len() == 1 {
             self.report_ended_sessions(driver);
         }
     }
@@ -95,20 +95,20 @@ impl NodeCore {
     pub(super) fn report_ended_sessions(&mut self, driver: &mut impl Driver) {
         let mut reports = 0;
         while reports < REPORTS_A_ROUND
-            && let Some(mut ended) = self.ended_sessions.sessions.pop_front()
+            && let Some(mut ended) = self.cx.ended_sessions.sessions.pop_front()
         {
             let (is_over, made) = self.report_some(&mut ended, REPORTS_A_ROUND - reports, driver);
             reports += made;
-            self.steps += made as u64;
+            self.cx.steps += made as u64;
             if !is_over {
-                self.ended_sessions.sessions.push_front(ended);
+                self.cx.ended_sessions.sessions.push_front(ended);
             }
         }
     }
 
     /// Reports everything of all ended sessions: no round of the loop may follow.
     pub(super) fn report_all_ended(&mut self, driver: &mut impl Driver) {
-        while !self.ended_sessions.is_empty() {
+        while !self.cx.ended_sessions.is_empty() {
             self.report_ended_sessions(driver);
         }
     }
@@ -125,7 +125,7 @@ impl NodeCore {
             reports += 1;
             if let Some((id, (watcher, actor))) = ended.local_watchers.pop_first() {
                 self.report_node_lost(ended, (watcher, id, actor), driver);
-            } else if let Some((target, id)) = self.ended_sessions.pop_watcher(ended.node) {
+            } else if let Some((target, id)) = self.cx.ended_sessions.pop_watcher(ended.node) {
                 driver.local().signals().remove_watcher(target, id);
             } else if let Some(request_id) = ended.requests.pop_front() {
                 driver.local().requests().fail(request_id, AskError::from(ended.peer_lost.clone()));
@@ -154,12 +154,12 @@ impl NodeCore {
         }
         let item = BacklogItem::NodeLost { watcher, id, actor };
         self.add_entry(ended.node, watcher.actor(), item, Some(ended.expires), driver);
-        self.timers.add(ended.expires, NodeTimer::Backlog(ended.node));
+        self.cx.timers.add(ended.expires, NodeTimer::Backlog(ended.node));
     }
 
     /// Reports some of the frames that may not have arrived as dead letters. Returns whether none is left, and their number.
     fn report_frames(&mut self, ended: &mut EndedSession, driver: &mut impl Driver) -> (bool, usize) {
-        let (me, node) = (self.me, ended.node);
+        let (me, node) = (self.cx.me, ended.node);
         let (mut dead_letters, mut frames) = (Vec::new(), 0);
         let is_over = !ended.session.take_undelivered(|frame, _| {
             frames += 1;

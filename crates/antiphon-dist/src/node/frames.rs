@@ -189,7 +189,7 @@ impl NodeCore {
     /// The id of a monitor by its number in a frame. The peer is the node of the watcher or that of the target.
     fn monitor_id(&self, peer: NodeId, number: u64, peer_is_watcher: bool) -> MonitorId {
         let by_target = number & BY_TARGET != 0;
-        let origin = if by_target == peer_is_watcher { self.me } else { peer };
+        let origin = if by_target == peer_is_watcher { self.cx.me } else { peer };
         MonitorId { origin, number: number & !BY_TARGET }
     }
 
@@ -224,14 +224,14 @@ impl NodeCore {
             // Most of these replies are late: the request has failed with `TimedOut` before. Others have no room in the
             // budget, or do not decode.
             if let Undelivered::Payload(error) = &reason
-                && self.may_log("reply refused", format_args!("{node}"))
+                && self.cx.may_log("reply refused", format_args!("{node}"))
             {
                 tracing::warn!(%node, reason = %error, "a reply from a peer was refused (logged at most once an hour for each peer)");
                 let ends = (answer.from, answer.to);
                 send_refusal(&mut peer_session.session, node, ends, error);
             }
             tracing::debug!(%reason, "a reply was dropped");
-            self.counts.refused_messages += 1;
+            self.cx.counts.refused_messages += 1;
         }
     }
 
@@ -243,8 +243,8 @@ impl NodeCore {
         ends: (Key, Key),
         reason: &PayloadError,
     ) {
-        self.counts.refused_messages += 1;
-        if self.may_log("value refused", format_args!("{node}")) {
+        self.cx.counts.refused_messages += 1;
+        if self.cx.may_log("value refused", format_args!("{node}")) {
             tracing::warn!(%node, %reason, "a `throw` or `resume` of a peer was refused (logged at most once an hour for each peer)");
             send_refusal(&mut peer_session.session, node, ends, reason);
         }
@@ -252,8 +252,8 @@ impl NodeCore {
 
     /// A peer has refused a payload of this node.
     fn on_payload_refused(&mut self, node: NodeId, refused: &PayloadRefused<'_>) {
-        let from = ActorId::new(self.me, refused.from);
-        if self.may_log("refused by peer", format_args!("{node} {from}")) {
+        let from = ActorId::new(self.cx.me, refused.from);
+        if self.cx.may_log("refused by peer", format_args!("{node} {from}")) {
             let (to, reason) = (refused.to, error_of(refused.fault));
             tracing::warn!(%node, %from, %to, %reason, "a peer has refused a message or reply of this actor (logged at most once an hour for each actor)");
         }
@@ -284,7 +284,7 @@ impl NodeCore {
             driver.local().is_exposed(to) && (signal.is_always_admitted() || self.check_reach(node, to));
         let policy = driver.local().signals().signal_policy_of(to);
         let (is_open, may_terminate) = (policy == SignalPolicy::All, policy != SignalPolicy::None);
-        let monitors_max = self.settings.peer_limits.monitors_max;
+        let monitors_max = self.cx.settings.peer_limits.monitors_max;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let (local_watchers, remote_watchers) = peer.monitors.set_by_peer();
         match signal {
@@ -301,7 +301,7 @@ impl NodeCore {
             }
             InboundSignal::Monitor { watcher, target, id } => {
                 peer.monitors.add_remote_watcher(target, id);
-                self.ended_sessions.keep_watcher(node, target, id);
+                self.cx.ended_sessions.keep_watcher(node, target, id);
                 driver.local().signals().add_watcher(target, id, ActorId::new(node, watcher));
             }
             InboundSignal::Demonitor { target, id } => {
@@ -330,7 +330,7 @@ impl NodeCore {
                 self.deliver_lagged(subscriber, (channel, missed, ended), driver);
             }
             InboundSignal::Terminate { target, grace } if is_exposed && may_terminate => {
-                let target = ActorId::new(self.me, target);
+                let target = ActorId::new(self.cx.me, target);
                 match grace {
                     Some(grace) => driver.local().signals().terminate_within(target, grace),
                     None => driver.local().signals().kill(target),
@@ -352,7 +352,7 @@ impl NodeCore {
             | InboundSignal::Lagged { .. }
             | InboundSignal::Terminate { .. }
             | InboundSignal::Throw { .. }
-            | InboundSignal::Resume { .. } => self.counts.refused_messages += 1,
+            | InboundSignal::Resume { .. } => self.cx.counts.refused_messages += 1,
         }
     }
 
@@ -374,16 +374,16 @@ impl NodeCore {
         } else {
             local.mailboxes().add_missed(subscriber, channel, missed, &mut Lag::default())
         };
-        self.counts.refused_messages += u64::from(!is_taken);
+        self.cx.counts.refused_messages += u64::from(!is_taken);
     }
 
     /// Records a dead letter for a signal that had no room.
     fn report_signal(&mut self, is_taken: bool, target: Key, what: &'static str, driver: &mut impl Driver) {
         if !is_taken {
-            self.counts.refused_messages += 1;
+            self.cx.counts.refused_messages += 1;
             let is_alive = driver.local().is_alive(target.actor());
             let reason = if is_alive { Undelivered::Full } else { Undelivered::NoActor };
-            driver.local().dead_letter(DeadLetter::new(ActorId::new(self.me, target), what, reason));
+            driver.local().dead_letter(DeadLetter::new(ActorId::new(self.cx.me, target), what, reason));
         }
     }
 
@@ -427,7 +427,9 @@ impl NodeCore {
             {
                 self.deliver_lagged(subscriber, (channel, missed, ended), driver);
             }
-            InboundSignal::Notify { .. } | InboundSignal::Lagged { .. } => self.counts.refused_messages += 1,
+            InboundSignal::Notify { .. } | InboundSignal::Lagged { .. } => {
+                self.cx.counts.refused_messages += 1
+            }
             // The watcher has received its `Down` at the end of the session.
             InboundSignal::Monitor { .. } | InboundSignal::Demonitor { .. } => {}
             // Urgent signals never wait.
@@ -437,12 +439,12 @@ impl NodeCore {
 
     /// Counts and logs a message that holds a reply for a peer with too many open requests.
     pub(super) fn refuse_request(&mut self, node: NodeId) {
-        self.counts.refusals.requests += 1;
+        self.cx.counts.refusals.requests += 1;
         self.log_refused(node, "requests", "has reached its limit of open requests");
     }
 
     fn refuse_monitor(&mut self, node: NodeId) {
-        self.counts.refusals.monitors += 1;
+        self.cx.counts.refusals.monitors += 1;
         self.log_refused(node, "monitors", "has reached its limit of monitors");
     }
 

@@ -68,26 +68,26 @@ impl HostProbes {
 impl NodeCore {
     /// Probes a host now, and repeats the probe until `until`.
     pub(super) fn probe_host(&mut self, host: SocketAddr, until: Time) {
-        let now = self.now;
+        let now = self.cx.now;
         let new = ProbedHost { until, attempts: 0, new_nodes: 0, due: now };
         let probed = self.host_probes.probed.entry(host).or_insert(new);
-        self.timers.remove(probed.due, NodeTimer::Probe(host));
+        self.cx.timers.remove(probed.due, NodeTimer::Probe(host));
         (probed.until, probed.attempts, probed.due) = (probed.until.max(until), 0, now);
-        self.timers.add(now, NodeTimer::Probe(host));
+        self.cx.timers.add(now, NodeTimer::Probe(host));
     }
 
     /// No connect request waits for a host any longer: stops its probes, unless the host is configured.
     pub(super) fn forget_host(&mut self, host: SocketAddr) {
         if let Some(probed) = self.host_probes.probed.get(&host).filter(|probed| probed.until < Time::MAX) {
-            self.timers.remove(probed.due, NodeTimer::Probe(host));
+            self.cx.timers.remove(probed.due, NodeTimer::Probe(host));
             self.host_probes.probed.remove(&host);
         }
     }
 
     pub(super) fn on_probe_due(&mut self, host: SocketAddr, driver: &mut impl Driver) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(probed) = self.host_probes.probed.get_mut(&host) else { return };
-        if now >= probed.until || self.leaving {
+        if now >= probed.until || self.cx.leaving {
             self.host_probes.probed.remove(&host);
             return;
         }
@@ -95,7 +95,7 @@ impl NodeCore {
         probed.attempts += 1;
         probed.new_nodes = 0;
         probed.due = probed.until.min(now + pause);
-        self.timers.add(probed.due, NodeTimer::Probe(host));
+        self.cx.timers.add(probed.due, NodeTimer::Probe(host));
         let probe = Probe { from: self.presence(), reply_to: None };
         if let Some(bytes) = self.sealed(&Datagram::Probe(probe)) {
             driver.output(Output::Ask(host, bytes));
@@ -104,20 +104,20 @@ impl NodeCore {
 
     /// A node probes this host. Only a sibling may name the address that a repeated probe came from.
     pub(super) fn on_probe(&mut self, probe: &Probe<'_>, from: SocketAddr, driver: &mut impl Driver) {
-        let here = self.settings.location.addr().ip();
+        let here = self.cx.settings.location.addr().ip();
         let is_sibling = from.ip().is_loopback() || from.ip() == here;
         let to = match probe.reply_to {
             Some(to) if is_sibling => to,
             Some(_) => {
-                self.counts.refused_datagrams += 1;
+                self.cx.counts.refused_datagrams += 1;
                 return;
             }
             None => from,
         };
         let is_reached = to.ip().is_loopback() || !here.is_loopback();
-        if !self.settings.discover
-            || self.settings.ignores(to.ip())
-            || !self.host_probes.may_reply(to, self.now)
+        if !self.cx.settings.discover
+            || self.cx.settings.ignores(to.ip())
+            || !self.host_probes.may_reply(to, self.cx.now)
         {
             return;
         }
@@ -126,15 +126,15 @@ impl NodeCore {
         {
             driver.output(Output::Siblings(bytes));
         }
-        if is_reached && probe.from.node != self.me {
+        if is_reached && probe.from.node != self.cx.me {
             let spread = self.spread(to.port().into());
-            self.timers.add(self.now + spread, NodeTimer::ProbeReply(to));
+            self.cx.timers.add(self.cx.now + spread, NodeTimer::ProbeReply(to));
         }
     }
 
     /// Sends a reply to a probe, with this node and as many of the siblings that it knows as fit.
     pub(super) fn reply_to_probe(&mut self, to: SocketAddr, driver: &mut impl Driver) {
-        let here = self.settings.location.addr().ip();
+        let here = self.cx.settings.location.addr().ip();
         let siblings = self.peers.iter().filter(|(_, peer)| {
             peer.is_online() && !peer.undiscovered && peer.shown_location.is_some_and(|at| at.ip() == here)
         });
@@ -143,7 +143,7 @@ impl NodeCore {
         loop {
             let reply = ProbeReply { from: self.presence(), siblings: Route::Plain(&siblings) };
             let mut bytes = Vec::new();
-            match Datagram::ProbeReply(reply).encode(self.settings.datagram_key.as_ref(), &mut bytes) {
+            match Datagram::ProbeReply(reply).encode(self.cx.settings.datagram_key.as_ref(), &mut bytes) {
                 Ok(()) => return driver.output(Output::Datagram(to, bytes)),
                 Err(reason) if siblings.pop().is_none() => {
                     return tracing::warn!(%reason, "a reply to a probe cannot be encoded");
@@ -166,7 +166,7 @@ impl NodeCore {
 
     /// A probed host has listed a node. Dials it on that host, or at a location that the settings allow.
     fn on_node_listed(&mut self, host: SocketAddr, node: NodeId, locations: Locations<'_>) {
-        if node == self.me {
+        if node == self.cx.me {
             return;
         }
         let with_session = self.peers.get(&node).filter(|peer| peer.peer_session.is_some());
@@ -177,11 +177,11 @@ impl NodeCore {
         let is_on_host = |at: &SocketAddr| at.ip() == host.ip() && at.port() != 0;
         let best = seen_from(locations.iter(), host)
             .into_iter()
-            .find(|at| is_on_host(at) || self.settings.may_dial(*at));
-        let Some(at) = best.filter(|at| !self.settings.ignores(at.ip())) else { return };
+            .find(|at| is_on_host(at) || self.cx.settings.may_dial(*at));
+        let Some(at) = best.filter(|at| !self.cx.settings.ignores(at.ip())) else { return };
         let Some(probed) = self.host_probes.probed.get_mut(&host) else { return };
         probed.new_nodes += u32::from(!self.dialer.has(at));
-        let until = probed.until.min(self.now + DIAL_FOR);
+        let until = probed.until.min(self.cx.now + DIAL_FOR);
         if probed.new_nodes <= NODES_MAX_A_PROBE {
             self.found_on_host(host, at);
             self.dial_until(at, until);

@@ -135,8 +135,8 @@ impl NodeCore {
 
     /// Sets the timer of the next idle check, unless the connection is to stay open.
     pub(super) fn schedule_idle_check(&mut self, node: NodeId) {
-        let by_default = self.settings.stream_send;
-        let now = self.now;
+        let by_default = self.cx.settings.stream_send;
+        let now = self.cx.now;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let keep_open = peer.keep_open.unwrap_or(by_default);
         let Some(peer_session) = peer.peer_session.as_mut() else { return };
@@ -144,12 +144,12 @@ impl NodeCore {
             && peer_session.conn.is_some()
             && !std::mem::replace(&mut peer_session.idle.has_timer, true)
         {
-            self.timers.add(now + CHECK_EVERY, NodeTimer::Idle(node));
+            self.cx.timers.add(now + CHECK_EVERY, NodeTimer::Idle(node));
         }
     }
 
     pub(super) fn on_idle_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(mut peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take())
         else {
             return;
@@ -160,7 +160,7 @@ impl NodeCore {
                 (frame_counts(&peer_session), now, IDLE_FOR);
         }
         let keep_open = self.peers.get(&node).and_then(|peer| peer.keep_open);
-        let closes_idle = !keep_open.unwrap_or(self.settings.stream_send);
+        let closes_idle = !keep_open.unwrap_or(self.cx.settings.stream_send);
         let is_due = now.since(peer_session.idle.since) >= peer_session.idle.pause;
         if closes_idle && is_due && self.needs_no_connection(node, &peer_session, driver) {
             let sent = peer_session.session.frames_sent();
@@ -191,8 +191,8 @@ impl NodeCore {
             && peer_session.is_idle()
             && peer.has_nothing_open()
             && self.peer_watchers().is_empty()
-            && !self.receipts.awaits(node)
-            && !self.replies.awaits(node)
+            && !self.cx.receipts.awaits(node)
+            && !self.cx.replies.awaits(node)
             && !self.names.has_lookups_with(node)
     }
 
@@ -274,12 +274,12 @@ impl NodeCore {
 
     /// Closes a connection, and keeps its session. With `send_close`, sends the peer a `Close` first.
     fn close_connection(&mut self, node: NodeId, send_close: bool, driver: &mut impl Driver) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         let Some(id) = peer_session.conn.take() else { return };
-        if send_close && let Some(conn) = self.connections.get(id) {
+        if send_close && let Some(conn) = self.cx.connections.get(id) {
             let close: Frame<'_> = Close { reason: CloseReason::Idle }.into();
             if let Err(reason) = peer_session.session.send_control(&close) {
                 tracing::debug!(%node, %reason, "the `Close` of an idle connection was not sent");
@@ -294,7 +294,7 @@ impl NodeCore {
 
     /// The session with a node is needed again: dials the node. If no connection follows, the session is lost.
     pub(super) fn reopen(&mut self, node: NodeId) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let first = peer.locations.first().copied();
         let Some(peer_session) =

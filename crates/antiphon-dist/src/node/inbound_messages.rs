@@ -79,7 +79,7 @@ impl NodeCore {
     /// Runs `handle` with the peer as the origin of the data, so that requests in it count against the peer's limit.
     pub(super) fn with_peer_origin<R>(&mut self, node: NodeId, handle: impl FnOnce(&mut Self) -> R) -> R {
         let known = self.peers.get_mut(&node).and_then(|peer| peer.origin.take());
-        let origin = known.unwrap_or_else(|| Origin::new(node, self.settings.peer_limits.requests_max));
+        let origin = known.unwrap_or_else(|| Origin::new(node, self.cx.settings.peer_limits.requests_max));
         let (result, origin) = with_origin(origin, || handle(self));
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.origin = origin;
@@ -89,7 +89,7 @@ impl NodeCore {
 
     /// Whether messages or signals of a peer wait for an actor, so that later ones must wait behind them.
     pub(super) fn has_backlog_for(&self, node: NodeId, actor: Key) -> bool {
-        !self.backlogged.is_empty()
+        !self.cx.work.backlogged.is_empty()
             && self.peers.get(&node).is_some_and(|peer| peer.backlog.has_entries_for(actor))
     }
 
@@ -136,7 +136,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let is_first = !peer.backlog.has_entries_for(actor);
         peer.backlog.push(actor, BacklogEntry { item, bytes, permit, expires });
-        self.backlogged.insert(node);
+        self.cx.work.backlogged.insert(node);
         if is_first {
             let ticket = peer.backlog.ticket(actor);
             let ticket = driver.local().mailboxes().wait_for_room(actor, node, RoomMark::One, ticket);
@@ -180,16 +180,16 @@ impl NodeCore {
         {
             let credit = peer_session.session.hold();
             peer_session.held_credit.push(credit);
-            self.holding_credit.insert(node);
+            self.cx.work.holding_credit.insert(node);
         }
     }
 
     /// Returns the credit that was held, to the peers that use fewer bytes again.
     fn release_credit(&mut self, driver: &mut impl Driver) {
         self.sweep_budgets(driver);
-        for node in std::mem::take(&mut self.holding_credit) {
+        for node in std::mem::take(&mut self.cx.work.holding_credit) {
             if self.must_hold_credit(node, None) {
-                self.holding_credit.insert(node);
+                self.cx.work.holding_credit.insert(node);
                 continue;
             }
             let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
@@ -206,10 +206,10 @@ impl NodeCore {
     /// Gives the free places of mailboxes to the messages of peers that wait for them, each in its turn.
     pub(super) fn take_turns(&mut self, driver: &mut impl Driver) {
         while let Some(turn) = driver.local().mailboxes().next_turn() {
-            self.steps += 1;
+            self.cx.steps += 1;
             self.take_turn(turn, driver);
         }
-        if !self.holding_credit.is_empty() {
+        if !self.cx.work.holding_credit.is_empty() {
             self.release_credit(driver);
         }
     }
@@ -251,7 +251,7 @@ impl NodeCore {
 
     fn note_backlog_left(&mut self, node: NodeId) {
         if self.peers.get(&node).is_none_or(|peer| !peer.backlog.has_entries()) {
-            self.backlogged.remove(&node);
+            self.cx.work.backlogged.remove(&node);
         }
     }
 
@@ -344,7 +344,7 @@ impl NodeCore {
 
     /// Turns the entries of ended sessions that have expired into dead letters.
     pub(super) fn on_backlog_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(peer) = self.peers.get(&node) else { return };
         for actor in peer.backlog.expired_actors(now) {
             while let Some(entry) =
@@ -380,7 +380,7 @@ impl NodeCore {
             Delivery::Delivered | Delivery::DeliveredOverHalf | Delivery::Discarded => return false,
             Delivery::Full => Undelivered::Full,
             Delivery::Refused(reason) => {
-                is_logged = self.may_log("refused", format_args!("{node} {to}"));
+                is_logged = self.cx.may_log("refused", format_args!("{node} {to}"));
                 if is_logged {
                     tracing::warn!(%node, %to, tag, %reason, "a message from a peer was refused (logged at most once an hour for each actor)");
                 }
@@ -392,9 +392,9 @@ impl NodeCore {
             }
             Delivery::NoActor | _ => Undelivered::NoActor,
         };
-        self.counts.refused_messages += 1;
+        self.cx.counts.refused_messages += 1;
         if !has_receipt {
-            let dead_letter = DeadLetter::new(ActorId::new(self.me, to), tag.to_owned(), reason);
+            let dead_letter = DeadLetter::new(ActorId::new(self.cx.me, to), tag.to_owned(), reason);
             driver.local().dead_letter(dead_letter.sent_by(Some(ActorId::new(node, from))));
         }
         is_logged

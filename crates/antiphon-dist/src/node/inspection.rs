@@ -140,7 +140,7 @@ impl NodeCore {
 
     fn peer_info(&self, node: NodeId, peer: &Peer) -> PeerInfo {
         let session = peer.peer_session.as_deref().map(|peer_session| SessionInfo {
-            age: self.now.since(peer_session.started),
+            age: self.cx.now.since(peer_session.started),
             suite: peer_session.session.suite(),
             is_idle: peer_session.idle.is_closed(),
             round_trip: peer_session.session.round_trip(),
@@ -164,7 +164,7 @@ impl NodeCore {
 
     /// Measures the round-trip time to a peer, if it is connected.
     fn ping(&mut self, node: NodeId) {
-        let now = self.now;
+        let now = self.cx.now;
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
             && peer_session.conn.is_some()
         {
@@ -177,7 +177,7 @@ impl NodeCore {
     pub(crate) fn names_from(&self, from: Option<NameCursor>) -> NamePage {
         let first = from.map_or(Bound::Unbounded, |NameCursor(space, name)| Bound::Included((space, name)));
         let mut names: Vec<NameInfo> =
-            self.names.registered_from(first, self.me).take(PAGE_MAX + 1).collect();
+            self.names.registered_from(first, self.cx.me).take(PAGE_MAX + 1).collect();
         let next = names.get(PAGE_MAX).map(|name| NameCursor(name.space, name.name.as_str().into()));
         names.truncate(PAGE_MAX);
         NamePage { names, next }

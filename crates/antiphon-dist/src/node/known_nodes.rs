@@ -242,7 +242,7 @@ impl NodeCore {
     pub(super) fn learn_route(&mut self, by: NodeId, route: Route<'_>) {
         let mut entries = route.iter();
         for (node, locations) in entries.by_ref().take(ROUTE_NODES_MAX) {
-            self.steps += 1;
+            self.cx.steps += 1;
             if !self.try_learn(by, node, "", locations.iter()) {
                 self.refuse_namings(by, 1);
                 break;
@@ -275,20 +275,22 @@ impl NodeCore {
         name: &str,
         locations: impl Iterator<Item = SocketAddr>,
     ) -> bool {
-        if node == self.me {
+        if node == self.cx.me {
             return true;
         }
         if let Some(peer) = self.peers.get_mut(&node) {
-            if let Some(naming) = peer.naming.as_mut().filter(|naming| naming.is_renewed_by(by, self.now)) {
-                self.named_nodes.renew(node, naming, self.now);
+            if let Some(naming) = peer.naming.as_mut().filter(|naming| naming.is_renewed_by(by, self.cx.now))
+            {
+                self.named_nodes.renew(node, naming, self.cx.now);
             }
             return true;
         }
-        let mut locations = locations.filter(|at| self.settings.may_dial(*at)).peekable();
+        let mut locations = locations.filter(|at| self.cx.settings.may_dial(*at)).peekable();
         if locations.peek().is_none() {
             return true;
         }
-        let may_name = self.peers.get_mut(&by).is_some_and(|peer| peer.namings.take(self.now, NAMING_RATE));
+        let may_name =
+            self.peers.get_mut(&by).is_some_and(|peer| peer.namings.take(self.cx.now, NAMING_RATE));
         if !may_name {
             return false;
         }
@@ -300,7 +302,7 @@ impl NodeCore {
             by: Some(by),
             cause: self.dial_cause_of(by),
             number: self.named_nodes.next_number(),
-            expires: self.now + NAMED_FOR,
+            expires: self.cx.now + NAMED_FOR,
             in_use: false,
         };
         self.named_nodes.add(node, naming);
@@ -313,7 +315,7 @@ impl NodeCore {
     }
 
     fn refuse_namings(&mut self, by: NodeId, count: u64) {
-        self.counts.refusals.routes += count;
+        self.cx.counts.refusals.routes += count;
         self.log_refused(by, "routes", "names more nodes than it may");
     }
 
@@ -368,9 +370,9 @@ impl NodeCore {
         }
         let oldest = self.named_nodes.oldest().and_then(|node| self.peers.get(&node));
         let Some(naming) = oldest.and_then(|peer| peer.naming) else { return };
-        let at = naming.expires.max(self.now);
+        let at = naming.expires.max(self.cx.now);
         self.named_nodes.timer = Some(at);
-        self.timers.add(at, NodeTimer::Named);
+        self.cx.timers.add(at, NodeTimer::Named);
     }
 
     /// Forgets named nodes whose time is over.
@@ -379,7 +381,7 @@ impl NodeCore {
         for _ in 0..STEP_MAX {
             let Some(oldest) = self.named_nodes.oldest() else { break };
             let naming = self.peers.get(&oldest).and_then(|peer| peer.naming);
-            if naming.is_some_and(|naming| naming.expires > self.now) {
+            if naming.is_some_and(|naming| naming.expires > self.cx.now) {
                 break;
             }
             self.forget_peer(oldest);
@@ -484,10 +486,10 @@ impl NodeCore {
         if let Some(peer) = self.peers.remove(&node) {
             self.locations.remove(node, &peer);
         }
-        self.backlogged.remove(&node);
-        self.holding_credit.remove(&node);
-        self.with_room_waiters.remove(&node);
-        self.epochs.forget(node);
+        self.cx.work.backlogged.remove(&node);
+        self.cx.work.holding_credit.remove(&node);
+        self.cx.work.with_room_waiters.remove(&node);
+        self.cx.epochs.forget(node);
     }
 
     pub(super) fn check_known_nodes(&self) {
@@ -527,7 +529,7 @@ mod tests {
     impl TestCore {
         fn dialling_loopback() -> Self {
             let mut test = Self::new();
-            test.core.settings.dial_allow = vec![([127, 0, 0, 0].into(), 8)];
+            test.core.cx.settings.dial_allow = vec![([127, 0, 0, 0].into(), 8)];
             test
         }
 
@@ -564,7 +566,7 @@ mod tests {
         fn send_signal(&mut self, to: u64) {
             let id = MonitorId { origin: self.core.me(), number: to };
             let target = ActorId::new(node(to), Key::from_bits(1));
-            self.core.signal(self.core.now, Signal::Monitor { target, id, watcher: Key::from_bits(1) });
+            self.core.signal(self.core.cx.now, Signal::Monitor { target, id, watcher: Key::from_bits(1) });
         }
 
         /// A peer that has been connected and is not any more.
@@ -584,7 +586,7 @@ mod tests {
         (1000..18_000).for_each(|number| test.learn(2, number));
         assert_eq!(test.core.peers.len(), NAMED_MAX + 1 + 2);
         assert!(test.knows(100) && test.knows(17_999) && !test.knows(1000));
-        assert_eq!(test.core.counts.refusals.routes, 17_000 - NAMED_MAX as u64);
+        assert_eq!(test.core.cx.counts.refusals.routes, 17_000 - NAMED_MAX as u64);
         test.learn(1, 101);
         assert!(test.knows(101));
         // The peer names its oldest again: after a second it counts as named then.
@@ -592,7 +594,7 @@ mod tests {
         test.learn(2, oldest);
         test.learn(2, 18_000);
         assert!(!test.knows(oldest) && test.knows(oldest + 1));
-        test.core.now = test.core.now + RENEWED_EVERY;
+        test.core.cx.now = test.core.cx.now + RENEWED_EVERY;
         test.learn(2, oldest + 1);
         test.learn(2, 18_001);
         assert!(test.knows(oldest + 1) && !test.knows(oldest + 2));
@@ -606,18 +608,18 @@ mod tests {
         let (first, quota) = (1000, NAMED_MAX as u64);
         test.peer(2);
         (first..first + quota).for_each(|number| test.learn_limited(2, number));
-        assert_eq!(test.core.counts.refusals.routes, 0);
+        assert_eq!(test.core.cx.counts.refusals.routes, 0);
         let later = first + quota;
         (later..later + 500).for_each(|number| test.learn_limited(2, number));
         assert!(test.knows(first) && !test.knows(later) && !test.knows(later + 499));
-        assert_eq!(test.core.counts.refusals.routes, 500);
+        assert_eq!(test.core.cx.counts.refusals.routes, 500);
         // Those that it has named it may name again.
         test.learn_limited(2, first);
-        assert_eq!(test.core.counts.refusals.routes, 500);
+        assert_eq!(test.core.cx.counts.refusals.routes, 500);
         test.peer(3);
         test.learn_limited(3, 100);
         assert!(test.knows(100));
-        test.core.now = test.core.now + Duration::from_secs(1);
+        test.core.cx.now = test.core.cx.now + Duration::from_secs(1);
         (later..later + 500).for_each(|number| test.learn_limited(2, number));
         assert!(test.knows(later + 99) && !test.knows(later + 100));
         test.core.check_known_nodes();
@@ -633,7 +635,7 @@ mod tests {
             assert!(test.knows(number));
             test.core.note_met(node(number));
         }
-        assert_eq!(test.core.counts.refusals.routes, 0);
+        assert_eq!(test.core.cx.counts.refusals.routes, 0);
     }
 
     /// Of a long route a node learns the first part, and examines no more of it.
@@ -641,19 +643,19 @@ mod tests {
     fn route_beyond_bound_is_not_examined() {
         let mut test = TestCore::dialling_loopback();
         test.peer(2);
-        let before = test.core.steps;
+        let before = test.core.cx.steps;
         test.learn_route(2, 1000..5000);
         let quota = NAMED_MAX as u64;
         assert!(test.knows(1000 + quota - 1) && !test.knows(1000 + quota));
-        assert_eq!(test.core.steps - before, ROUTE_NODES_MAX as u64);
-        assert_eq!(test.core.counts.refusals.routes, 4000 - quota);
+        assert_eq!(test.core.cx.steps - before, ROUTE_NODES_MAX as u64);
+        assert_eq!(test.core.cx.counts.refusals.routes, 4000 - quota);
         // The allowance is used up.
         test.learn_route(2, 5000..9000);
-        assert_eq!(test.core.steps - before, ROUTE_NODES_MAX as u64 + 1);
-        assert_eq!(test.core.counts.refusals.routes, 8000 - quota);
+        assert_eq!(test.core.cx.steps - before, ROUTE_NODES_MAX as u64 + 1);
+        assert_eq!(test.core.cx.counts.refusals.routes, 8000 - quota);
         // Nodes that are known are examined too.
         test.learn_route(2, 1000..1500);
-        assert_eq!(test.core.steps - before, ROUTE_NODES_MAX as u64 + 501);
+        assert_eq!(test.core.cx.steps - before, ROUTE_NODES_MAX as u64 + 501);
     }
 
     #[test]
@@ -691,10 +693,10 @@ mod tests {
         let waiting = |test: &TestCore| {
             named.iter().filter(|number| !test.core.peers[&node(**number)].waiting.is_empty()).count()
         };
-        assert_eq!((waiting(&test), test.core.counts.refusals.dials), (named.len(), 0));
+        assert_eq!((waiting(&test), test.core.cx.counts.refusals.dials), (named.len(), 0));
         let late = send_to(&mut test, 5, 20, 0);
         assert!(!test.core.peers[&node(late)].waiting.is_empty());
-        assert_eq!((waiting(&test), test.core.counts.refusals.dials), (named.len() - 1, 1));
+        assert_eq!((waiting(&test), test.core.cx.counts.refusals.dials), (named.len() - 1, 1));
         test.core.check_known_nodes();
     }
 
@@ -732,13 +734,13 @@ mod tests {
     fn named_node_unused_expires_after_an_hour() {
         let mut test = TestCore::dialling_loopback();
         (1000..1100).for_each(|number| test.learn(2, number));
-        test.core.now = test.core.now + NAMED_FOR / 2;
+        test.core.cx.now = test.core.cx.now + NAMED_FOR / 2;
         test.learn(2, 1000);
         test.learn(2, 1100);
-        test.core.now = test.core.now + NAMED_FOR / 2;
+        test.core.cx.now = test.core.cx.now + NAMED_FOR / 2;
         let mut due = 0;
-        while test.core.timers.next().is_some_and(|at| at <= test.core.now) {
-            assert_eq!(test.core.timers.take_due(test.core.now), Some(NodeTimer::Named));
+        while test.core.cx.timers.next().is_some_and(|at| at <= test.core.cx.now) {
+            assert_eq!(test.core.cx.timers.take_due(test.core.cx.now), Some(NodeTimer::Named));
             test.core.on_named_due();
             test.core.check_known_nodes();
             due += 1;

@@ -59,12 +59,12 @@ impl LogThrottle {
 impl NodeCore {
     /// Whether a line may be logged now; see [`LogThrottle::may`].
     pub(crate) fn may_log(&mut self, kind: &'static str, about: impl Display) -> bool {
-        self.log_throttle.may(self.now, kind, about)
+        self.cx.may_log(kind, about)
     }
 
     /// Logs that a peer exceeds one of its limits. `what` is the predicate of the line's sentence.
     pub(crate) fn log_refused(&mut self, node: NodeId, kind: &'static str, what: &'static str) {
-        if self.log_throttle.may_about(self.now, kind, Subject::Node(node)) {
+        if self.cx.log.may_about(self.cx.now, kind, Subject::Node(node)) {
             let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
             tracing::warn!(%node, name, "a peer {what}, and is refused (logged at most once an hour)");
         }

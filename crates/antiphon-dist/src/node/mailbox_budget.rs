@@ -241,11 +241,11 @@ impl NodeCore {
         }
         let bytes = bytes + SMALL_OVERHEAD;
         let Some(peer) = self.peers.get_mut(&node) else { return (Delivery::NoActor, false) };
-        let budget = peer.budget_in(&self.all_peers_budget, &self.all_replies_budget);
+        let budget = peer.budget_in(&self.cx.budgets.messages, &self.cx.budgets.replies);
         let mut local = driver.local();
         let group = budget.add_small(actor, bytes, &mut local);
         let closed = group.as_ref().map(|group| (group.used, group.messages));
-        let is_due = closed.is_some() || budget.is_over(&self.all_peers_budget, HOLD_FACTOR);
+        let is_due = closed.is_some() || budget.is_over(&self.cx.budgets.messages, HOLD_FACTOR);
         let delivery = local.with_permit(group.map(|group| group.permit), deliver);
         if !matches!(delivery, Delivery::Delivered | Delivery::DeliveredOverHalf)
             && let Some(budget) = peer.budget.as_mut()
@@ -273,7 +273,7 @@ impl NodeCore {
     /// its part above twice the budget, each above four times.
     pub(super) fn must_hold_credit(&self, node: NodeId, actor: Option<Key>) -> bool {
         let Some(budget) = self.peers.get(&node).and_then(|peer| peer.budget.as_ref()) else { return false };
-        let is_over = |times| budget.is_over(&self.all_peers_budget, times);
+        let is_over = |times| budget.is_over(&self.cx.budgets.messages, times);
         let is_large_user = actor.is_none_or(|actor| budget.bytes_of(actor) > ACTOR_BYTES_FREE);
         is_over(HOLD_ALL_FACTOR) || (is_large_user && is_over(HOLD_FACTOR))
     }
@@ -281,10 +281,10 @@ impl NodeCore {
     /// Removes what is counted for actors that have taken all, if that was not done in the last moments. Returns whether it was done
     /// now.
     pub(super) fn sweep_budgets(&mut self, driver: &mut impl Driver) -> bool {
-        if self.budgets_swept_at.is_some_and(|at| self.now.since(at) < SWEEP_INTERVAL) {
+        if self.cx.budgets.swept_at.is_some_and(|at| self.cx.now.since(at) < SWEEP_INTERVAL) {
             return false;
         }
-        self.budgets_swept_at = Some(self.now);
+        self.cx.budgets.swept_at = Some(self.cx.now);
         let mut local = driver.local();
         for budget in self.peers.values_mut().filter_map(|peer| peer.budget.as_mut()) {
             budget.sweep(&mut local);
@@ -294,7 +294,7 @@ impl NodeCore {
 
     fn budget_of(&mut self, node: NodeId) -> Option<&mut PeerBudget> {
         let peer = self.peers.get_mut(&node)?;
-        Some(peer.budget_in(&self.all_peers_budget, &self.all_replies_budget))
+        Some(peer.budget_in(&self.cx.budgets.messages, &self.cx.budgets.replies))
     }
 
     /// Acquires a permit for a message to an actor, in a backlog or in a mailbox.
@@ -328,7 +328,7 @@ impl NodeCore {
     }
 
     fn acquire_from_replies(&mut self, node: NodeId, bytes: u64) -> Result<Permit, OverBudget> {
-        let all = self.all_replies_budget.bytes();
+        let all = self.cx.budgets.replies.bytes();
         let Some(PeerBudget { replies, .. }) = self.budget_of(node) else { return Err(OverBudget) };
         let of_peer = replies.bytes();
         let fits_all = of_peer + bytes <= PEER_BYTES_MIN || all + bytes <= ALL_PEERS_BYTES_MAX;
@@ -339,7 +339,7 @@ impl NodeCore {
     pub(super) fn check_budgets(&self) {
         let of_peers = self.peers.values().filter_map(|peer| peer.budget.as_ref());
         let sum: u64 = of_peers.clone().map(|budget| budget.all.bytes()).sum();
-        assert!(sum <= self.all_peers_budget.bytes(), "the budget of all peers includes that of each");
+        assert!(sum <= self.cx.budgets.messages.bytes(), "the budget of all peers includes that of each");
         for budget in of_peers {
             let actors: u64 = budget.actors.values().map(|actor| actor.budget.bytes()).sum();
             assert_eq!(actors, budget.all.bytes(), "the budget of a peer is the sum over its actors");
@@ -416,11 +416,14 @@ mod tests {
             }
             test.advance();
         }
-        assert!(test.core.all_peers_budget.bytes() > 200 * large.len() as u64, "its mailbox was never empty");
+        assert!(
+            test.core.cx.budgets.messages.bytes() > 200 * large.len() as u64,
+            "its mailbox was never empty"
+        );
         (0..100).for_each(|_| test.advance());
         assert_eq!(taken.get(), 2000 + 400 * 64);
         assert!(
-            test.core.all_peers_budget.bytes() <= 2 * GROUP_BYTES,
+            test.core.cx.budgets.messages.bytes() <= 2 * GROUP_BYTES,
             "only the last group is not freed yet"
         );
     }
@@ -442,7 +445,7 @@ mod tests {
                 let refused = test.core.deliver_here(node, *to, ("other", &body), &mut test.driver);
                 assert!(matches!(refused.0, Delivery::Refused(_)));
             }
-            let counted = test.core.all_peers_budget.bytes();
+            let counted = test.core.cx.budgets.messages.bytes();
             assert!(counted >= bytes, "{counted} bytes are counted for {bytes}, in round {round}");
             if test.core.must_hold_credit(node, Some(sleepers[0])) {
                 break;
@@ -453,7 +456,7 @@ mod tests {
             test.driver.sched.loop_ref().terminate(ActorId::new(test.core.me(), to));
         }
         test.advance();
-        let left = test.core.all_peers_budget.bytes();
+        let left = test.core.cx.budgets.messages.bytes();
         assert!(left <= 50 * 2 * GROUP_BYTES, "{left} bytes are counted for actors that have ended");
         // They are removed when there are many.
         for _ in 0..200 {
@@ -461,7 +464,7 @@ mod tests {
             test.deliver(node, key, &body);
             test.advance();
         }
-        assert!(test.core.all_peers_budget.bytes() <= 2 * 50 * GROUP_STEP);
+        assert!(test.core.cx.budgets.messages.bytes() <= 2 * 50 * GROUP_STEP);
     }
 
     /// The groups of very many actors that have taken all are not counted in the end.
@@ -480,7 +483,7 @@ mod tests {
         }
         assert!(test.core.must_hold_credit(node, None), "their groups are still counted");
         assert!(test.core.sweep_budgets(&mut test.driver));
-        assert_eq!(test.core.all_peers_budget.bytes(), 0);
+        assert_eq!(test.core.cx.budgets.messages.bytes(), 0);
     }
 
     /// An actor that takes its small messages is not charged for them.
@@ -493,7 +496,7 @@ mod tests {
         for _ in 0..10_000 {
             assert_eq!(test.deliver(node, fast, &body), Delivery::Delivered);
             test.advance();
-            assert!(test.core.all_peers_budget.bytes() <= GROUP_BYTES);
+            assert!(test.core.cx.budgets.messages.bytes() <= GROUP_BYTES);
         }
     }
 
@@ -539,7 +542,7 @@ mod tests {
         // An actor that exits frees its bytes.
         test.driver.sched.loop_ref().terminate(stuck[0].0);
         test.advance();
-        assert_eq!(test.core.all_peers_budget.bytes(), 2 * body.len() as u64);
+        assert_eq!(test.core.cx.budgets.messages.bytes(), 2 * body.len() as u64);
         assert!(!test.core.must_hold_credit(node, None) && !is_over(&test, stuck[0].1));
     }
 
@@ -583,17 +586,17 @@ mod tests {
             assert_eq!(test.deliver(node, to, &body_of(bytes)), Delivery::Delivered);
         }
         let all: usize = [20_000, 5000, 30_000, 2000].map(|bytes| body_of(bytes).len()).iter().sum();
-        assert_eq!(test.core.all_peers_budget.bytes(), all as u64);
+        assert_eq!(test.core.cx.budgets.messages.bytes(), all as u64);
         test.advance();
         assert_eq!(
-            test.core.all_peers_budget.bytes(),
+            test.core.cx.budgets.messages.bytes(),
             adapted.len() as u64,
             "{addr:?} has taken the small message, and then all"
         );
         let owner = adapter.actor();
         assert!(test.driver.sched.local_actors().signals().resume(owner, Value::new(())));
         test.advance();
-        assert_eq!(test.core.all_peers_budget.bytes(), 0);
+        assert_eq!(test.core.cx.budgets.messages.bytes(), 0);
     }
 
     /// The values of throws, resumes and exit reasons count like replies. Over the budget, throws and resumes are refused,
@@ -606,7 +609,7 @@ mod tests {
         let (_, sleeper) = test.spawn(|_cx: &mut Cx<Bytes>, _| receive());
         let body = body_of(15 << 20);
         let value = || Value::encoded("bytes", &body);
-        let refused = |test: &TestCore| test.core.counts.refused_messages;
+        let refused = |test: &TestCore| test.core.cx.counts.refused_messages;
         let counted = 4 * (body.len() as u64 + SIGNAL_OVERHEAD);
         for _ in 0..10 {
             test.core.apply_signal(
@@ -615,7 +618,7 @@ mod tests {
                 &mut test.driver,
             );
         }
-        assert_eq!((refused(&test), test.core.all_replies_budget.bytes()), (6, counted));
+        assert_eq!((refused(&test), test.core.cx.budgets.replies.bytes()), (6, counted));
         for _ in 0..10 {
             test.core.apply_signal(
                 node,
@@ -623,11 +626,11 @@ mod tests {
                 &mut test.driver,
             );
         }
-        assert_eq!((refused(&test), test.core.all_replies_budget.bytes()), (16, counted));
+        assert_eq!((refused(&test), test.core.cx.budgets.replies.bytes()), (16, counted));
         // The actor exits, which drops all values in its mailbox.
         test.driver.sched.loop_ref().terminate(ActorId::new(test.core.me(), sleeper));
         test.advance();
-        assert_eq!(test.core.all_replies_budget.bytes(), 0);
+        assert_eq!(test.core.cx.budgets.replies.bytes(), 0);
 
         let downs: Rc<RefCell<Vec<usize>>> = Rc::default();
         let received = downs.clone();
@@ -651,12 +654,12 @@ mod tests {
             };
             test.receive_down(node, id, reason);
         }
-        assert_eq!(test.core.all_replies_budget.bytes(), counted);
+        assert_eq!(test.core.cx.budgets.replies.bytes(), counted);
         test.advance();
         let mut expected = vec![body.len(); 4];
         expected.resize(10, 0);
         assert_eq!(
-            (&*downs.borrow(), test.core.all_replies_budget.bytes()),
+            (&*downs.borrow(), test.core.cx.budgets.replies.bytes()),
             (&expected, 0),
             "each `Down` arrives once"
         );

@@ -17,6 +17,7 @@ mod backlog;
 mod channel_relay_table;
 mod connect_requests;
 mod connections;
+mod context;
 mod dial_hints;
 mod dialer;
 mod disconnect;
@@ -61,98 +62,53 @@ pub(crate) use peer_session::is_flood;
 pub(crate) use receipts::log_failed_delivery;
 pub(crate) use settings::Settings;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use antiphon_sched::{
-    ActorId, Budget, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Requests, Time,
-};
-use antiphon_wire as wire;
+use antiphon_sched::{ActorId, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Requests, Time};
 
 use crate::access::AccessPolicy;
 use crate::credentials::Credentials;
 use crate::files::OutgoingFiles;
 use crate::location::Location;
 use crate::peer_limits::Refusals;
-use access_table::AccessTable;
 use announce_relay::AnnounceRelays;
-use awaited_replies::AwaitedReplies;
 use channel_relay_table::ChannelRelayTable;
 use connect_requests::ConnectRequests;
-use connections::Connections;
+use context::NodeCx;
 use dialer::Dialer;
 use discovery::Discovery;
-use ended_sessions::EndedSessions;
 use host_discovery::HostProbes;
 use known_nodes::{EndedNodes, NamedNodes};
 use location_index::LocationIndex;
-use log_throttle::LogThrottle;
 use names::NameRegistry;
 use peer_watch::PeerWatches;
 use peers::Peer;
-use receipts::PendingReceipts;
-use timers::{NodeTimer, TimerQueue};
+use timers::NodeTimer;
 
 /// The core of one node.
 #[derive(Debug)]
 pub struct NodeCore {
-    me: NodeId,
-    settings: Settings,
-    now: Time,
-    /// The source of the epochs of this node's sessions.
-    epochs: wire::Epochs,
-    timers: TimerQueue,
-    connections: Connections,
+    cx: NodeCx,
     peers: BTreeMap<NodeId, Peer>,
     locations: LocationIndex,
     named_nodes: NamedNodes,
     ended_nodes: EndedNodes,
-    /// Peers with a session that may have frames to transmit, each once.
-    dirty: Vec<NodeId>,
-    ended_sessions: EndedSessions,
-    /// Peers with messages that wait for full mailboxes.
-    backlogged: BTreeSet<NodeId>,
     dialer: Dialer,
     connect_requests: ConnectRequests,
     names: NameRegistry,
-    access: AccessTable,
     channel_relays: ChannelRelayTable,
-    receipts: PendingReceipts,
-    /// The bytes of messages of all peers that wait in backlogs and mailboxes.
-    all_peers_budget: Budget,
-    /// The bytes of replies and values of all peers that wait in mailboxes.
-    all_replies_budget: Budget,
-    /// When the budgets of all peers were swept last.
-    budgets_swept_at: Option<Time>,
-    /// Peers whose credit is held because they use too many bytes.
-    holding_credit: BTreeSet<NodeId>,
-    /// Peers at which senders wait for room; perhaps some more.
-    with_room_waiters: BTreeSet<NodeId>,
-    /// Bytes that wait to be transmitted to all peers, or for their sessions. Each peer counts its own by `Peer::count_queue`.
-    queued_total: u64,
-    /// Whether messages were refused because of `queued_total`.
-    was_refused_by_total: bool,
-    /// The frames of the last input that need no credit.
-    control_frames: u64,
-    replies: AwaitedReplies,
     discovery: Discovery,
     host_probes: HostProbes,
     announce_relays: AnnounceRelays,
     peer_watches: PeerWatches,
-    log_throttle: LogThrottle,
     outgoing_files: OutgoingFiles,
-    /// Actions that wait for the next call with access to the loop.
-    loop_actions: Vec<LoopAction>,
+    /// The frames of the last input that need no credit.
+    control_frames: u64,
     /// Results of host queries that wait for the next call with a driver.
     resolved: Vec<(u64, Result<Vec<SocketAddr>, String>)>,
     /// Credentials that wait for the next call with a driver.
     new_credentials: Option<Credentials>,
-    counts: Counts,
-    /// See [`NodeCore::steps`].
-    steps: u64,
-    /// The last number given to a host query, receipt or lookup.
-    last_number: u64,
-    leaving: bool,
 }
 
 /// A change to the loop that the core makes as soon as it has access to the loop.
@@ -221,47 +177,23 @@ impl NodeCore {
     /// A core without peers.
     pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
         Self {
-            me,
             outgoing_files: OutgoingFiles::new(settings.transfers_max),
-            settings,
-            now: Time::ZERO,
-            epochs: wire::Epochs::default(),
-            timers: TimerQueue::default(),
-            connections: Connections::default(),
+            cx: NodeCx::new(me, settings),
             peers: BTreeMap::new(),
             locations: LocationIndex::default(),
             named_nodes: NamedNodes::default(),
             ended_nodes: EndedNodes::default(),
-            dirty: Vec::new(),
-            ended_sessions: EndedSessions::default(),
-            backlogged: BTreeSet::new(),
             dialer: Dialer::default(),
             connect_requests: ConnectRequests::default(),
             names: NameRegistry::default(),
-            access: AccessTable::default(),
             channel_relays: ChannelRelayTable::default(),
-            receipts: PendingReceipts::default(),
-            all_peers_budget: Budget::default(),
-            all_replies_budget: Budget::default(),
-            budgets_swept_at: None,
-            holding_credit: BTreeSet::new(),
-            with_room_waiters: BTreeSet::new(),
-            queued_total: 0,
-            control_frames: 0,
-            was_refused_by_total: false,
-            replies: AwaitedReplies::default(),
             discovery: Discovery::default(),
             host_probes: HostProbes::default(),
             announce_relays: AnnounceRelays::default(),
             peer_watches: PeerWatches::default(),
-            log_throttle: LogThrottle::default(),
-            loop_actions: Vec::new(),
+            control_frames: 0,
             resolved: Vec::new(),
             new_credentials: None,
-            counts: Counts::default(),
-            steps: 0,
-            last_number: 0,
-            leaving: false,
         }
     }
 
@@ -281,12 +213,12 @@ impl NodeCore {
 
     /// This node's incarnation.
     pub fn me(&self) -> NodeId {
-        self.me
+        self.cx.me
     }
 
     /// The location at which this node accepts connections.
     pub fn location(&self) -> Location {
-        self.settings.location
+        self.cx.settings.location
     }
 
     /// The files that this node sends.
@@ -296,17 +228,17 @@ impl NodeCore {
 
     /// The counts of refusals. Each service counts its own here.
     pub(crate) fn refusals(&mut self) -> &mut Refusals {
-        &mut self.counts.refusals
+        &mut self.cx.counts.refusals
     }
 
     /// The access policy of an RCI that has none of its own.
     pub(crate) fn rci_access(&self) -> AccessPolicy {
-        self.settings.rci_access.clone()
+        self.cx.settings.rci_access.clone()
     }
 
     /// The number of actors that one RCI of this node may run at a time for one calling node.
     pub(crate) fn rci_actors_max(&self) -> usize {
-        self.settings.rci_actors_max
+        self.cx.settings.rci_actors_max
     }
 
     /// The present counts.
@@ -317,19 +249,19 @@ impl NodeCore {
             names: self.names.user_names_len(),
             lookups: self.names.lookups_len(),
             channel_relays: self.channel_relays.len(),
-            receipts: self.receipts.len(),
-            replies: self.replies.len(),
+            receipts: self.cx.receipts.len(),
+            replies: self.cx.replies.len(),
             monitors: self.peers.values().map(Peer::monitors_len).sum(),
             watchers: self.peer_watchers().len(),
-            connections: self.connections.len(),
+            connections: self.cx.connections.len(),
             backlog_bytes: self.peers.values().map(Peer::backlog_bytes).sum(),
-            ..self.counts
+            ..self.cx.counts
         }
     }
 
     /// The latest time for the next [`Input::Tick`]. Every other call may change it.
     pub fn next_timeout(&self) -> Option<Time> {
-        self.timers.next()
+        self.cx.timers.next()
     }
 
     /// The bytes that this node holds for one peer: frames that wait for it, and what it has sent that waits here. 0 if the
@@ -341,23 +273,23 @@ impl NodeCore {
     /// The steps of work since the start: frames received and moved, nodes of routes, reports, and timers. A simulator checks how
     /// many one input causes.
     pub fn steps(&self) -> u64 {
-        self.steps
+        self.cx.steps
     }
 
     /// Whether there is work for an immediate [`Input::Tick`].
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
-            || !self.loop_actions.is_empty()
+        !self.cx.work.dirty.is_empty()
+            || !self.cx.loop_actions.is_empty()
             || !self.resolved.is_empty()
             || self.new_credentials.is_some()
             || self.names.has_pending()
             || self.dialer.has_pending()
-            || !self.ended_sessions.is_empty()
+            || !self.cx.ended_sessions.is_empty()
     }
 
     /// Handles one event, and then all timers that are due.
     pub fn handle(&mut self, now: Time, input: Input<'_>, driver: &mut impl Driver) {
-        self.now = self.now.max(now);
+        self.cx.now = self.cx.now.max(now);
         match input {
             Input::Start => self.start(driver),
             Input::Accepted { conn, tls } => self.on_accepted(conn, tls),
@@ -368,7 +300,7 @@ impl NodeCore {
             Input::Written(conn, count) => self.on_written(conn, count, driver),
             Input::Closed(conn) => self.on_closed(conn, driver),
             Input::Datagram(from, bytes) => self.on_datagram(from, bytes, driver),
-            Input::Networks(networks) => self.settings.set_own_networks(networks),
+            Input::Networks(networks) => self.cx.settings.set_own_networks(networks),
             // No tick: the data that arrived during the pause is handled before the timers.
             Input::Stalled(span) => return self.on_stalled(span),
             Input::Tick => self.take_turns(driver),
@@ -379,7 +311,7 @@ impl NodeCore {
 
     fn start(&mut self, driver: &mut impl Driver) {
         self.announce(driver);
-        for at in self.settings.peers.clone() {
+        for at in self.cx.settings.peers.clone() {
             self.dial_configured(at);
         }
     }
@@ -389,11 +321,11 @@ impl NodeCore {
         for (query, found) in std::mem::take(&mut self.resolved) {
             self.on_resolved(query, found, driver);
         }
-        while let Some(due) = self.timers.take_due(self.now) {
-            self.steps += 1;
+        while let Some(due) = self.cx.timers.take_due(self.cx.now) {
+            self.cx.steps += 1;
             self.on_due(due, driver);
         }
-        if !self.ended_sessions.is_empty() {
+        if !self.cx.ended_sessions.is_empty() {
             self.report_ended_sessions(driver);
         }
         self.complete_pending_lookups();
@@ -428,8 +360,8 @@ impl NodeCore {
     }
 
     fn run_loop_actions(&mut self, driver: &mut impl Driver) {
-        for action in std::mem::take(&mut self.loop_actions) {
-            self.steps += 1;
+        for action in std::mem::take(&mut self.cx.loop_actions) {
+            self.cx.steps += 1;
             match action {
                 LoopAction::Down { watcher, id, actor, reason } => {
                     driver.local().signals().down(watcher, id, actor, reason)
@@ -447,7 +379,7 @@ impl NodeCore {
     }
 
     fn leave(&mut self, driver: &mut impl Driver) {
-        if std::mem::replace(&mut self.leaving, true) {
+        if std::mem::replace(&mut self.cx.leaving, true) {
             return;
         }
         self.send_goodbyes(driver);
@@ -457,17 +389,12 @@ impl NodeCore {
 
     /// Sets the time of the loop, before a call other than `handle`.
     pub(crate) fn advance(&mut self, now: Time) {
-        self.now = self.now.max(now);
+        self.cx.now = self.cx.now.max(now);
     }
 
     /// Takes the result of a host query; `query` is the number from [`Output::Resolve`].
     pub fn resolved(&mut self, query: u64, found: Result<Vec<SocketAddr>, String>) {
         self.resolved.push((query, found));
-    }
-
-    fn next_number(&mut self) -> u64 {
-        self.last_number += 1;
-        self.last_number
     }
 
     /// Checks the invariants of all tables and sessions. It takes time in all that waits; a simulator calls it after some events.
@@ -476,26 +403,26 @@ impl NodeCore {
     /// If an invariant does not hold, which is a bug.
     pub fn check(&self) {
         for (node, peer) in &self.peers {
-            peer.check(self.settings.limits(), &self.settings.peer_limits);
+            peer.check(self.cx.settings.limits(), &self.cx.settings.peer_limits);
             let is_dirty = peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.dirty);
-            assert_eq!(is_dirty, self.dirty.contains(node), "`dirty` lists the dirty sessions");
+            assert_eq!(is_dirty, self.cx.work.dirty.contains(node), "`dirty` lists the dirty sessions");
         }
         let queued: u64 = self.peers.values().map(Peer::queued_bytes).sum();
-        assert_eq!(self.queued_total, queued, "the total has the queues of all peers");
-        self.names.check(&self.timers);
+        assert_eq!(self.cx.queues.bytes, queued, "the total has the queues of all peers");
+        self.names.check(&self.cx.timers);
         let has_session =
             |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.peer_session.is_some());
         assert!(
             self.names.asked_peers().all(|node| has_session(&node)),
             "lookups wait only for peers with a session"
         );
-        self.receipts.check(&self.timers);
+        self.cx.receipts.check(&self.cx.timers);
         self.check_budgets();
-        self.replies.check();
-        self.dialer.check(&self.timers);
+        self.cx.replies.check();
+        self.dialer.check(&self.cx.timers);
         self.check_known_nodes();
         self.locations.check(&self.peers);
-        self.connections.check(&self.timers);
+        self.cx.connections.check(&self.cx.timers);
     }
 }
 

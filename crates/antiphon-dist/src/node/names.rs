@@ -274,8 +274,8 @@ impl NodeCore {
     /// Removes this node's lookups that a new name completes, and returns their requests. Adds the name to the results of
     /// those that collect all.
     fn take_own_lookups(&mut self, full_name: &FullName, key: Key, tag: &'static str) -> Vec<RequestId> {
-        let id = ActorId::new(self.me, key);
-        let here = self.settings.location;
+        let id = ActorId::new(self.cx.me, key);
+        let here = self.cx.settings.location;
         let fits = |lookup: &OpenLookup| {
             lookup.space == full_name.0
                 && lookup.name == full_name.1
@@ -349,10 +349,10 @@ impl NodeCore {
             return LookupStart::Now(Err(refusal));
         }
         let full_name = (space, Box::from(name));
-        if at.is_none_or(|at| at == self.settings.location)
+        if at.is_none_or(|at| at == self.cx.settings.location)
             && let Some(registered) = self.names.registered.get(&full_name)
         {
-            let id = ActorId::new(self.me, registered.key);
+            let id = ActorId::new(self.cx.me, registered.key);
             let found = check_type(tag, registered.tag).map(|()| FoundName { id });
             log_lookup(name, asker, &found);
             return LookupStart::Now(found);
@@ -374,7 +374,7 @@ impl NodeCore {
         }
         let full_name = (space, Box::from(name));
         let here = self.names.registered.get(&full_name).filter(|registered| registered.tag == tag);
-        let found = here.map(|registered| FoundName { id: ActorId::new(self.me, registered.key) });
+        let found = here.map(|registered| FoundName { id: ActorId::new(self.cx.me, registered.key) });
         self.add_lookup(
             full_name,
             tag,
@@ -404,9 +404,9 @@ impl NodeCore {
         kind: LookupKind,
         timeout: Duration,
     ) {
-        let lookup_number = self.next_number();
-        let until = self.now + timeout;
-        self.timers.add(until, NodeTimer::Lookup(lookup_number));
+        let lookup_number = self.cx.next_number();
+        let until = self.cx.now + timeout;
+        self.cx.timers.add(until, NodeTimer::Lookup(lookup_number));
         if let Some(at) = at
             && !self.has_reached(at.addr())
         {
@@ -471,11 +471,11 @@ impl NodeCore {
         self.names.forget_lookup_of(node, lookup_number);
         let refusal = (!is_valid_name(lookup.name)).then_some(LookupResult::BadName);
         let open = self.names.lookups_by_peer.get(&node).map_or(0, BTreeMap::len);
-        let too_many = open >= self.settings.peer_limits.lookups_max;
+        let too_many = open >= self.cx.settings.peer_limits.lookups_max;
         let refusal = refusal.or(too_many.then_some(LookupResult::TooMany));
         if let Some(result) = refusal {
             if too_many {
-                self.counts.refusals.lookups += 1;
+                self.cx.counts.refusals.lookups += 1;
                 self.log_refused(node, "lookups", "looks for more names than it may");
             }
             return send_result(peer_session, &Found { request: lookup_number, result });
@@ -555,7 +555,7 @@ impl NodeCore {
         let answered = self.names.answered.iter().find(|(number, ..)| *number == lookup_number);
         let Some((_, name, first)) = answered.filter(|(.., first)| *first != node) else { return };
         let (name, first) = (name.clone(), *first);
-        if self.may_log("second name", &name) {
+        if self.cx.may_log("second name", &name) {
             tracing::warn!(
                 name, one = %self.describe_peer(first), other = %self.describe_peer(node),
                 "two nodes have registered one name; a lookup finds the first that answers (logged at most once an hour)"
@@ -591,9 +591,9 @@ impl NodeCore {
             if lookup.peers.is_empty() {
                 lookup.unreachable = Some(error);
                 if is_lasting {
-                    self.timers.remove(lookup.until, NodeTimer::Lookup(*number));
-                    lookup.until = self.now;
-                    self.timers.add(lookup.until, NodeTimer::Lookup(*number));
+                    self.cx.timers.remove(lookup.until, NodeTimer::Lookup(*number));
+                    lookup.until = self.cx.now;
+                    self.cx.timers.add(lookup.until, NodeTimer::Lookup(*number));
                 }
             }
         }
@@ -602,7 +602,7 @@ impl NodeCore {
     /// Removes a lookup, and cancels it at the peers that keep it. Returns the name.
     fn cancel_lookup(&mut self, lookup_number: u64) -> Box<str> {
         let Some(lookup) = self.names.lookups.remove(&lookup_number) else { return Box::default() };
-        self.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
+        self.cx.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
         for node in lookup.peers {
             let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
             else {
@@ -651,16 +651,16 @@ impl NodeCore {
         if let Some(refusal) = self.lookup_refusal(name, "") {
             return Some(Err(refusal));
         }
-        if self.settings.name == name {
-            return Some(Ok(self.settings.location));
+        if self.cx.settings.name == name {
+            return Some(Ok(self.cx.settings.location));
         }
         let known = self.peers.values().find(|peer| peer.name == name && peer.is_online());
         if let Some(location) = known.and_then(|peer| peer.location()) {
             return Some(Ok(location));
         }
-        let lookup_number = self.next_number();
-        let until = self.now + timeout;
-        self.timers.add(until, NodeTimer::Lookup(lookup_number));
+        let lookup_number = self.cx.next_number();
+        let until = self.cx.now + timeout;
+        self.cx.timers.add(until, NodeTimer::Lookup(lookup_number));
         self.names.node_lookups.insert(lookup_number, NodeLookup { name: name.into(), request_id, until });
         None
     }
@@ -681,7 +681,7 @@ impl NodeCore {
             .collect();
         for lookup_number in fitting {
             if let Some(lookup) = self.names.node_lookups.remove(&lookup_number) {
-                self.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
+                self.cx.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
                 let found: Result<Location, LocateError> = Ok(location);
                 complete_if_open(driver.local().requests(), lookup.request_id, found);
             }

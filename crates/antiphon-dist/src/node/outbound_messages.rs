@@ -35,7 +35,7 @@ const ALL_QUEUES_MAX: u64 = 256 * 1024 * 1024;
 
 impl Transport for NodeCore {
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
-        self.now = self.now.max(now);
+        self.cx.now = self.cx.now.max(now);
         let node = destination_node(outbound.to);
         let peer = self.peers.get_mut(&node).ok_or(Undelivered::NoNode)?;
         if peer.replaced_by_restart {
@@ -47,7 +47,7 @@ impl Transport for NodeCore {
         tracing::trace!(
             target: "antiphon::messages", %node, tag = outbound.type_name, bytes = outbound.body.len(), "a message to a peer"
         );
-        let bytes_max = self.settings.profile.limits.message_bytes_max.into();
+        let bytes_max = self.cx.settings.profile.limits.message_bytes_max.into();
         if outbound.is_checked {
             check_size(outbound.body, bytes_max)?;
         } else {
@@ -83,13 +83,13 @@ impl Transport for NodeCore {
         (to, QueueRoom { bytes, waiting_max }): (ActorId, QueueRoom),
         mode: SendMode,
     ) -> Result<(), Undelivered> {
-        self.now = self.now.max(now);
+        self.cx.now = self.cx.now.max(now);
         let peer = self.peers.get_mut(&to.node()).ok_or(Undelivered::NoNode)?;
         let session = open_session(&mut peer.peer_session).ok_or(Undelivered::NoNode)?;
         let (key, mark) = (to.key(), mark_of(mode));
         let needed = if session.queued_for(key) > waiting_max {
             // At the high mark, so many bytes fit when no more than these wait.
-            let high = self.settings.profile.limits.queue_bytes_high;
+            let high = self.cx.settings.profile.limits.queue_bytes_high;
             NeededRoom { bytes: high.saturating_sub(waiting_max), mark: SendMark::High, by_total: false }
         } else if session.fits(key, bytes, mark) {
             return Ok(());
@@ -101,21 +101,21 @@ impl Transport for NodeCore {
     }
 
     fn payload_rules(&self) -> PayloadRules {
-        let bytes_max = self.settings.profile.limits.message_bytes_max as usize;
+        let bytes_max = self.cx.settings.profile.limits.message_bytes_max as usize;
         PayloadRules { bytes_max, check: check_body }
     }
 
     fn withdraw(&mut self, now: Time, request_id: RequestId) -> AskError {
-        self.now = self.now.max(now);
+        self.cx.now = self.cx.now.max(now);
         self.withdraw_request(request_id)
     }
 
     fn signal(&mut self, now: Time, signal: Signal) {
-        self.now = self.now.max(now);
+        self.cx.now = self.cx.now.max(now);
         match signal {
             Signal::Exited { actor } => {
                 self.unregister_all(actor);
-                self.access.forget(actor);
+                self.cx.access.forget(actor);
                 self.forget_room_waiter(actor);
             }
             Signal::RequestClosed { request_id } => self.on_request_closed(request_id),
@@ -170,10 +170,10 @@ impl NodeCore {
     ) -> Result<(), OutboundRefusal> {
         let queued = peer_session.session.queued_bytes();
         if matches!(outbound.to, Destination::Actor(_))
-            && queued > self.settings.profile.limits.queue_bytes_high
-            && self.queued_total > ALL_QUEUES_MAX
+            && queued > self.cx.settings.profile.limits.queue_bytes_high
+            && self.cx.queues.bytes > ALL_QUEUES_MAX
         {
-            self.was_refused_by_total = true;
+            self.cx.queues.has_refused = true;
             let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
             return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
         }
@@ -186,7 +186,7 @@ impl NodeCore {
             return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
         }
         let route = self.route_of(node, outbound.nodes);
-        let receipt_number = wants_receipt(outbound).then(|| self.next_number());
+        let receipt_number = wants_receipt(outbound).then(|| self.cx.next_number());
         send_message(&mut peer_session.session, outbound, receipt_number, &route)?;
         self.await_outcome(node, outbound, receipt_number);
         Ok(())
@@ -200,10 +200,10 @@ impl NodeCore {
                 SendMode::Receipt(request_id) => Some(request_id),
                 SendMode::Send | SendMode::Try | SendMode::Ask | SendMode::Once | _ => None,
             };
-            self.receipts.add(receipt_number, request, outbound.requests, receiver);
+            self.cx.receipts.add(receipt_number, request, outbound.requests, receiver);
         }
         let is_withdrawable = outbound.mode == SendMode::Ask;
-        self.replies.add(node, outbound.requests, receipt_number, is_withdrawable);
+        self.cx.replies.add(node, outbound.requests, receipt_number, is_withdrawable);
     }
 
     /// Registers the sender of a refused message for `Writable`, if it may send the message again.
@@ -212,7 +212,7 @@ impl NodeCore {
         let Some(peer) = self.peers.get_mut(&to.node()) else { return };
         let waiter = RoomWaiter { sender, address: to.key() };
         peer.room_waiters.add(waiter, needed);
-        self.with_room_waiters.insert(to.node());
+        self.cx.work.with_room_waiters.insert(to.node());
         await_least_room(peer, to.key().actor());
     }
 
@@ -223,14 +223,14 @@ impl NodeCore {
         peer.room_waiters.remove(RoomWaiter { sender: Some(sender), address: address.key() });
         await_least_room(peer, address.key().actor());
         if peer.room_waiters.is_empty() {
-            self.with_room_waiters.remove(&node);
+            self.cx.work.with_room_waiters.remove(&node);
         }
     }
 
     /// Forgets a sender that has exited.
     fn forget_room_waiter(&mut self, sender: Key) {
         let peers = &mut self.peers;
-        self.with_room_waiters.retain(|node| {
+        self.cx.work.with_room_waiters.retain(|node| {
             let Some(peer) = peers.get_mut(node) else { return false };
             peer.room_waiters.remove_sender(sender);
             !peer.room_waiters.is_empty()
@@ -259,16 +259,16 @@ impl NodeCore {
     fn release(&mut self, node: NodeId, waiters: Vec<RoomWaiter>) {
         let to_action =
             |waiter: RoomWaiter| LoopAction::Writable(waiter.sender, ActorId::new(node, waiter.address));
-        self.loop_actions.extend(waiters.into_iter().map(to_action));
+        self.cx.loop_actions.extend(waiters.into_iter().map(to_action));
     }
 
     /// Releases the senders that the total of all queues held up at a peer, when the queue to that peer is short: then it
     /// may grow in any case.
     pub(super) fn report_short_queue(&mut self, node: NodeId, driver: &mut impl Driver) {
-        if !self.was_refused_by_total {
+        if !self.cx.queues.has_refused {
             return;
         }
-        let low = self.settings.profile.limits.queue_bytes_low;
+        let low = self.cx.settings.profile.limits.queue_bytes_low;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if open_session(&mut peer.peer_session).is_some_and(|session| session.queued_bytes() <= low) {
             let waiters = peer.room_waiters.take_by_total();
@@ -279,11 +279,11 @@ impl NodeCore {
 
     /// After messages were refused because of the total of all queues: releases their senders when it has decreased.
     pub(super) fn report_room_to_all(&mut self, driver: &mut impl Driver) {
-        if !self.was_refused_by_total || self.queued_total > ALL_QUEUES_MAX / 8 * 7 {
+        if !self.cx.queues.has_refused || self.cx.queues.bytes > ALL_QUEUES_MAX / 8 * 7 {
             return;
         }
-        self.was_refused_by_total = false;
-        for node in self.with_room_waiters.iter().copied().collect::<Vec<_>>() {
+        self.cx.queues.has_refused = false;
+        for node in self.cx.work.with_room_waiters.iter().copied().collect::<Vec<_>>() {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
             let waiters = peer.room_waiters.take_by_total();
             self.release(node, waiters);
@@ -303,12 +303,12 @@ impl NodeCore {
             && let Destination::Actor(to) = outbound.to
         {
             let (of_actor, of_all) = peer.waiting.bytes_for(to.key().actor());
-            if !self.settings.profile.limits.admits(of_actor, of_all, bytes, SendMark::High) {
+            if !self.cx.settings.profile.limits.admits(of_actor, of_all, bytes, SendMark::High) {
                 return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
             }
         }
         self.check_waiting_room(node, WaitingBudget::of_message(outbound.to), bytes)?;
-        let receipt_number = wants_receipt(outbound).then(|| self.next_number());
+        let receipt_number = wants_receipt(outbound).then(|| self.cx.next_number());
         let queued = QueuedOutbound::Message {
             from: outbound.from,
             to: outbound.to,
@@ -334,14 +334,14 @@ impl NodeCore {
         budget: WaitingBudget,
         bytes: u64,
     ) -> Result<(), OutboundRefusal> {
-        let limits = &self.settings.profile.limits;
+        let limits = &self.cx.settings.profile.limits;
         let Some(peer) = self.peers.get(&node) else { return Err(Undelivered::NoNode.into()) };
         if !peer.waiting.fits(budget, bytes, limits) {
             return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
         }
         let is_low = peer.waiting.bytes() + bytes <= limits.queue_bytes_high;
-        if matches!(budget, WaitingBudget::Actor(_)) && !is_low && self.queued_total > ALL_QUEUES_MAX {
-            self.was_refused_by_total = true;
+        if matches!(budget, WaitingBudget::Actor(_)) && !is_low && self.cx.queues.bytes > ALL_QUEUES_MAX {
+            self.cx.queues.has_refused = true;
             return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
         }
         Ok(())
@@ -349,7 +349,7 @@ impl NodeCore {
 
     /// Adds an entry to the waiting queue of a node. The first entry dials the node.
     pub(super) fn push_waiting(&mut self, node: NodeId, queued: QueuedOutbound) -> Result<(), Undelivered> {
-        let until = self.now + UNREACHED_AFTER;
+        let until = self.cx.now + UNREACHED_AFTER;
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
         let first = peer.waiting.is_empty();
@@ -358,25 +358,25 @@ impl NodeCore {
             if !is_dialled {
                 return Err(Undelivered::NoNode);
             }
-            self.timers.add(until, NodeTimer::Unreached(node));
+            self.cx.timers.add(until, NodeTimer::Unreached(node));
         }
         let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
         if first {
             peer.waiting.until = until;
         }
         peer.waiting.push(queued);
-        peer.count_queue(&mut self.queued_total);
+        peer.count_queue(&mut self.cx.queues.bytes);
         self.note_use(node);
         Ok(())
     }
 
     /// Dials a node for which messages wait, and gives them their full time again.
     pub(super) fn dial_for_waiting(&mut self, node: NodeId) {
-        let until = self.now + UNREACHED_AFTER;
+        let until = self.cx.now + UNREACHED_AFTER;
         let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.waiting.is_empty()) else { return };
         let Some(at) = peer.locations.first().copied() else { return };
         peer.waiting.until = until;
-        self.timers.add(until, NodeTimer::Unreached(node));
+        self.cx.timers.add(until, NodeTimer::Unreached(node));
         // If too many locations wait, the messages fail when their time is over.
         self.dial_node(node, at, until);
     }
@@ -385,7 +385,7 @@ impl NodeCore {
     pub(super) fn send_waiting(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let queue = peer.waiting.take();
-        peer.count_queue(&mut self.queued_total);
+        peer.count_queue(&mut self.cx.queues.bytes);
         for queued in queue {
             match queued {
                 QueuedOutbound::Signal(signal) => self.signal_peer(signal),
@@ -431,7 +431,7 @@ impl NodeCore {
     /// Fails the waiting messages of a node that was not reached in time.
     pub(super) fn on_unreached(&mut self, node: NodeId, driver: &mut impl Driver) {
         // The timer may be that of earlier messages: there may have been a session since.
-        if self.peers.get(&node).is_some_and(|peer| self.now >= peer.waiting.until) {
+        if self.peers.get(&node).is_some_and(|peer| self.cx.now >= peer.waiting.until) {
             self.drop_waiting(node, Undelivered::NoNode);
             self.run_loop_actions(driver);
         }
@@ -444,9 +444,9 @@ impl NodeCore {
             return;
         }
         let waiting = peer.waiting.take();
-        peer.count_queue(&mut self.queued_total);
+        peer.count_queue(&mut self.cx.queues.bytes);
         self.note_use(node);
-        let replies = self.replies.take(node);
+        let replies = self.cx.replies.take(node);
         self.release_room_waiters(node);
         for queued in waiting {
             match queued {
@@ -456,7 +456,7 @@ impl NodeCore {
                 QueuedOutbound::Signal(signal) => self.fail_signal(signal, reason.clone()),
             }
         }
-        self.loop_actions.extend(
+        self.cx.loop_actions.extend(
             replies.into_iter().map(|request_id| LoopAction::FailRequest(request_id, reason.clone().into())),
         );
     }
@@ -472,11 +472,12 @@ impl NodeCore {
         match (to, receipt_number) {
             (Destination::Request(..), _) => {}
             (Destination::Actor(_), Some(receipt_number)) => {
-                self.loop_actions.push(LoopAction::FailReceipt(receipt_number, reason))
+                self.cx.loop_actions.push(LoopAction::FailReceipt(receipt_number, reason))
             }
             (Destination::Actor(to), None) => {
-                let from = from.map(|key| ActorId::new(self.me, key));
-                self.loop_actions
+                let from = from.map(|key| ActorId::new(self.cx.me, key));
+                self.cx
+                    .loop_actions
                     .push(LoopAction::DeadLetter(DeadLetter::new(to, tag, reason).sent_by(from)));
             }
         }
@@ -484,7 +485,7 @@ impl NodeCore {
 
     /// The locations of the nodes that the addresses in a message name. The peer may not know these nodes.
     fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(NodeId, Vec<SocketAddr>)> {
-        let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.me);
+        let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.cx.me);
         third_nodes.map(|node| (*node, self.locations_of(*node))).collect()
     }
 }

@@ -83,7 +83,7 @@ impl NodeCore {
     /// Sends the peer the locations of the nodes that the addresses in a signal's value name. A message has a route instead.
     fn send_node_hints(&self, peer: NodeId, peer_session: &mut PeerSession, signal: &Signal) {
         let (Some((_, nodes)), Some(pair)) = (value_of(signal), pair_of(signal)) else { return };
-        for node in nodes.iter().filter(|node| **node != peer && **node != self.me) {
+        for node in nodes.iter().filter(|node| **node != peer && **node != self.cx.me) {
             let locations = self.locations_of(*node);
             if locations.is_empty() {
                 continue;
@@ -105,7 +105,12 @@ impl NodeCore {
                 if let Some(peer) = self.peers.get_mut(&target.node()) {
                     peer.monitors.remove_local_watcher(id);
                 }
-                self.loop_actions.push(LoopAction::Down { watcher, id, actor: target, reason: exit_reason });
+                self.cx.loop_actions.push(LoopAction::Down {
+                    watcher,
+                    id,
+                    actor: target,
+                    reason: exit_reason,
+                });
             }
             Signal::Notify { watcher, id, actor } => {
                 if let Some(peer) = self.peers.get_mut(&watcher.node()) {
@@ -128,8 +133,8 @@ impl NodeCore {
     }
 
     fn dead_signal(&mut self, (from, to): (Option<Key>, ActorId), what: &'static str, reason: Undelivered) {
-        let from = from.map(|key| ActorId::new(self.me, key));
-        self.loop_actions.push(LoopAction::DeadLetter(DeadLetter::new(to, what, reason).sent_by(from)));
+        let from = from.map(|key| ActorId::new(self.cx.me, key));
+        self.cx.loop_actions.push(LoopAction::DeadLetter(DeadLetter::new(to, what, reason).sent_by(from)));
     }
 }
 

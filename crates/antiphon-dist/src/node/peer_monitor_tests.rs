@@ -145,7 +145,7 @@ fn waiting_signals_fail_when_lost_node_refuses_dials() {
         }
         let id = MonitorId { origin: test.core.me(), number: 1 };
         let target = remote_actor(node, 1);
-        test.core.signal(test.core.now, Signal::Monitor { target, id, watcher });
+        test.core.signal(test.core.cx.now, Signal::Monitor { target, id, watcher });
         for _ in 0..2 {
             test.core.on_location_refused(node, &mut test.driver);
         }
@@ -175,7 +175,7 @@ fn lost_peer_is_reported_to_watchers_in_parts() {
         let received = downs.borrow().len();
         assert!(received - last <= 2000, "{} Downs at once", received - last);
         (last, parts) = (received, parts + 1);
-        test.core.handle(test.core.now, super::Input::Tick, &mut test.driver);
+        test.core.handle(test.core.cx.now, super::Input::Tick, &mut test.driver);
         assert!(parts < 10, "{received} Downs after {parts} rounds");
     }
     assert!(parts >= 3 && !test.core.is_dirty());

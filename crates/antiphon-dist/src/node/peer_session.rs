@@ -133,25 +133,27 @@ impl NodeCore {
         connection: Box<ProvenConnection>,
         driver: &mut impl Driver,
     ) -> bool {
-        let now = self.now;
-        let Some(conn) = self.connections.get(id) else { return false };
+        let now = self.cx.now;
+        let Some(conn) = self.cx.connections.get(id) else { return false };
         let (dialled, remote, certificate) = (conn.dialled, conn.remote, conn.certificate);
         let is_outdated = conn.is_outdated();
         let hello = connection.peer();
         let (name, undiscovered) = (hello.name.clone(), hello.flags & wire::UNDISCOVERED != 0);
         let stated = seen_from(hello.locations.iter().copied(), remote);
-        let shown_location = self.settings.shown_location(&stated, remote, dialled);
+        let shown_location = self.cx.settings.shown_location(&stated, remote, dialled);
         let locations = stated.clone();
         if let Some(at) = dialled {
             self.supersede_predecessors(node, at, driver);
         }
         // This node dials a location that the peer states only if the configuration allows it, or if this connection was
         // dialled there.
-        let locations: Vec<SocketAddr> =
-            locations.into_iter().filter(|at| Some(*at) == dialled || self.settings.may_dial(*at)).collect();
+        let locations: Vec<SocketAddr> = locations
+            .into_iter()
+            .filter(|at| Some(*at) == dialled || self.cx.settings.may_dial(*at))
+            .collect();
         let has_room = self.make_room_for(node) || (self.end_unconnected(driver) && self.make_room_for(node));
         if !has_room {
-            if self.may_log("peer table full", remote.ip()) {
+            if self.cx.may_log("peer table full", remote.ip()) {
                 tracing::warn!(%node, %remote, peers_max = PEERS_MAX, "the peer table is full; a connection is refused (logged at most once an hour)");
             }
             self.fail_conn(id, driver);
@@ -169,15 +171,15 @@ impl NodeCore {
         let was_refused = peer.refusal.take().is_some();
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
-        self.connections.note_proven(remote.ip(), self.now);
+        self.cx.connections.note_proven(remote.ip(), self.cx.now);
         let is_new = peer.peer_session.is_none();
-        let limits = self.settings.limits();
+        let limits = self.cx.settings.limits();
         let peer_session = peer.peer_session.get_or_insert_with(|| {
-            let session = Session::begin(now, limits, self.me, &connection);
-            Box::new(PeerSession::new(session, self.now))
+            let session = Session::begin(now, limits, self.cx.me, &connection);
+            Box::new(PeerSession::new(session, self.cx.now))
         });
         if let Err(reason) = peer_session.session.connected(now, connection) {
-            if self.may_log("connection mismatch", node) {
+            if self.cx.may_log("connection mismatch", node) {
                 tracing::warn!(%node, %reason, "a proven connection does not match its session (logged at most once an hour)");
             }
             self.end_session(node, "the peer broke the protocol", driver);
@@ -185,15 +187,15 @@ impl NodeCore {
             return false;
         }
         (peer_session.refused_dials, peer_session.old_epochs) = (0, 0);
-        peer_session.connected_at = self.now;
-        peer_session.idle.set_active(self.now);
+        peer_session.connected_at = self.cx.now;
+        peer_session.idle.set_active(self.cx.now);
         peer_session.dialled = dialled.or(peer_session.dialled);
         let old = peer_session.conn.replace(id).filter(|old| *old != id);
-        if let Some(conn) = self.connections.get(id) {
+        if let Some(conn) = self.cx.connections.get(id) {
             conn.state = ConnectionState::Established(node);
         }
         if let Some(old) = old {
-            let dialled = self.connections.get(old).and_then(|conn| conn.dialled);
+            let dialled = self.cx.connections.get(old).and_then(|conn| conn.dialled);
             if let Some(at) = dialled {
                 self.dial_is_over(at, old);
             }
@@ -289,7 +291,7 @@ impl NodeCore {
     /// Sends a ping to a connected peer, which it must answer within [`PREDECESSOR_WITHIN`]. Returns when the ping was sent that it
     /// has to answer.
     pub(super) fn ask(&mut self, node: NodeId, successor: Option<Successor>) -> Option<Time> {
-        let now = self.now;
+        let now = self.cx.now;
         let peer_session = self.peers.get_mut(&node)?.peer_session.as_mut()?;
         if let Some(inquiry) = &mut peer_session.inquiry {
             inquiry.successor = successor.or(inquiry.successor);
@@ -298,19 +300,19 @@ impl NodeCore {
         peer_session.inquiry = Some(Inquiry { since: now, successor });
         peer_session.session.ping(now);
         self.mark_dirty(node);
-        self.timers.add(self.now + self.answer_within(), NodeTimer::Predecessor(node));
+        self.cx.timers.add(self.cx.now + self.answer_within(), NodeTimer::Predecessor(node));
         Some(now)
     }
 
     /// How long a peer may take to answer such a ping: connections that wait for it must not time out before.
     pub(super) fn answer_within(&self) -> Duration {
-        PREDECESSOR_WITHIN.min(self.settings.limits().handshake_timeout / 2)
+        PREDECESSOR_WITHIN.min(self.cx.settings.limits().handshake_timeout / 2)
     }
 
     /// A peer was asked whether it is still there, and has had its time to answer. If it has not, or is not connected any more,
     /// another one may have taken its place.
     pub(super) fn on_predecessor_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let (now, answer_within) = (self.now, self.answer_within());
+        let (now, answer_within) = (self.cx.now, self.answer_within());
         let mut unanswered = None;
         if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
             && let Some(inquiry) = &peer_session.inquiry
@@ -344,7 +346,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         self.dialer.answered(at, node);
-        let now = self.now;
+        let now = self.cx.now;
         let peer = self.peers.get_mut(&node);
         if let Some(peer_session) = peer.and_then(|peer| peer.peer_session.as_mut()) {
             if !peer_session.needs_connection() || peer_session.session.epoch() > known {
@@ -357,9 +359,9 @@ impl NodeCore {
                 return;
             }
             self.end_session(node, "the peer has begun another session with this node's id", driver);
-            self.dial_node_until(node, at, now + self.settings.limits().lost_after);
+            self.dial_node_until(node, at, now + self.cx.settings.limits().lost_after);
         }
-        if self.epochs.raise(node, known) && self.may_log("old epoch", node) {
+        if self.cx.epochs.raise(node, known) && self.cx.may_log("old epoch", node) {
             tracing::warn!(
                 %node, %at,
                 "another program has used the id of this node, which is random; this node returns with a higher epoch (logged at most once an hour)"
@@ -369,8 +371,8 @@ impl NodeCore {
 
     /// Handles all records that have arrived on an established connection.
     pub(super) fn receive(&mut self, node: NodeId, id: ConnId, driver: &mut impl Driver) {
-        let now = self.now;
-        let Some(conn) = self.connections.get(id) else { return };
+        let now = self.cx.now;
+        let Some(conn) = self.cx.connections.get(id) else { return };
         let mut deframer = std::mem::take(&mut conn.deframer);
         let Some(mut peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take())
         else {
@@ -382,14 +384,14 @@ impl NodeCore {
             core.take_records(now, node, &mut peer_session, &mut deframer, driver)
         });
         self.control_frames = peer_session.session.control_frames_received() - control_frames;
-        self.steps += self.control_frames + peer_session.session.frames_received() - frames;
-        if let Some(conn) = self.connections.get(id) {
+        self.cx.steps += self.control_frames + peer_session.session.frames_received() - frames;
+        if let Some(conn) = self.cx.connections.get(id) {
             conn.deframer = deframer;
             conn.has_unread = matches!(received, Ok(FrameEffect::Unfinished));
         }
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.peer_session = Some(peer_session);
-            peer.count_queue(&mut self.queued_total);
+            peer.count_queue(&mut self.cx.queues.bytes);
         }
         match received {
             // The connection is in use as long as frames are left.
@@ -405,22 +407,22 @@ impl NodeCore {
             }
             Ok(FrameEffect::Goodbye(reason)) => self.on_goodbye(node, reason, driver),
             Ok(FrameEffect::Rejected) => {
-                if self.may_log("rejected by peer", node) {
+                if self.cx.may_log("rejected by peer", node) {
                     tracing::warn!(%node, "a peer has ended the session: in its view this node broke the protocol; its log says how (logged at most once an hour)");
                 }
                 self.end_session(node, "the peer says that this node broke the protocol", driver);
             }
             Err(SessionError::PeerMisbehaved(fault)) => {
-                self.counts.misbehaved += 1;
-                if self.may_log("protocol violated", node) {
+                self.cx.counts.misbehaved += 1;
+                if self.cx.may_log("protocol violated", node) {
                     tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (logged at most once an hour)");
                 }
                 self.send_misbehaved(node, id);
                 self.end_session(node, "the peer broke the protocol", driver);
             }
             Err(reason) => {
-                self.counts.broken_connections += 1;
-                if self.may_log("connection broke", node) {
+                self.cx.counts.broken_connections += 1;
+                if self.cx.may_log("connection broke", node) {
                     tracing::warn!(%node, %reason, "a connection broke; its session continues over a new one (logged at most once an hour)");
                 }
                 self.on_closed(id, driver);
@@ -430,12 +432,12 @@ impl NodeCore {
 
     /// Appends a `Close` for the log of a peer that broke the protocol. The end of the session writes it.
     fn send_misbehaved(&mut self, node: NodeId, id: ConnId) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         let close = Close { reason: CloseReason::Misbehaved };
-        if let Some(conn) = self.connections.get(id)
+        if let Some(conn) = self.cx.connections.get(id)
             && peer_session.session.send_control(&close.into()).is_ok()
         {
             while conn.out.len() < OUT_BYTES_MAX && peer_session.session.poll_transmit(now, &mut conn.out) {}
@@ -497,7 +499,7 @@ impl NodeCore {
         if let Some(at) = dialled {
             self.dial_is_over(at, id);
         }
-        let now = self.now;
+        let now = self.cx.now;
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
@@ -508,7 +510,7 @@ impl NodeCore {
         peer_session.unconnected_since = now;
         (peer_session.refused_dials, peer_session.old_epochs) = (0, 0);
         if !peer_session.session.is_idle() {
-            self.counts.cut_with_unacked += 1;
+            self.cx.counts.cut_with_unacked += 1;
         }
         peer_session.session.connection_lost();
         self.decide_contests_soon(node);
@@ -520,7 +522,7 @@ impl NodeCore {
         };
         match peer_session.dialled {
             Some(at) => self.redial_now(node, at),
-            None => self.timers.add(now + REDIAL_AFTER, NodeTimer::Redial(node)),
+            None => self.cx.timers.add(now + REDIAL_AFTER, NodeTimer::Redial(node)),
         }
         self.arm_session(node);
         self.poll_events(node, driver);
@@ -528,7 +530,7 @@ impl NodeCore {
 
     /// Dials a peer that has not dialled again after its connection ended.
     pub(super) fn on_redial_due(&mut self, node: NodeId) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(peer) = self.peers.get(&node) else { return };
         // The timer may be that of an earlier connection: each sets its own.
         let needs_redial = |peer_session: &PeerSession| {
@@ -544,7 +546,7 @@ impl NodeCore {
     /// Counts a refused dial to a peer without a connection. After [`REFUSALS_MAX`] the session ends. If it has ended before,
     /// what waits for another one fails: a process that has ended never returns as the same node.
     pub(super) fn on_location_refused(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(peer_session) = peer.peer_session.as_mut() else {
             if peer.status == Some(Status::Offline) && peer.waiting.note_refused_dial() >= REFUSALS_MAX {
@@ -567,37 +569,37 @@ impl NodeCore {
     /// Notes that a session has, or may have, something to transmit.
     pub(super) fn mark_dirty(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        peer.count_queue(&mut self.queued_total);
+        peer.count_queue(&mut self.cx.queues.bytes);
         if let Some(peer_session) = peer.peer_session.as_mut()
             && !peer_session.dirty
         {
             peer_session.dirty = true;
-            self.dirty.push(node);
+            self.cx.work.dirty.push(node);
         }
     }
 
     /// Seals the frames of all dirty sessions into the buffers of their connections.
     pub(super) fn transmit(&mut self, driver: &mut impl Driver) {
-        let now = self.now;
-        let mut dirty = std::mem::take(&mut self.dirty);
+        let now = self.cx.now;
+        let mut dirty = std::mem::take(&mut self.cx.work.dirty);
         for node in dirty.drain(..) {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
             let Some(peer_session) = peer.peer_session.as_mut() else { continue };
             peer_session.dirty = false;
             if let Some(id) = peer_session.conn
-                && let Some(conn) = self.connections.get(id)
+                && let Some(conn) = self.cx.connections.get(id)
             {
                 let (before, frames) = (conn.out.len(), peer_session.session.frames_sent());
                 while conn.out.len() < OUT_BYTES_MAX && peer_session.session.poll_transmit(now, &mut conn.out)
                 {
                 }
-                self.steps += peer_session.session.frames_sent() - frames;
+                self.cx.steps += peer_session.session.frames_sent() - frames;
                 if conn.out.len() > before {
                     driver.output(Output::Write(id));
                 }
             }
             let is_needed = peer_session.idle.is_closed() && !peer_session.session.is_idle();
-            peer.count_queue(&mut self.queued_total);
+            peer.count_queue(&mut self.cx.queues.bytes);
             if is_needed {
                 self.reopen(node);
             }
@@ -605,8 +607,8 @@ impl NodeCore {
             self.report_short_queue(node, driver);
             self.arm_session(node);
         }
-        if self.dirty.is_empty() {
-            self.dirty = dirty;
+        if self.cx.work.dirty.is_empty() {
+            self.cx.work.dirty = dirty;
         }
         self.report_room_to_all(driver);
     }
@@ -620,12 +622,12 @@ impl NodeCore {
         match (due, peer_session.timer) {
             (Some(at), None) => {
                 peer_session.timer = Some(at);
-                self.timers.add(at, NodeTimer::Session(node));
+                self.cx.timers.add(at, NodeTimer::Session(node));
             }
             (Some(at), Some(timer)) if at < timer => {
-                self.timers.remove(timer, NodeTimer::Session(node));
+                self.cx.timers.remove(timer, NodeTimer::Session(node));
                 peer_session.timer = Some(at);
-                self.timers.add(at, NodeTimer::Session(node));
+                self.cx.timers.add(at, NodeTimer::Session(node));
             }
             // The timer fires before the deadline, and is set again then.
             (Some(_) | None, _) => {}
@@ -633,13 +635,13 @@ impl NodeCore {
     }
 
     pub(super) fn on_session_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let now = self.now;
+        let now = self.cx.now;
         let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         peer_session.timer = None;
         peer_session.session.on_timeout(now);
-        if let Some(conn) = peer_session.conn.and_then(|id| self.connections.get(id)) {
+        if let Some(conn) = peer_session.conn.and_then(|id| self.cx.connections.get(id)) {
             conn.release_buffers();
         }
         self.poll_events(node, driver);
@@ -670,8 +672,8 @@ impl NodeCore {
                 SessionEvent::Writable { actor } => self.report_room(node, actor, driver),
                 SessionEvent::Renew => self.renew(node),
                 SessionEvent::Unresponsive => {
-                    self.counts.unresponsive += 1;
-                    if self.may_log("takes no answers", node) {
+                    self.cx.counts.unresponsive += 1;
+                    if self.cx.may_log("takes no answers", node) {
                         tracing::warn!(%node, "a peer takes none of the answers that it causes; its session ends (logged at most once an hour)");
                     }
                     self.end_session(
@@ -710,22 +712,22 @@ impl NodeCore {
     pub(super) fn end_session(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let Some(mut peer_session) = peer.peer_session.take() else { return };
-        peer.count_queue(&mut self.queued_total);
+        peer.count_queue(&mut self.cx.queues.bytes);
         let disconnect = peer_session.disconnect.take();
         let peer_lost = peer.undelivered();
         tracing::info!(target: "antiphon::peers", %node, name = peer.name, reason, "the session with a peer has ended");
-        self.epochs.ended(node);
+        self.cx.epochs.ended(node);
         let (local_watchers, remote_watchers) = peer.monitors.take();
         // The messages that wait for the next session, after a disconnect, keep their receipts and requests.
         let (requests, spared) = peer.waiting.open();
-        let awaited_replies = self.replies.take_except(node, &spared.into_iter().collect());
+        let awaited_replies = self.cx.replies.take_except(node, &spared.into_iter().collect());
         if let Some(at) = peer_session.timer {
-            self.timers.remove(at, NodeTimer::Session(node));
+            self.cx.timers.remove(at, NodeTimer::Session(node));
         }
         if let Some(at) = peer_session.dialled {
             self.forget_dialled(at, node);
         }
-        let expires = self.now + self.settings.limits().lost_after;
+        let expires = self.cx.now + self.cx.settings.limits().lost_after;
         self.end_backlog_session(node, expires, driver);
         let ended = EndedSession {
             node,
@@ -733,7 +735,7 @@ impl NodeCore {
             local_watchers,
             expires,
             requests: awaited_replies.into(),
-            receipts: self.receipts.awaited_from(node, &requests).into(),
+            receipts: self.cx.receipts.awaited_from(node, &requests).into(),
             session: peer_session.session,
         };
         self.report_ended(ended, remote_watchers, driver);
@@ -762,13 +764,13 @@ impl NodeCore {
             driver.local().mailboxes().cancel_wait(actor, ticket);
         }
         if peer.backlog.has_entries() {
-            self.timers.add(expires, NodeTimer::Backlog(node));
+            self.cx.timers.add(expires, NodeTimer::Backlog(node));
         }
     }
 
     /// Closes a connection after its last bytes are written, without a report to its session.
     pub(super) fn flush_and_close_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
-        let Some(conn) = self.connections.get(id) else { return };
+        let Some(conn) = self.cx.connections.get(id) else { return };
         conn.state = ConnectionState::Closing;
         if let Some(at) = conn.dialled {
             self.dial_is_over(at, id);
@@ -800,7 +802,7 @@ impl NodeCore {
 
     /// Whether the peers have acknowledged all frames. While the node stops: whether all bytes are written.
     pub fn is_flushed(&mut self) -> bool {
-        if !self.leaving {
+        if !self.cx.leaving {
             return self.peers.values().all(|peer| {
                 let is_session_idle =
                     peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.session.is_idle());
@@ -813,7 +815,7 @@ impl NodeCore {
             .filter_map(|peer| peer.peer_session.as_ref())
             .filter_map(|peer_session| peer_session.conn)
             .collect();
-        self.dirty.is_empty() && connections.into_iter().all(|conn| self.unwritten(conn) == 0)
+        self.cx.work.dirty.is_empty() && connections.into_iter().all(|conn| self.unwritten(conn) == 0)
     }
 }
 

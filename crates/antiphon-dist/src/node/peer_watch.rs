@@ -52,8 +52,8 @@ impl NodeCore {
     /// # Errors
     /// This node does not know the node, or not its location.
     pub(crate) fn location_of(&self, node: NodeId) -> Result<Location, UnknownNode> {
-        if node == self.me {
-            return Ok(self.settings.location);
+        if node == self.cx.me {
+            return Ok(self.cx.settings.location);
         }
         self.peers.get(&node).and_then(|peer| peer.location()).ok_or(UnknownNode { node })
     }

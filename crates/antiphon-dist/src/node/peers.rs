@@ -254,8 +254,8 @@ impl NodeCore {
 
     /// All known locations of a node, to pass on to other nodes. This node may not be allowed to dial some of them.
     pub(super) fn locations_of(&self, node: NodeId) -> Vec<SocketAddr> {
-        if node == self.me {
-            return self.settings.profile.locations.clone();
+        if node == self.cx.me {
+            return self.cx.settings.profile.locations.clone();
         }
         self.peers.get(&node).map(|peer| peer.stated_locations.clone()).unwrap_or_default()
     }
@@ -265,14 +265,14 @@ impl NodeCore {
         let Some(peer) = self.peers.get(&node) else { return };
         let name = peer.name.clone();
         let is_elsewhere = |other: Option<Location>| other.is_some() && other != peer.location();
-        let own_location = (self.settings.name == peer.name).then_some(self.settings.location);
+        let own_location = (self.cx.settings.name == peer.name).then_some(self.cx.settings.location);
         let others = self.peers.iter().filter(|(id, _)| **id != node).map(|(_, other)| other);
         // At the same location it is an earlier process of the same node, which has ended.
         let mut namesakes = others
             .filter(|other| other.is_online() && other.name == peer.name && is_elsewhere(other.location()));
         let namesake = own_location.or_else(|| namesakes.find_map(Peer::location));
         if let (Some(one), Some(other)) = (namesake, peer.location())
-            && self.may_log("duplicate name", format_args!("{name} {other}"))
+            && self.cx.may_log("duplicate name", format_args!("{name} {other}"))
         {
             tracing::warn!(name, %one, %other, "two nodes have the same name; both stay connected");
         }

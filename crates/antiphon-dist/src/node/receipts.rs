@@ -99,7 +99,8 @@ impl PendingReceipts {
 impl NodeCore {
     /// Handles a receipt. A peer can complete only the receipts of messages that were sent to it.
     pub(super) fn on_receipt(&mut self, node: NodeId, receipt: &Receipt<'_>, driver: &mut impl Driver) {
-        let is_from_receiver = self.receipts.open.get(&receipt.request).is_some_and(|open| open.node == node);
+        let is_from_receiver =
+            self.cx.receipts.open.get(&receipt.request).is_some_and(|open| open.node == node);
         if !is_from_receiver {
             return;
         }
@@ -119,9 +120,9 @@ impl NodeCore {
         result: Result<(), DeliverError>,
         driver: &mut impl Driver,
     ) {
-        let Some(open) = self.receipts.remove(receipt_number) else { return };
+        let Some(open) = self.cx.receipts.remove(receipt_number) else { return };
         if let Some(until) = open.until {
-            self.timers.remove(until, NodeTimer::Receipt(receipt_number));
+            self.cx.timers.remove(until, NodeTimer::Receipt(receipt_number));
         }
         // Otherwise the message was delivered, and its receiver replies; or the session has ended, which fails all its requests.
         if let Err(DeliverError::Refused(reason)) = &result {
@@ -140,36 +141,36 @@ impl NodeCore {
     /// Sets how long `request_id` waits for its receipt.
     pub(crate) fn set_receipt_timeout(&mut self, request_id: RequestId, timeout: Duration) {
         // It is the newest receipt, because the same call of the actor has sent the message.
-        let newest = self.receipts.open.iter_mut().next_back();
+        let newest = self.cx.receipts.open.iter_mut().next_back();
         if let Some((receipt_number, open)) =
             newest.filter(|(_, open)| open.owner.request == Some(request_id))
         {
-            let until = self.now + timeout;
+            let until = self.cx.now + timeout;
             open.until = Some(until);
-            self.timers.add(until, NodeTimer::Receipt(*receipt_number));
+            self.cx.timers.add(until, NodeTimer::Receipt(*receipt_number));
         }
     }
 
     /// The receipt for which `request_id` waits, right after its message was sent.
     pub(crate) fn newest_receipt(&self, request_id: RequestId) -> Option<u64> {
-        let (receipt_number, open) = self.receipts.open.last_key_value()?;
+        let (receipt_number, open) = self.cx.receipts.open.last_key_value()?;
         (open.owner.request == Some(request_id)).then_some(*receipt_number)
     }
 
     /// Forgets a receipt whose request is closed.
     pub(crate) fn forget_receipt(&mut self, receipt_number: u64) {
-        self.receipts.remove(receipt_number);
+        self.cx.receipts.remove(receipt_number);
     }
 
     /// Forgets a request that is closed, and the receipts of messages that ended with it.
     pub(super) fn on_request_closed(&mut self, request_id: RequestId) {
-        let receipts: SmallVec<[u64; 1]> = self.replies.all_receipts_of(request_id).collect();
+        let receipts: SmallVec<[u64; 1]> = self.cx.replies.all_receipts_of(request_id).collect();
         for receipt_number in receipts {
-            if self.receipts.serves_only(receipt_number, request_id) {
-                self.receipts.remove(receipt_number);
+            if self.cx.receipts.serves_only(receipt_number, request_id) {
+                self.cx.receipts.remove(receipt_number);
             }
         }
-        self.replies.forget(request_id);
+        self.cx.replies.forget(request_id);
     }
 
     /// Completes the receipt of a message that was never sent.
@@ -194,10 +195,10 @@ impl NodeCore {
 
     /// Withdraws the message of a receipt from the queue in which it waits for transmission; `None` if it waits in none.
     fn withdraw_message(&mut self, receipt_number: u64) -> Option<Withdrawal> {
-        let PendingReceipt { node, actor, .. } = *self.receipts.open.get(&receipt_number)?;
+        let PendingReceipt { node, actor, .. } = *self.cx.receipts.open.get(&receipt_number)?;
         let peer = self.peers.get_mut(&node)?;
         if peer.waiting.withdraw(receipt_number) {
-            peer.count_queue(&mut self.queued_total);
+            peer.count_queue(&mut self.cx.queues.bytes);
             self.release_room_waiters(node);
             self.note_use(node);
             return Some(Withdrawal::NotSent);
@@ -213,13 +214,13 @@ impl NodeCore {
     /// Withdraws the message that holds the only `ReplyTo` of a request, at the timeout of the request. Returns the error
     /// with which the request fails.
     pub(super) fn withdraw_request(&mut self, request_id: RequestId) -> AskError {
-        let receipts: SmallVec<[u64; 1]> = self.replies.receipts_of(request_id).collect();
+        let receipts: SmallVec<[u64; 1]> = self.cx.replies.receipts_of(request_id).collect();
         let mut reason = AskError::TimedOut;
         for receipt_number in receipts {
-            if self.receipts.serves_only(receipt_number, request_id)
+            if self.cx.receipts.serves_only(receipt_number, request_id)
                 && let Some(withdrawal) = self.withdraw_message(receipt_number)
             {
-                self.receipts.remove(receipt_number);
+                self.cx.receipts.remove(receipt_number);
                 if withdrawal == Withdrawal::ActorFull {
                     reason = AskError::Full;
                 }

@@ -14,13 +14,13 @@ use crate::error::NodeError;
 impl NodeCore {
     /// Replaces the secrets and the certificates of this node, at the next tick.
     pub(crate) fn reload(&mut self, credentials: Credentials) -> Result<(), ReloadError> {
-        let profile = &self.settings.profile;
+        let profile = &self.cx.settings.profile;
         if credentials.suites != profile.suites
             || credentials.keyring.is_empty() != profile.keyring.is_empty()
         {
             return Err(ReloadError::Protection);
         }
-        let ip = self.settings.location.addr().ip();
+        let ip = self.cx.settings.location.addr().ip();
         if !ip.is_loopback() && credentials.is_weak {
             return Err(NodeError::WeakSecret { ip }.into());
         }
@@ -31,26 +31,26 @@ impl NodeCore {
     /// Uses the new credentials, if there are any. Handshakes that have begun with those of before are repeated.
     pub(super) fn use_new_credentials(&mut self, driver: &mut impl Driver) {
         let Some(credentials) = self.new_credentials.take() else { return };
-        self.settings.set_credentials(&credentials);
+        self.cx.settings.set_credentials(&credentials);
         if let Some(tls) = credentials.tls {
             driver.output(Output::UseTls(tls));
         }
-        for conn in self.connections.in_handshake() {
+        for conn in self.cx.connections.in_handshake() {
             self.fail_conn(conn, driver);
         }
-        self.connections.set_outdated(self.now);
+        self.cx.connections.set_outdated(self.cx.now);
         let connected = self.peers.iter().filter(|(_, peer)| {
             peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some())
         });
         let connected: Vec<NodeId> = connected.map(|(node, _)| *node).collect();
         connected.into_iter().for_each(|node| self.renew(node));
-        self.timers.add(self.now + self.settings.limits().lost_after, NodeTimer::Credentials);
+        self.cx.timers.add(self.cx.now + self.cx.settings.limits().lost_after, NodeTimer::Credentials);
         tracing::info!("the node uses new secrets and certificates");
     }
 
     /// Closes the connections that were not replaced since the credentials were. Their sessions try to connect again.
     pub(super) fn on_credentials_due(&mut self, driver: &mut impl Driver) {
-        for conn in self.connections.outdated_for(self.settings.limits().lost_after, self.now) {
+        for conn in self.cx.connections.outdated_for(self.cx.settings.limits().lost_after, self.cx.now) {
             self.on_closed(conn, driver);
         }
     }

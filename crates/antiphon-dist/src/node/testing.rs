@@ -72,7 +72,7 @@ impl TestCore {
     /// Begins a session with a known peer. It has no connection.
     pub(super) fn add_session(&mut self, node: NodeId) {
         let entropy = || Entropy::system().expect("the system has random numbers");
-        let here = &self.core.settings.profile;
+        let here = &self.core.cx.settings.profile;
         let there = wire::Profile { node, ..here.clone() };
         let (mut to_here, mut to_there) = (Deframer::new(), Deframer::new());
         let (mut sent, mut received) = (Vec::new(), Vec::new());
@@ -88,10 +88,10 @@ impl TestCore {
         acceptor.advance(&there, &mut to_there, &mut received).expect("the proof is sound");
         let connection =
             acceptor.confirm(&there, &HeldSession::nothing(), &mut received).expect("at this step");
-        let (now, limits) = (self.core.now, here.limits);
-        let session = Session::begin(now, &limits, self.core.me, &connection);
+        let (now, limits) = (self.core.cx.now, here.limits);
+        let session = Session::begin(now, &limits, self.core.cx.me, &connection);
         let peer = self.core.peers.get_mut(&node).expect("the peer is known");
-        peer.peer_session = Some(Box::new(PeerSession::new(session, self.core.now)));
+        peer.peer_session = Some(Box::new(PeerSession::new(session, self.core.cx.now)));
     }
 
     /// Receives a `Down` of a peer.

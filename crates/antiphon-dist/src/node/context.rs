@@ -1,0 +1,115 @@
+//! What the parts of a node share beside the table of peers: settings, time, timers, log, counters, and what counts for all peers
+//! together. A peer gets it as an argument, and so never sees another peer.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+
+use antiphon_sched::{Budget, NodeId, Time};
+use antiphon_wire as wire;
+
+use super::access_table::AccessTable;
+use super::awaited_replies::AwaitedReplies;
+use super::connections::Connections;
+use super::ended_sessions::EndedSessions;
+use super::log_throttle::LogThrottle;
+use super::receipts::PendingReceipts;
+use super::settings::Settings;
+use super::timers::TimerQueue;
+use super::{Counts, LoopAction};
+
+#[derive(Debug)]
+pub(super) struct NodeCx {
+    pub(super) me: NodeId,
+    pub(super) now: Time,
+    pub(super) settings: Settings,
+    pub(super) timers: TimerQueue,
+    pub(super) log: LogThrottle,
+    pub(super) counts: Counts,
+    /// See [`NodeCore::steps`](super::NodeCore::steps).
+    pub(super) steps: u64,
+    /// The last number given to a host query, receipt or lookup.
+    pub(super) last_number: u64,
+    pub(super) leaving: bool,
+    /// Actions that wait for the next call with access to the loop.
+    pub(super) loop_actions: Vec<LoopAction>,
+    pub(super) access: AccessTable,
+    pub(super) receipts: PendingReceipts,
+    pub(super) replies: AwaitedReplies,
+    pub(super) ended_sessions: EndedSessions,
+    /// The source of the epochs of this node's sessions.
+    pub(super) epochs: wire::Epochs,
+    pub(super) connections: Connections,
+    pub(super) budgets: AllBudgets,
+    pub(super) queues: AllQueues,
+    pub(super) work: PeersWithWork,
+}
+
+/// The bytes of messages that peers have sent and that wait at this node.
+#[derive(Debug, Default)]
+pub(super) struct AllBudgets {
+    /// Messages in backlogs and mailboxes.
+    pub(super) messages: Budget,
+    /// Replies and values in mailboxes.
+    pub(super) replies: Budget,
+    /// When the budgets of all peers were swept last.
+    pub(super) swept_at: Option<Time>,
+}
+
+/// The queues to all peers together.
+#[derive(Debug, Default)]
+pub(super) struct AllQueues {
+    /// Bytes that wait to be transmitted, or for a session. Each peer counts its own by `Peer::count_queue`.
+    pub(super) bytes: u64,
+    /// Messages were refused because of `bytes`.
+    pub(super) has_refused: bool,
+}
+
+/// The peers for which the node has something to do.
+#[derive(Debug, Default)]
+pub(super) struct PeersWithWork {
+    /// Those with a session that may have frames to transmit, each once.
+    pub(super) dirty: Vec<NodeId>,
+    /// Those with messages that wait for full mailboxes.
+    pub(super) backlogged: BTreeSet<NodeId>,
+    /// Those whose credit is held because they use too many bytes.
+    pub(super) holding_credit: BTreeSet<NodeId>,
+    /// Those at which senders wait for room; perhaps some more.
+    pub(super) with_room_waiters: BTreeSet<NodeId>,
+}
+
+impl NodeCx {
+    pub(super) fn new(me: NodeId, settings: Settings) -> Self {
+        Self {
+            me,
+            now: Time::ZERO,
+            settings,
+            timers: TimerQueue::default(),
+            log: LogThrottle::default(),
+            counts: Counts::default(),
+            steps: 0,
+            last_number: 0,
+            leaving: false,
+            loop_actions: Vec::new(),
+            access: AccessTable::default(),
+            receipts: PendingReceipts::default(),
+            replies: AwaitedReplies::default(),
+            ended_sessions: EndedSessions::default(),
+            epochs: wire::Epochs::default(),
+            connections: Connections::default(),
+            budgets: AllBudgets::default(),
+            queues: AllQueues::default(),
+            work: PeersWithWork::default(),
+        }
+    }
+
+    /// A number for a host query, receipt or lookup.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// Whether a line may be logged now; see [`LogThrottle::may`].
+    pub(super) fn may_log(&mut self, kind: &'static str, about: impl Display) -> bool {
+        self.log.may(self.now, kind, about)
+    }
+}

@@ -131,6 +131,15 @@ impl<'a> Route<'a> {
     /// A route without nodes.
     pub const NONE: Route<'static> = Route::Plain(&[]);
 
+    /// Whether it names no node.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Route::Plain(plain) => plain.is_empty(),
+            Route::Encoded(encoded) => encoded.bytes.is_empty(),
+        }
+    }
+
     /// Each node with its locations.
     pub fn iter(&self) -> impl Iterator<Item = (NodeId, Locations<'a>)> + use<'a> {
         let (plain, encoded): (&[(NodeId, Vec<SocketAddr>)], &[u8]) = match *self {

@@ -5,10 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use antiphon_sched::{Key, NodeId};
+use antiphon_sched::Key;
 
 use super::NodeCore;
+use super::context::NodeCx;
+use super::peers::Peer;
 use crate::access::{AccessError, AccessPolicy};
+use crate::certificates::Fingerprint;
 
 #[derive(Debug, Default)]
 pub(super) struct AccessTable {
@@ -18,6 +21,12 @@ pub(super) struct AccessTable {
 impl AccessTable {
     pub(super) fn forget(&mut self, actor: Key) {
         self.policies.remove(&actor);
+    }
+
+    /// Whether a peer with this name and certificate may reach an actor; `to` is any of the actor's keys.
+    fn allows(&self, to: Key, name: &str, certificate: Option<Fingerprint>) -> bool {
+        let policy = if self.policies.is_empty() { None } else { self.policies.get(&to.actor()) };
+        policy.is_none_or(|access| access.allows(name, certificate))
     }
 }
 
@@ -59,24 +68,22 @@ impl NodeCore {
     pub(crate) fn access_of(&self, actor: Key) -> AccessPolicy {
         self.cx.access.policies.get(&actor).cloned().unwrap_or_default()
     }
+}
 
-    /// Whether a peer may reach an actor; `to` is any of the actor's keys.
-    pub(super) fn may_reach(&self, node: NodeId, to: Key) -> bool {
-        if self.cx.access.policies.is_empty() {
-            return true;
-        }
-        let Some(access) = self.cx.access.policies.get(&to.actor()) else { return true };
-        self.peers.get(&node).is_some_and(|peer| access.allows(&peer.name, peer.certificate))
+impl Peer {
+    /// Whether the peer may reach an actor; `to` is any of the actor's keys.
+    pub(super) fn may_reach(&self, cx: &NodeCx, to: Key) -> bool {
+        cx.access.allows(to, &self.name, self.certificate)
     }
 
     /// As [`Self::may_reach`]; also counts a refusal, and logs it at a limited rate.
-    pub(super) fn check_reach(&mut self, node: NodeId, to: Key) -> bool {
-        let is_open = self.may_reach(node, to);
+    pub(super) fn check_reach(&self, cx: &mut NodeCx, to: Key) -> bool {
+        let is_open = self.may_reach(cx, to);
         if !is_open {
-            self.cx.counts.refusals.access += 1;
-            if self.cx.may_log("access", node) {
-                let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
-                tracing::warn!(%node, name, %to, "the access policy of an actor refuses a peer (logged at most once an hour)");
+            let node = self.node;
+            cx.counts.refusals.access += 1;
+            if cx.may_log("access", node) {
+                tracing::warn!(%node, name = self.name, %to, "the access policy of an actor refuses a peer (logged at most once an hour)");
             }
         }
         is_open

@@ -17,7 +17,6 @@ use antiphon_wire::{Datagram, Locations, Presence};
 
 use super::NodeCore;
 use super::driver::Driver;
-use super::peer_session::PeerSession;
 use super::peers::Peer;
 use crate::location::seen_from;
 
@@ -71,13 +70,7 @@ impl NodeCore {
     }
 
     /// A peer requests to be announced on this network, and to receive the locations of the nodes on it.
-    pub(super) fn on_announce_relay(
-        &mut self,
-        node: NodeId,
-        peer_session: &mut PeerSession,
-        request: NonZeroU64,
-        driver: &mut impl Driver,
-    ) {
+    pub(super) fn on_announce_relay(&mut self, node: NodeId, request: NonZeroU64, driver: &mut impl Driver) {
         let now = self.cx.now;
         self.announce_relays.served.retain(|_, at| now.since(*at) < SERVE_INTERVAL);
         if !self.cx.settings.discover || self.announce_relays.served.contains_key(&node) {
@@ -91,9 +84,15 @@ impl NodeCore {
         self.broadcast(&announced, driver);
         let is_listed = |id: NodeId, peer: &Peer| id != node && peer.is_online() && !peer.undiscovered;
         let listed = self.peers.iter().filter(|(id, peer)| is_listed(**id, peer));
-        for (id, peer) in listed.take(NODES_MAX_A_REQUEST as usize) {
-            let locations = Locations::Plain(&peer.stated_locations);
-            let hint = NodeAt { request: request.get(), node: *id, name: &peer.name, locations };
+        let listed = listed.take(NODES_MAX_A_REQUEST as usize);
+        let listed: Vec<(NodeId, String, Vec<SocketAddr>)> =
+            listed.map(|(id, peer)| (*id, peer.name.clone(), peer.stated_locations.clone())).collect();
+        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        for (id, name, locations) in &listed {
+            let locations = Locations::Plain(locations);
+            let hint = NodeAt { request: request.get(), node: *id, name, locations };
             if let Err(reason) = peer_session.session.send(&hint.into()) {
                 return tracing::debug!(%node, %reason, "the list of nodes on this network was not sent completely");
             }
@@ -101,11 +100,11 @@ impl NodeCore {
     }
 
     /// A peer sends the locations of another node. This node records them, and dials if it requested them.
-    pub(super) fn on_node_at(&mut self, node: NodeId, peer_session: &PeerSession, hint: &NodeAt<'_>) {
+    pub(super) fn on_node_at(&mut self, node: NodeId, hint: &NodeAt<'_>) {
         let other = hint.node;
-        let Some(remote) =
-            peer_session.conn.and_then(|conn| self.cx.connections.get(conn)).map(|conn| conn.remote)
-        else {
+        let peer_session = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref());
+        let conn = peer_session.and_then(|peer_session| peer_session.conn);
+        let Some(remote) = conn.and_then(|conn| self.cx.connections.get(conn)).map(|conn| conn.remote) else {
             return;
         };
         let locations = seen_from(hint.locations.iter(), remote);

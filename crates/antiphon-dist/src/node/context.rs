@@ -4,18 +4,21 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use antiphon_sched::{Budget, NodeId, Time};
+use antiphon_sched::{NodeId, Time};
 use antiphon_wire as wire;
 
 use super::access_table::AccessTable;
 use super::awaited_replies::AwaitedReplies;
 use super::connections::Connections;
+use super::driver::Driver;
 use super::ended_sessions::EndedSessions;
 use super::log_throttle::LogThrottle;
+use super::mailbox_budget::AllBudgets;
 use super::receipts::PendingReceipts;
 use super::settings::Settings;
 use super::timers::TimerQueue;
 use super::{Counts, LoopAction};
+use crate::error::DeliverError;
 
 #[derive(Debug)]
 pub(super) struct NodeCx {
@@ -44,17 +47,6 @@ pub(super) struct NodeCx {
     pub(super) work: PeersWithWork,
 }
 
-/// The bytes of messages that peers have sent and that wait at this node.
-#[derive(Debug, Default)]
-pub(super) struct AllBudgets {
-    /// Messages in backlogs and mailboxes.
-    pub(super) messages: Budget,
-    /// Replies and values in mailboxes.
-    pub(super) replies: Budget,
-    /// When the budgets of all peers were swept last.
-    pub(super) swept_at: Option<Time>,
-}
-
 /// The queues to all peers together.
 #[derive(Debug, Default)]
 pub(super) struct AllQueues {
@@ -69,8 +61,6 @@ pub(super) struct AllQueues {
 pub(super) struct PeersWithWork {
     /// Those with a session that may have frames to transmit, each once.
     pub(super) dirty: Vec<NodeId>,
-    /// Those with messages that wait for full mailboxes.
-    pub(super) backlogged: BTreeSet<NodeId>,
     /// Those whose credit is held because they use too many bytes.
     pub(super) holding_credit: BTreeSet<NodeId>,
     /// Those at which senders wait for room; perhaps some more.
@@ -111,5 +101,26 @@ impl NodeCx {
     /// Whether a line may be logged now; see [`LogThrottle::may`].
     pub(super) fn may_log(&mut self, kind: &'static str, about: impl Display) -> bool {
         self.log.may(self.now, kind, about)
+    }
+
+    /// Makes the changes to the loop that have waited for access to it.
+    pub(super) fn run_loop_actions(&mut self, driver: &mut impl Driver) {
+        for action in std::mem::take(&mut self.loop_actions) {
+            self.steps += 1;
+            match action {
+                LoopAction::Down { watcher, id, actor, reason } => {
+                    driver.local().signals().down(watcher, id, actor, reason)
+                }
+                LoopAction::FailRequest(request_id, reason) => {
+                    driver.local().requests().fail(request_id, reason)
+                }
+                LoopAction::DeadLetter(dead_letter) => driver.local().dead_letter(dead_letter),
+                LoopAction::FailReceipt(receipt_number, reason) => {
+                    let result = Err(DeliverError::Refused(reason));
+                    self.receipts.complete(receipt_number, result, &mut self.timers, driver);
+                }
+                LoopAction::Writable(writer, target) => driver.local().mailboxes().writable(writer, target),
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@ use antiphon_sched::{
 use antiphon_wire::{Frame, Session};
 
 use super::backlog::BacklogItem;
+use super::context::NodeCx;
 use super::driver::Driver;
 use super::peer_monitors::LocalWatchers;
 use super::timers::NodeTimer;
@@ -130,7 +131,8 @@ impl NodeCore {
             } else if let Some(request_id) = ended.requests.pop_front() {
                 driver.local().requests().fail(request_id, AskError::from(ended.peer_lost.clone()));
             } else if let Some(receipt_number) = ended.receipts.pop_front() {
-                self.complete_receipt(receipt_number, Err(DeliverError::Unknown), driver);
+                let NodeCx { receipts, timers, .. } = &mut self.cx;
+                receipts.complete(receipt_number, Err(DeliverError::Unknown), timers, driver);
             } else {
                 let (is_over, frames) = self.report_frames(ended, driver);
                 reports += frames;
@@ -149,11 +151,12 @@ impl NodeCore {
         (watcher, id, actor): (Key, MonitorId, ActorId),
         driver: &mut impl Driver,
     ) {
-        if !self.has_backlog_for(ended.node, watcher.actor()) {
+        let peer = self.peers.get_mut(&ended.node);
+        let Some(peer) = peer.filter(|peer| peer.backlog.has_entries_for(watcher.actor())) else {
             return driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
-        }
+        };
         let item = BacklogItem::NodeLost { watcher, id, actor };
-        self.add_entry(ended.node, watcher.actor(), item, Some(ended.expires), driver);
+        peer.add_entry(&mut self.cx, watcher.actor(), item, Some(ended.expires), driver);
         self.cx.timers.add(ended.expires, NodeTimer::Backlog(ended.node));
     }
 

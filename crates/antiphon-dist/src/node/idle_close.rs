@@ -18,6 +18,7 @@ use antiphon_wire::Frame;
 use antiphon_wire::frame::{Close, CloseReason, IdleAgreed, IdleProposed};
 
 use super::NodeCore;
+use super::context::NodeCx;
 use super::driver::Driver;
 use super::peer_session::{FrameEffect, PeerSession};
 use super::peers::Peer;
@@ -149,121 +150,59 @@ impl NodeCore {
     }
 
     pub(super) fn on_idle_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let now = self.cx.now;
-        let Some(mut peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take())
-        else {
-            return;
-        };
-        peer_session.idle.has_timer = false;
-        if frame_counts(&peer_session) != peer_session.idle.frames {
-            (peer_session.idle.frames, peer_session.idle.since, peer_session.idle.pause) =
-                (frame_counts(&peer_session), now, IDLE_FOR);
-        }
-        let keep_open = self.peers.get(&node).and_then(|peer| peer.keep_open);
-        let closes_idle = !keep_open.unwrap_or(self.cx.settings.stream_send);
-        let is_due = now.since(peer_session.idle.since) >= peer_session.idle.pause;
-        if closes_idle && is_due && self.needs_no_connection(node, &peer_session, driver) {
-            let sent = peer_session.session.frames_sent();
-            if peer_session.session.send_control(&IdleProposed { sent }.into()).is_ok() {
-                peer_session.idle.stage = IdleStage::Proposed;
-                peer_session.idle.pause =
-                    now.since(peer_session.idle.since) + (peer_session.idle.pause * 2).min(PAUSE_LAST);
-            }
-        }
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.peer_session = Some(peer_session);
-        }
+        let is_watched = self.needs_connections(node, driver);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        peer.propose_idle_close(&mut self.cx, is_watched);
         self.schedule_idle_check(node);
         self.mark_dirty(node);
     }
 
-    /// Whether nothing at this side needs the connection, and this node can dial another one.
-    fn needs_no_connection(
-        &mut self,
-        node: NodeId,
-        peer_session: &PeerSession,
-        driver: &mut impl Driver,
-    ) -> bool {
+    /// Whether something beside the peer itself needs its connection: an actor that watches the statuses of peers, or a lookup.
+    fn needs_connections(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
         self.remove_exited_watchers(driver);
-        let Some(peer) = self.peers.get(&node) else { return false };
-        let can_dial = peer_session.dialled.is_some() || !peer.locations.is_empty();
-        can_dial
-            && peer_session.is_idle()
-            && peer.has_nothing_open()
-            && self.peer_watchers().is_empty()
-            && !self.cx.receipts.awaits(node)
-            && !self.cx.replies.awaits(node)
-            && !self.names.has_lookups_with(node)
+        !self.peer_watchers().is_empty() || self.names.has_lookups_with(node)
     }
 
-    /// The peer proposes to close the connection. It has received all frames of this side; otherwise this side would wait
-    /// for an acknowledgement.
+    /// A peer proposes to close the connection. It has received all frames of this side; otherwise this side would wait for an
+    /// acknowledgement.
     pub(super) fn on_idle_proposed(
         &mut self,
         node: NodeId,
-        peer_session: &mut PeerSession,
         proposed: IdleProposed,
         driver: &mut impl Driver,
     ) {
-        if proposed.sent != peer_session.session.frames_received()
-            || !self.needs_no_connection(node, peer_session, driver)
-        {
-            return;
-        }
-        let agreed = IdleAgreed { sent: peer_session.session.frames_sent() };
-        if let Err(reason) = peer_session.session.send_control(&agreed.into()) {
-            tracing::debug!(%node, %reason, "the agreement to close an idle connection was not sent");
-        }
-    }
-
-    /// The peer agrees. [`NodeCore::close_idle`] follows when the frames that arrived with the agreement are handled.
-    pub(super) fn on_idle_agreed(peer_session: &mut PeerSession, agreed: IdleAgreed) {
-        if peer_session.idle.stage == IdleStage::Proposed
-            && agreed.sent == peer_session.session.frames_received()
-        {
-            peer_session.idle.stage = IdleStage::Agreed;
-        }
-    }
-
-    /// The peer has sent its last frame on this connection.
-    pub(super) fn on_close(peer_session: &mut PeerSession, close: Close) -> FrameEffect {
-        match close.reason {
-            CloseReason::Idle => {
-                peer_session.idle.stage = IdleStage::ClosedByPeer;
-                FrameEffect::Continue
-            }
-            CloseReason::Misbehaved => FrameEffect::Rejected,
+        let is_needed = self.needs_connections(node, driver);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.on_idle_proposed(&self.cx, proposed, is_needed);
         }
     }
 
     /// All frames that arrived are handled: closes the connection, if both sides agree.
     pub(super) fn close_idle(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take()) else {
+        let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
             return;
         };
-        let needs_no_connection = match peer_session.idle.stage {
-            IdleStage::Agreed => {
-                frame_counts(&peer_session) == peer_session.idle.frames
-                    && self.needs_no_connection(node, &peer_session, driver)
-            }
-            IdleStage::ClosedByPeer => self.needs_no_connection(node, &peer_session, driver),
-            IdleStage::Active | IdleStage::Proposed | IdleStage::Closed => false,
-        };
         let stage = peer_session.idle.stage;
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.peer_session = Some(peer_session);
-        }
+        let is_unchanged = frame_counts(peer_session) == peer_session.idle.frames;
         match stage {
-            IdleStage::Agreed if needs_no_connection => self.close_connection(node, true, driver),
+            IdleStage::Agreed if is_unchanged && self.needs_no_connection(node, driver) => {
+                self.close_connection(node, true, driver);
+            }
             IdleStage::Agreed => self.keep_connection(node),
             IdleStage::ClosedByPeer => {
+                let is_needed = !self.needs_no_connection(node, driver);
                 self.close_connection(node, false, driver);
-                if !needs_no_connection {
+                if is_needed {
                     self.reopen(node);
                 }
             }
             IdleStage::Active | IdleStage::Proposed | IdleStage::Closed => {}
         }
+    }
+
+    fn needs_no_connection(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
+        let is_needed = self.needs_connections(node, driver);
+        !is_needed && self.peers.get(&node).is_some_and(|peer| peer.needs_no_connection(&self.cx))
     }
 
     fn keep_connection(&mut self, node: NodeId) {
@@ -315,5 +254,73 @@ impl NodeCore {
     pub(super) fn reopen_all(&mut self) {
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         nodes.into_iter().for_each(|node| self.reopen(node));
+    }
+}
+
+impl Peer {
+    /// Whether nothing of the peer at this side needs the connection, and this node can dial another one.
+    fn needs_no_connection(&self, cx: &NodeCx) -> bool {
+        let Some(peer_session) = &self.peer_session else { return false };
+        let can_dial = peer_session.dialled.is_some() || !self.locations.is_empty();
+        can_dial
+            && peer_session.is_idle()
+            && self.has_nothing_open()
+            && !cx.receipts.awaits(self.node)
+            && !cx.replies.awaits(self.node)
+    }
+
+    /// Proposes to close the connection, if nothing has needed it for a while.
+    fn propose_idle_close(&mut self, cx: &mut NodeCx, is_needed: bool) {
+        let keep_open = self.keep_open.unwrap_or(cx.settings.stream_send);
+        let needs_no_connection = !is_needed && self.needs_no_connection(cx);
+        let Some(peer_session) = &mut self.peer_session else { return };
+        peer_session.idle.has_timer = false;
+        let frames = frame_counts(peer_session);
+        let idle = &mut peer_session.idle;
+        if frames != idle.frames {
+            (idle.frames, idle.since, idle.pause) = (frames, cx.now, IDLE_FOR);
+        }
+        let quiet_for = cx.now.since(idle.since);
+        if !keep_open && quiet_for >= idle.pause && needs_no_connection {
+            let sent = peer_session.session.frames_sent();
+            if peer_session.session.send_control(&IdleProposed { sent }.into()).is_ok() {
+                idle.stage = IdleStage::Proposed;
+                idle.pause = quiet_for + (idle.pause * 2).min(PAUSE_LAST);
+            }
+        }
+    }
+
+    fn on_idle_proposed(&mut self, cx: &NodeCx, proposed: IdleProposed, is_needed: bool) {
+        let needs_no_connection = !is_needed && self.needs_no_connection(cx);
+        let Some(peer_session) = &mut self.peer_session else { return };
+        if proposed.sent != peer_session.session.frames_received() || !needs_no_connection {
+            return;
+        }
+        let agreed = IdleAgreed { sent: peer_session.session.frames_sent() };
+        if let Err(reason) = peer_session.session.send_control(&agreed.into()) {
+            tracing::debug!(node = %self.node, %reason, "the agreement to close an idle connection was not sent");
+        }
+    }
+
+    /// The peer agrees. [`NodeCore::close_idle`] follows when the frames that arrived with the agreement are handled.
+    pub(super) fn on_idle_agreed(&mut self, agreed: IdleAgreed) {
+        if let Some(peer_session) = &mut self.peer_session
+            && peer_session.idle.stage == IdleStage::Proposed
+            && agreed.sent == peer_session.session.frames_received()
+        {
+            peer_session.idle.stage = IdleStage::Agreed;
+        }
+    }
+
+    /// The peer has sent its last frame on this connection.
+    pub(super) fn on_close(&mut self, close: Close) -> FrameEffect {
+        match (close.reason, &mut self.peer_session) {
+            (CloseReason::Idle, Some(peer_session)) => {
+                peer_session.idle.stage = IdleStage::ClosedByPeer;
+                FrameEffect::Continue
+            }
+            (CloseReason::Idle, None) => FrameEffect::Continue,
+            (CloseReason::Misbehaved, _) => FrameEffect::Rejected,
+        }
     }
 }

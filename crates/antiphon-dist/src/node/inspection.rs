@@ -157,7 +157,7 @@ impl NodeCore {
             certificate: peer.certificate,
             session,
             queued_bytes: queued + peer.waiting.bytes(),
-            inbound_bytes: peer.budget.as_ref().map_or(0, |budget| budget.bytes()),
+            inbound_bytes: peer.budget.bytes(),
             monitors: peer.monitors_len(),
         }
     }

@@ -486,7 +486,6 @@ impl NodeCore {
         if let Some(peer) = self.peers.remove(&node) {
             self.locations.remove(node, &peer);
         }
-        self.cx.work.backlogged.remove(&node);
         self.cx.work.holding_credit.remove(&node);
         self.cx.work.with_room_waiters.remove(&node);
         self.cx.epochs.forget(node);

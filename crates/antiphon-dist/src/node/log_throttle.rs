@@ -40,6 +40,11 @@ impl LogThrottle {
         self.may_about(now, kind, Subject::Text(about.to_string()))
     }
 
+    /// As [`Self::may`], about a peer.
+    pub(super) fn may_about_node(&mut self, now: Time, kind: &'static str, node: NodeId) -> bool {
+        self.may_about(now, kind, Subject::Node(node))
+    }
+
     fn may_about(&mut self, now: Time, kind: &'static str, about: Subject) -> bool {
         let line = (kind, about);
         if self.lines.get(&line).is_some_and(|at| now.since(*at) < REPEAT_AFTER) {
@@ -64,9 +69,8 @@ impl NodeCore {
 
     /// Logs that a peer exceeds one of its limits. `what` is the predicate of the line's sentence.
     pub(crate) fn log_refused(&mut self, node: NodeId, kind: &'static str, what: &'static str) {
-        if self.cx.log.may_about(self.cx.now, kind, Subject::Node(node)) {
-            let name = self.peers.get(&node).map_or("", |peer| peer.name.as_str());
-            tracing::warn!(%node, name, "a peer {what}, and is refused (logged at most once an hour)");
+        if let Some(peer) = self.peers.get(&node) {
+            peer.log_refused(&mut self.cx, kind, what);
         }
     }
 }

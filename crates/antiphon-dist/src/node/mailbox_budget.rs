@@ -18,11 +18,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use antiphon_sched::{Budget, Delivery, Key, LocalActors, MailboxLoad, NodeId, Permit};
+use antiphon_sched::{Budget, Delivery, Key, LocalActors, MailboxLoad, Permit, Time};
 
 use antiphon_wire::Limits;
 
-use super::NodeCore;
 use super::driver::Driver;
 
 /// The size up to which a body is small. Small messages count in groups. Small replies do not count: their number is limited
@@ -66,7 +65,7 @@ pub(super) struct PeerBudget {
 }
 
 impl PeerBudget {
-    pub(super) fn new(all_peers: &Budget, all_replies: &Budget) -> Self {
+    fn new(all_peers: &Budget, all_replies: &Budget) -> Self {
         Self {
             all: Budget::child_of(all_peers),
             actors: BTreeMap::new(),
@@ -75,8 +74,7 @@ impl PeerBudget {
         }
     }
 
-    /// The bytes of messages, replies and values.
-    pub(super) fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         self.all.bytes() + self.replies.bytes()
     }
 
@@ -198,24 +196,46 @@ impl Group {
     }
 }
 
-impl NodeCore {
-    /// Delivers a peer's message to a mailbox. `Full` if the mailbox has no room, or others wait for room in it. Also returns
+/// The budget of one peer, which is made when it is first used.
+#[derive(Debug, Default)]
+pub(super) struct MailboxBudget {
+    used: Option<Box<PeerBudget>>,
+    /// When it was swept last because the peer used too much.
+    swept_at: Option<Time>,
+}
+
+impl MailboxBudget {
+    /// The bytes of messages, replies and values.
+    pub(super) fn bytes(&self) -> u64 {
+        self.used.as_ref().map_or(0, |budget| budget.bytes())
+    }
+
+    /// Frees it if nothing counts against it.
+    pub(super) fn release_unused(&mut self) {
+        self.used.take_if(|budget| budget.bytes() == 0);
+    }
+
+    fn get(&mut self, all: &AllBudgets) -> &mut PeerBudget {
+        self.used.get_or_insert_with(|| Box::new(PeerBudget::new(&all.messages, &all.replies)))
+    }
+
+    /// Delivers a message of the peer to a mailbox. `Full` if the mailbox has no room, or others wait for room in it. Also returns
     /// whether to check now how much the peer and the actor use.
-    pub(super) fn deliver_here(
+    pub(super) fn deliver(
         &mut self,
-        node: NodeId,
+        all: &AllBudgets,
         to: Key,
         (tag, body): (&str, &[u8]),
         driver: &mut impl Driver,
     ) -> (Delivery, bool) {
         let deliver = |local: &mut LocalActors<'_>| local.mailboxes().deliver(to, tag, body);
-        self.deliver_counted(node, to, body.len(), deliver, driver)
+        self.deliver_counted(all, to, body.len(), deliver, driver)
     }
 
-    /// As [`Self::deliver_here`], for a message whose turn it is.
+    /// As [`Self::deliver`], for a message whose turn it is.
     pub(super) fn deliver_in_turn(
         &mut self,
-        node: NodeId,
+        all: &AllBudgets,
         to: Key,
         (tag, body): (&str, &[u8]),
         driver: &mut impl Driver,
@@ -223,12 +243,12 @@ impl NodeCore {
         let deliver = |local: &mut LocalActors<'_>| {
             local.mailboxes().deliver_in_turn(to, |mailboxes| mailboxes.deliver(to, tag, body))
         };
-        self.deliver_counted(node, to, body.len(), deliver, driver).0
+        self.deliver_counted(all, to, body.len(), deliver, driver).0
     }
 
     fn deliver_counted(
         &mut self,
-        node: NodeId,
+        all: &AllBudgets,
         to: Key,
         body_bytes: usize,
         deliver: impl FnOnce(&mut LocalActors<'_>) -> Delivery,
@@ -236,28 +256,25 @@ impl NodeCore {
     ) -> (Delivery, bool) {
         let (actor, bytes) = (to.actor(), body_bytes as u64);
         if body_bytes > SMALL_BYTES_MAX {
-            let permit = self.acquire_for(node, actor, bytes, driver);
-            return (driver.local().with_permit(permit, deliver), true);
+            let permit = self.acquire_for(all, actor, bytes, driver);
+            return (driver.local().with_permit(Some(permit), deliver), true);
         }
         let bytes = bytes + SMALL_OVERHEAD;
-        let Some(peer) = self.peers.get_mut(&node) else { return (Delivery::NoActor, false) };
-        let budget = peer.budget_in(&self.cx.budgets.messages, &self.cx.budgets.replies);
+        let budget = self.get(all);
         let mut local = driver.local();
         let group = budget.add_small(actor, bytes, &mut local);
         let closed = group.as_ref().map(|group| (group.used, group.messages));
-        let is_due = closed.is_some() || budget.is_over(&self.cx.budgets.messages, HOLD_FACTOR);
+        let is_due = closed.is_some() || budget.is_over(&all.messages, HOLD_FACTOR);
         let delivery = local.with_permit(group.map(|group| group.permit), deliver);
-        if !matches!(delivery, Delivery::Delivered | Delivery::DeliveredOverHalf)
-            && let Some(budget) = peer.budget.as_mut()
-        {
+        if !matches!(delivery, Delivery::Delivered | Delivery::DeliveredOverHalf) {
             budget.undo_small(actor, bytes, closed);
         }
         (delivery, is_due)
     }
 
     /// Whether an actor uses more than this part of its share of the budget.
-    pub(super) fn uses_more_than(&self, node: NodeId, actor: Key, part: SharePart) -> bool {
-        let Some(budget) = self.peers.get(&node).and_then(|peer| peer.budget.as_ref()) else { return false };
+    pub(super) fn uses_more_than(&self, actor: Key, part: SharePart) -> bool {
+        let Some(budget) = &self.used else { return false };
         let of_actor = budget.bytes_of(actor);
         // As many bytes as would be free beside them.
         let share = PEER_BYTES_MAX.saturating_sub(budget.all.bytes() - of_actor) / 2;
@@ -269,81 +286,108 @@ impl NodeCore {
         }
     }
 
-    /// Whether a peer uses so many bytes that a frame for an actor holds its credit: one for an actor that uses more than
+    /// Whether the peer uses so many bytes that a frame for an actor holds its credit: one for an actor that uses more than
     /// its part above twice the budget, each above four times.
-    pub(super) fn must_hold_credit(&self, node: NodeId, actor: Option<Key>) -> bool {
-        let Some(budget) = self.peers.get(&node).and_then(|peer| peer.budget.as_ref()) else { return false };
-        let is_over = |times| budget.is_over(&self.cx.budgets.messages, times);
+    pub(super) fn must_hold_credit(&self, all: &AllBudgets, actor: Option<Key>) -> bool {
+        let Some(budget) = &self.used else { return false };
+        let is_over = |times| budget.is_over(&all.messages, times);
         let is_large_user = actor.is_none_or(|actor| budget.bytes_of(actor) > ACTOR_BYTES_FREE);
         is_over(HOLD_ALL_FACTOR) || (is_large_user && is_over(HOLD_FACTOR))
     }
 
-    /// Removes what is counted for actors that have taken all, if that was not done in the last moments. Returns whether it was done
-    /// now.
-    pub(super) fn sweep_budgets(&mut self, driver: &mut impl Driver) -> bool {
-        if self.cx.budgets.swept_at.is_some_and(|at| self.cx.now.since(at) < SWEEP_INTERVAL) {
-            return false;
+    /// Removes what is counted for actors that have taken all.
+    fn sweep(&mut self, driver: &mut impl Driver) {
+        if let Some(budget) = &mut self.used {
+            budget.sweep(&mut driver.local());
         }
-        self.cx.budgets.swept_at = Some(self.cx.now);
-        let mut local = driver.local();
-        for budget in self.peers.values_mut().filter_map(|peer| peer.budget.as_mut()) {
-            budget.sweep(&mut local);
-        }
-        true
     }
 
-    fn budget_of(&mut self, node: NodeId) -> Option<&mut PeerBudget> {
-        let peer = self.peers.get_mut(&node)?;
-        Some(peer.budget_in(&self.cx.budgets.messages, &self.cx.budgets.replies))
+    /// As a sweep, if that was not done in the last moments.
+    pub(super) fn sweep_at_times(&mut self, now: Time, driver: &mut impl Driver) {
+        if self.swept_at.is_none_or(|at| now.since(at) >= SWEEP_INTERVAL) {
+            self.swept_at = Some(now);
+            self.sweep(driver);
+        }
     }
 
     /// Acquires a permit for a message to an actor, in a backlog or in a mailbox.
     pub(super) fn acquire_for(
         &mut self,
-        node: NodeId,
+        all: &AllBudgets,
         actor: Key,
         bytes: u64,
         driver: &mut impl Driver,
-    ) -> Option<Permit> {
-        let budget = self.budget_of(node)?;
-        Some(budget.actor(actor, &mut driver.local()).budget.acquire(bytes))
+    ) -> Permit {
+        self.get(all).actor(actor, &mut driver.local()).budget.acquire(bytes)
     }
 
     /// Acquires a permit for a reply: replies have a budget of their own. `Err` if there is no room, `Ok(None)` if so few
     /// bytes do not count.
     pub(super) fn acquire_for_reply(
         &mut self,
-        node: NodeId,
+        all: &AllBudgets,
         bytes: usize,
     ) -> Result<Option<Permit>, OverBudget> {
         if bytes <= SMALL_BYTES_MAX {
             return Ok(None);
         }
-        self.acquire_from_replies(node, bytes as u64).map(Some)
+        self.acquire_from_replies(all, bytes as u64).map(Some)
     }
 
     /// Acquires a permit for the value of a signal, of any size, from the budget of replies. `Err` if there is no room.
-    pub(super) fn acquire_for_value(&mut self, node: NodeId, bytes: usize) -> Result<Permit, OverBudget> {
-        self.acquire_from_replies(node, bytes as u64 + SIGNAL_OVERHEAD)
+    pub(super) fn acquire_for_value(&mut self, all: &AllBudgets, bytes: usize) -> Result<Permit, OverBudget> {
+        self.acquire_from_replies(all, bytes as u64 + SIGNAL_OVERHEAD)
     }
 
-    fn acquire_from_replies(&mut self, node: NodeId, bytes: u64) -> Result<Permit, OverBudget> {
-        let all = self.cx.budgets.replies.bytes();
-        let Some(PeerBudget { replies, .. }) = self.budget_of(node) else { return Err(OverBudget) };
+    fn acquire_from_replies(&mut self, all: &AllBudgets, bytes: u64) -> Result<Permit, OverBudget> {
+        let of_all = all.replies.bytes();
+        let PeerBudget { replies, .. } = self.get(all);
         let of_peer = replies.bytes();
-        let fits_all = of_peer + bytes <= PEER_BYTES_MIN || all + bytes <= ALL_PEERS_BYTES_MAX;
+        let fits_all = of_peer + bytes <= PEER_BYTES_MIN || of_all + bytes <= ALL_PEERS_BYTES_MAX;
         let fits = of_peer + bytes <= PEER_BYTES_MAX && fits_all;
         fits.then(|| replies.acquire(bytes)).ok_or(OverBudget)
     }
 
-    pub(super) fn check_budgets(&self) {
-        let of_peers = self.peers.values().filter_map(|peer| peer.budget.as_ref());
-        let sum: u64 = of_peers.clone().map(|budget| budget.all.bytes()).sum();
-        assert!(sum <= self.cx.budgets.messages.bytes(), "the budget of all peers includes that of each");
-        for budget in of_peers {
-            let actors: u64 = budget.actors.values().map(|actor| actor.budget.bytes()).sum();
-            assert_eq!(actors, budget.all.bytes(), "the budget of a peer is the sum over its actors");
+    /// The bytes of its messages, after a check.
+    pub(super) fn check(&self) -> u64 {
+        let Some(budget) = &self.used else { return 0 };
+        let actors: u64 = budget.actors.values().map(|actor| actor.budget.bytes()).sum();
+        assert_eq!(actors, budget.all.bytes(), "the budget of a peer is the sum over its actors");
+        budget.all.bytes()
+    }
+}
+
+/// The bytes of messages that peers have sent and that wait at this node.
+#[derive(Debug, Default)]
+pub(super) struct AllBudgets {
+    /// Messages in backlogs and mailboxes.
+    messages: Budget,
+    /// Replies and values in mailboxes.
+    replies: Budget,
+    /// When the budgets of all peers were swept last.
+    swept_at: Option<Time>,
+}
+
+impl AllBudgets {
+    /// Removes what is counted in these budgets for actors that have taken all, if that was not done in the last moments. Returns
+    /// whether it was done now.
+    pub(super) fn sweep<'a>(
+        &mut self,
+        now: Time,
+        budgets: impl Iterator<Item = &'a mut MailboxBudget>,
+        driver: &mut impl Driver,
+    ) -> bool {
+        if self.swept_at.is_some_and(|at| now.since(at) < SWEEP_INTERVAL) {
+            return false;
         }
+        self.swept_at = Some(now);
+        budgets.for_each(|budget| budget.sweep(driver));
+        true
+    }
+
+    pub(super) fn check<'a>(&self, budgets: impl Iterator<Item = &'a MailboxBudget>) {
+        let sum: u64 = budgets.map(MailboxBudget::check).sum();
+        assert!(sum <= self.messages.bytes(), "the budget of all peers includes that of each");
     }
 }
 
@@ -366,8 +410,8 @@ mod tests {
     use std::rc::Rc;
 
     use antiphon_sched::{
-        ActorId, Addr, Bytes, Cx, Event, ExitReason, MonitorId, Value, Wire, millis, receive, receive_if,
-        sleep, suspend,
+        ActorId, Addr, Bytes, Cx, Event, ExitReason, MonitorId, NodeId, Value, Wire, millis, receive,
+        receive_if, sleep, suspend,
     };
 
     use super::super::frames::{InboundSignal, bytes_of_reason};
@@ -383,7 +427,20 @@ mod tests {
 
     impl TestCore {
         fn deliver(&mut self, node: NodeId, to: Key, body: &[u8]) -> Delivery {
-            self.core.deliver_here(node, to, ("bytes", body), &mut self.driver).0
+            self.deliver_as(node, to, ("bytes", body))
+        }
+
+        fn deliver_as(&mut self, node: NodeId, to: Key, message: (&str, &[u8])) -> Delivery {
+            let peer = self.core.peers.get_mut(&node).expect("the peer is known");
+            peer.budget.deliver(&self.core.cx.budgets, to, message, &mut self.driver).0
+        }
+
+        fn must_hold_credit(&self, node: NodeId, actor: Option<Key>) -> bool {
+            self.core.peers[&node].budget.must_hold_credit(&self.core.cx.budgets, actor)
+        }
+
+        fn uses_more_than_half(&self, node: NodeId, actor: Key) -> bool {
+            self.core.peers[&node].budget.uses_more_than(actor, SharePart::Half)
         }
     }
 
@@ -442,12 +499,12 @@ mod tests {
             for to in &sleepers {
                 assert_eq!(test.deliver(node, *to, &body), Delivery::Delivered);
                 bytes += body.len() as u64 + SMALL_OVERHEAD;
-                let refused = test.core.deliver_here(node, *to, ("other", &body), &mut test.driver);
-                assert!(matches!(refused.0, Delivery::Refused(_)));
+                let refused = test.deliver_as(node, *to, ("other", &body));
+                assert!(matches!(refused, Delivery::Refused(_)));
             }
             let counted = test.core.cx.budgets.messages.bytes();
             assert!(counted >= bytes, "{counted} bytes are counted for {bytes}, in round {round}");
-            if test.core.must_hold_credit(node, Some(sleepers[0])) {
+            if test.must_hold_credit(node, Some(sleepers[0])) {
                 break;
             }
         }
@@ -481,8 +538,9 @@ mod tests {
         while test.driver.sched.is_runnable() {
             test.driver.sched.work();
         }
-        assert!(test.core.must_hold_credit(node, None), "their groups are still counted");
-        assert!(test.core.sweep_budgets(&mut test.driver));
+        assert!(test.must_hold_credit(node, None), "their groups are still counted");
+        let budgets = test.core.peers.values_mut().map(|peer| &mut peer.budget);
+        assert!(test.core.cx.budgets.sweep(test.core.cx.now, budgets, &mut test.driver));
         assert_eq!(test.core.cx.budgets.messages.bytes(), 0);
     }
 
@@ -507,7 +565,7 @@ mod tests {
         let mut test = TestCore::new();
         let (node, other) = (test.add_peer(5), test.add_peer(6));
         let body = body_of(15 << 20);
-        let is_over = |test: &TestCore, to| test.core.uses_more_than(node, to, SharePart::Half);
+        let is_over = |test: &TestCore, to| test.uses_more_than_half(node, to);
         let stuck: Vec<(ActorId, Key)> = (0..3)
             .map(|_| {
                 let (addr, key) = test.spawn(|_cx: &mut Cx<Bytes>, _| suspend());
@@ -526,24 +584,24 @@ mod tests {
             }
         }
         assert_eq!(over, [2, 1, 1], "of 64 MiB the first may use 16 MiB, the others less");
-        assert!(!test.core.must_hold_credit(node, None));
+        assert!(!test.must_hold_credit(node, None));
         assert_eq!(
             test.deliver(other, stuck[0].1, &body),
             Delivery::Delivered,
             "each peer has its own budget"
         );
-        assert!(!test.core.uses_more_than(other, stuck[0].1, SharePart::Half));
+        assert!(!test.uses_more_than_half(other, stuck[0].1));
         (0..5).for_each(|_| assert_eq!(test.deliver(node, stuck[0].1, &body), Delivery::Delivered));
-        assert!(test.core.must_hold_credit(node, Some(stuck[0].1)));
+        assert!(test.must_hold_credit(node, Some(stuck[0].1)));
         let (_, healthy) = test.spawn(|_cx: &mut Cx<Bytes>, _| receive());
-        assert!(!test.core.must_hold_credit(node, Some(healthy)) && !test.core.must_hold_credit(other, None));
+        assert!(!test.must_hold_credit(node, Some(healthy)) && !test.must_hold_credit(other, None));
         (0..9).for_each(|_| assert_eq!(test.deliver(node, stuck[0].1, &body), Delivery::Delivered));
-        assert!(test.core.must_hold_credit(node, Some(healthy)));
+        assert!(test.must_hold_credit(node, Some(healthy)));
         // An actor that exits frees its bytes.
         test.driver.sched.loop_ref().terminate(stuck[0].0);
         test.advance();
         assert_eq!(test.core.cx.budgets.messages.bytes(), 2 * body.len() as u64);
-        assert!(!test.core.must_hold_credit(node, None) && !is_over(&test, stuck[0].1));
+        assert!(!test.must_hold_credit(node, None) && !is_over(&test, stuck[0].1));
     }
 
     /// Unused budgets of actors are removed.
@@ -552,9 +610,11 @@ mod tests {
         let mut test = TestCore::new();
         let node = test.add_peer(5);
         for number in 0..10_000 {
-            drop(test.core.acquire_for(node, Key::from_bits(number), 100, &mut test.driver));
+            let peer = test.core.peers.get_mut(&node).expect("the peer is known");
+            let (budgets, key) = (&test.core.cx.budgets, Key::from_bits(number));
+            drop(peer.budget.acquire_for(budgets, key, 100, &mut test.driver));
         }
-        let budget = test.core.peers.get(&node).and_then(|peer| peer.budget.as_ref());
+        let budget = test.core.peers[&node].budget.used.as_ref();
         assert!(budget.is_some_and(|budget| budget.actors.len() <= 2 * ACTORS_KEPT_MIN));
     }
 
@@ -612,19 +672,11 @@ mod tests {
         let refused = |test: &TestCore| test.core.cx.counts.refused_messages;
         let counted = 4 * (body.len() as u64 + SIGNAL_OVERHEAD);
         for _ in 0..10 {
-            test.core.apply_signal(
-                node,
-                InboundSignal::Throw { target: sleeper, value: value() },
-                &mut test.driver,
-            );
+            test.apply_signal(node, InboundSignal::Throw { target: sleeper, value: value() });
         }
         assert_eq!((refused(&test), test.core.cx.budgets.replies.bytes()), (6, counted));
         for _ in 0..10 {
-            test.core.apply_signal(
-                node,
-                InboundSignal::Resume { target: sleeper, value: value() },
-                &mut test.driver,
-            );
+            test.apply_signal(node, InboundSignal::Resume { target: sleeper, value: value() });
         }
         assert_eq!((refused(&test), test.core.cx.budgets.replies.bytes()), (16, counted));
         // The actor exits, which drops all values in its mailbox.
@@ -643,7 +695,7 @@ mod tests {
         for number in 0..10 {
             let id = MonitorId { origin: node, number };
             let actor = ActorId::new(node, Key::from_bits(number));
-            test.core.apply_signal(node, InboundSignal::Notify { watcher, id, actor }, &mut test.driver);
+            test.apply_signal(node, InboundSignal::Notify { watcher, id, actor });
         }
         for number in 0..10 {
             let id = MonitorId { origin: node, number };

@@ -329,7 +329,7 @@ impl NodeCore {
             self.report_ended_sessions(driver);
         }
         self.complete_pending_lookups();
-        self.run_loop_actions(driver);
+        self.cx.run_loop_actions(driver);
         self.use_new_credentials(driver);
         self.start_dials(driver);
         self.transmit(driver);
@@ -347,7 +347,11 @@ impl NodeCore {
             NodeTimer::Lookup(lookup_number) => self.on_lookup_due(lookup_number, driver),
             NodeTimer::Resolve(query) => self.on_resolve_due(query),
             NodeTimer::ConnectRequest(request_id) => self.on_connect_request_due(request_id, driver),
-            NodeTimer::Backlog(node) => self.on_backlog_due(node, driver),
+            NodeTimer::Backlog(node) => {
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.on_backlog_due(&mut self.cx, driver);
+                }
+            }
             NodeTimer::Unreached(node) => self.on_unreached(node, driver),
             NodeTimer::Probe(host) => self.on_probe_due(host, driver),
             NodeTimer::ProbeReply(to) => self.reply_to_probe(to, driver),
@@ -356,25 +360,6 @@ impl NodeCore {
             NodeTimer::Announce => self.announce(driver),
             NodeTimer::Hints => self.begin_waiting_hints(),
             NodeTimer::Named => self.on_named_due(),
-        }
-    }
-
-    fn run_loop_actions(&mut self, driver: &mut impl Driver) {
-        for action in std::mem::take(&mut self.cx.loop_actions) {
-            self.cx.steps += 1;
-            match action {
-                LoopAction::Down { watcher, id, actor, reason } => {
-                    driver.local().signals().down(watcher, id, actor, reason)
-                }
-                LoopAction::FailRequest(request_id, reason) => {
-                    driver.local().requests().fail(request_id, reason)
-                }
-                LoopAction::DeadLetter(dead_letter) => driver.local().dead_letter(dead_letter),
-                LoopAction::FailReceipt(receipt_number, reason) => {
-                    self.refuse_receipt(receipt_number, reason, driver)
-                }
-                LoopAction::Writable(writer, target) => driver.local().mailboxes().writable(writer, target),
-            }
         }
     }
 
@@ -417,7 +402,7 @@ impl NodeCore {
             "lookups wait only for peers with a session"
         );
         self.cx.receipts.check(&self.cx.timers);
-        self.check_budgets();
+        self.cx.budgets.check(self.peers.values().map(|peer| &peer.budget));
         self.cx.replies.check();
         self.dialer.check(&self.cx.timers);
         self.check_known_nodes();

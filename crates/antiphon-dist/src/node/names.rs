@@ -16,7 +16,6 @@ use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace}
 
 use super::driver::Driver;
 use super::inspection::NameInfo;
-use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, complete_if_open};
@@ -458,7 +457,7 @@ impl NodeCore {
             let (key, tag) = (registered.key, registered.tag);
             for (peer, lookup_number) in self.names.peer_lookups.get(&full_name).cloned().unwrap_or_default()
             {
-                if self.check_reach(peer, key) {
+                if self.peers.get(&peer).is_some_and(|peer| peer.check_reach(&mut self.cx, key)) {
                     self.complete_peer_lookup(peer, lookup_number, key, tag);
                 }
             }
@@ -466,7 +465,8 @@ impl NodeCore {
     }
 
     /// A peer has sent a lookup. It replaces an open one with the same number.
-    pub(super) fn on_lookup(&mut self, node: NodeId, peer_session: &mut PeerSession, lookup: &Lookup<'_>) {
+    pub(super) fn on_lookup(&mut self, node: NodeId, lookup: &Lookup<'_>) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
         let lookup_number = lookup.request;
         self.names.forget_lookup_of(node, lookup_number);
         let refusal = (!is_valid_name(lookup.name)).then_some(LookupResult::BadName);
@@ -476,15 +476,15 @@ impl NodeCore {
         if let Some(result) = refusal {
             if too_many {
                 self.cx.counts.refusals.lookups += 1;
-                self.log_refused(node, "lookups", "looks for more names than it may");
+                peer.log_refused(&mut self.cx, "lookups", "looks for more names than it may");
             }
-            return send_result(peer_session, &Found { request: lookup_number, result });
+            return send_result(peer, &Found { request: lookup_number, result });
         }
         let full_name: FullName = (Space::from_wire(lookup.space), lookup.name.into());
         if let Some(registered) = self.names.registered.get(&full_name) {
             let (key, tag) = (registered.key, registered.tag);
-            if self.check_reach(node, key) {
-                return send_found(peer_session, lookup_number, key, tag);
+            if peer.check_reach(&mut self.cx, key) {
+                return send_found(peer, lookup_number, key, tag);
             }
         }
         self.names.peer_lookups.entry(full_name.clone()).or_default().insert((node, lookup_number));
@@ -494,20 +494,14 @@ impl NodeCore {
     /// Completes a peer's lookup that this node has kept.
     fn complete_peer_lookup(&mut self, node: NodeId, lookup_number: u64, key: Key, tag: &'static str) {
         self.names.forget_lookup_of(node, lookup_number);
-        if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
-            send_found(peer_session, lookup_number, key, tag);
-            self.mark_dirty(node);
+        if let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.peer_session.is_some()) {
+            send_found(peer, lookup_number, key, tag);
+            peer.mark_dirty(&mut self.cx);
         }
     }
 
     /// A peer has sent the result of a lookup.
-    pub(super) fn on_found(
-        &mut self,
-        node: NodeId,
-        peer_session: &mut PeerSession,
-        found: &Found,
-        driver: &mut impl Driver,
-    ) {
+    pub(super) fn on_found(&mut self, node: NodeId, found: &Found, driver: &mut impl Driver) {
         let (key, tag) = match found.result {
             LookupResult::Found { key, tag } => (key, tag),
             LookupResult::TooMany | LookupResult::BadName => {
@@ -517,11 +511,10 @@ impl NodeCore {
         let Some(lookup) = self.names.lookups.get_mut(&found.request) else {
             return self.warn_of_second_name(node, found.request);
         };
+        let Some(peer) = self.peers.get(&node) else { return };
+        let Some(peer_session) = &peer.peer_session else { return };
         let Some(found_tag) = peer_session.session.tag_name(tag) else { return };
-        let is_at = |at: Location| {
-            let peer = self.peers.get(&node);
-            peer_session.dialled == Some(at.addr()) || peer.is_some_and(|peer| peer.is_at(at.addr()))
-        };
+        let is_at = |at: Location| peer.has_session_at(at.addr());
         if !lookup.at.is_none_or(is_at) {
             // The lookup is for another node.
             return;
@@ -689,18 +682,20 @@ impl NodeCore {
     }
 }
 
-fn send_found(peer_session: &mut PeerSession, lookup_number: u64, key: Key, tag: &str) {
+fn send_found(peer: &mut Peer, lookup_number: u64, key: Key, tag: &str) {
+    let Some(peer_session) = &mut peer.peer_session else { return };
     match peer_session.session.intern(tag) {
         Ok(tag) => {
             let result = LookupResult::Found { key, tag };
-            send_result(peer_session, &Found { request: lookup_number, result });
+            send_result(peer, &Found { request: lookup_number, result });
         }
         // The lookup at the peer times out.
         Err(reason) => tracing::debug!(%reason, "the type of a found name was not sent"),
     }
 }
 
-fn send_result(peer_session: &mut PeerSession, found: &Found) {
+fn send_result(peer: &mut Peer, found: &Found) {
+    let Some(peer_session) = &mut peer.peer_session else { return };
     if let Err(reason) = peer_session.session.send(&(*found).into()) {
         // The lookup at the peer times out.
         tracing::debug!(%reason, "the result of a lookup was not sent");

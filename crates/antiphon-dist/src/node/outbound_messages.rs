@@ -16,10 +16,10 @@ use antiphon_sched::{
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{Frame, Route, SendMark, SendRefused, Session};
 
+use super::context::NodeCx;
 use super::driver::Driver;
 use super::frames::destination_node;
 use super::payload_faults::{TOO_MANY_TYPES, check_body, check_size, encode_error};
-use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::room_waiters::{NeededRoom, RoomWaiter};
 use super::timers::NodeTimer;
@@ -38,37 +38,23 @@ impl Transport for NodeCore {
         self.cx.now = self.cx.now.max(now);
         let node = destination_node(outbound.to);
         let peer = self.peers.get_mut(&node).ok_or(Undelivered::NoNode)?;
-        if peer.replaced_by_restart {
-            return Err(Undelivered::NoActor);
-        }
-        if peer.has_left {
-            return Err(Undelivered::NoNode);
-        }
-        tracing::trace!(
-            target: "antiphon::messages", %node, tag = outbound.type_name, bytes = outbound.body.len(), "a message to a peer"
-        );
-        let bytes_max = self.cx.settings.profile.limits.message_bytes_max.into();
-        if outbound.is_checked {
-            check_size(outbound.body, bytes_max)?;
+        peer.check_outbound(&self.cx, outbound)?;
+        let sent = if peer.open_session().is_none() {
+            self.queue_outbound(node, outbound)
+        } else if outbound.nodes.is_empty() {
+            peer.send(&mut self.cx, outbound, &[])
+        } else if let Err(refusal) = peer.check_room_for_route(outbound) {
+            Err(refusal)
         } else {
-            check_body(outbound.type_name, outbound.body, bytes_max)?;
-        }
-        let sent = match peer.peer_session.take_if(|peer_session| peer_session.disconnect.is_none()) {
-            None => self.queue_outbound(node, outbound),
-            Some(mut peer_session) => {
-                let sent = self.send_on_session(node, &mut peer_session, outbound);
-                if let Some(peer) = self.peers.get_mut(&node) {
-                    peer.peer_session = Some(peer_session);
-                }
-                self.mark_dirty(node);
-                sent
-            }
+            let route = self.route_of(node, outbound.nodes);
+            let peer = self.peers.get_mut(&node).ok_or(Undelivered::NoNode)?;
+            peer.send(&mut self.cx, outbound, &route)
         };
         sent.map_err(|refusal| match refusal {
             OutboundRefusal::NoRoom { bytes, by_total } => {
-                if let Destination::Actor(to) = outbound.to {
+                if let (Destination::Actor(to), Some(peer)) = (outbound.to, self.peers.get_mut(&node)) {
                     let needed = NeededRoom { bytes, mark: mark_of(outbound.mode), by_total };
-                    self.await_room(outbound.from, to, outbound.mode, needed);
+                    peer.await_room(&mut self.cx, outbound.from, to, outbound.mode, needed);
                 }
                 Undelivered::Busy
             }
@@ -80,24 +66,12 @@ impl Transport for NodeCore {
         &mut self,
         now: Time,
         from: Key,
-        (to, QueueRoom { bytes, waiting_max }): (ActorId, QueueRoom),
+        (to, room): (ActorId, QueueRoom),
         mode: SendMode,
     ) -> Result<(), Undelivered> {
         self.cx.now = self.cx.now.max(now);
         let peer = self.peers.get_mut(&to.node()).ok_or(Undelivered::NoNode)?;
-        let session = open_session(&mut peer.peer_session).ok_or(Undelivered::NoNode)?;
-        let (key, mark) = (to.key(), mark_of(mode));
-        let needed = if session.queued_for(key) > waiting_max {
-            // At the high mark, so many bytes fit when no more than these wait.
-            let high = self.cx.settings.profile.limits.queue_bytes_high;
-            NeededRoom { bytes: high.saturating_sub(waiting_max), mark: SendMark::High, by_total: false }
-        } else if session.fits(key, bytes, mark) {
-            return Ok(());
-        } else {
-            NeededRoom { bytes, mark, by_total: false }
-        };
-        self.await_room(Some(from), to, mode, needed);
-        Err(Undelivered::Busy)
+        peer.check_room(&mut self.cx, from, (to, room), mode)
     }
 
     fn payload_rules(&self) -> PayloadRules {
@@ -119,7 +93,11 @@ impl Transport for NodeCore {
                 self.forget_room_waiter(actor);
             }
             Signal::RequestClosed { request_id } => self.on_request_closed(request_id),
-            Signal::RoomNotAwaited { sender, address } => self.end_room_wait(sender, address),
+            Signal::RoomNotAwaited { sender, address } => {
+                if let Some(peer) = self.peers.get_mut(&address.node()) {
+                    peer.end_room_wait(&mut self.cx, sender, address.key());
+                }
+            }
             Signal::Monitor { .. }
             | Signal::Demonitor { .. }
             | Signal::Notify { .. }
@@ -134,7 +112,7 @@ impl Transport for NodeCore {
 }
 
 /// Why a message was not accepted.
-enum OutboundRefusal {
+pub(super) enum OutboundRefusal {
     /// There is no room for a message of this many bytes, in the queue to its actor or in all queues together.
     NoRoom {
         bytes: u64,
@@ -160,38 +138,245 @@ fn mark_of(mode: SendMode) -> SendMark {
     if mode == SendMode::Try { SendMark::High } else { SendMark::Cap }
 }
 
-impl NodeCore {
-    /// Sends a message over a session.
-    fn send_on_session(
-        &mut self,
-        node: NodeId,
-        peer_session: &mut PeerSession,
-        outbound: &OutboundMessage<'_>,
-    ) -> Result<(), OutboundRefusal> {
-        let queued = peer_session.session.queued_bytes();
-        if matches!(outbound.to, Destination::Actor(_))
-            && queued > self.cx.settings.profile.limits.queue_bytes_high
-            && self.cx.queues.bytes > ALL_QUEUES_MAX
-        {
-            self.cx.queues.has_refused = true;
-            let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
-            return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
+impl Peer {
+    /// The session to which messages go now: not one that is being ended.
+    pub(super) fn open_session(&mut self) -> Option<&mut Session> {
+        let peer_session =
+            self.peer_session.as_mut().filter(|peer_session| peer_session.disconnect.is_none())?;
+        Some(&mut peer_session.session)
+    }
+
+    /// Checks that a message may be sent to this node, and its body.
+    fn check_outbound(&self, cx: &NodeCx, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
+        if self.replaced_by_restart {
+            return Err(Undelivered::NoActor);
         }
-        // A long route is not made for a message that is refused most likely: one that is queued would not fit.
+        if self.has_left {
+            return Err(Undelivered::NoNode);
+        }
+        tracing::trace!(
+            target: "antiphon::messages", node = %self.node, tag = outbound.type_name, bytes = outbound.body.len(), "a message to a peer"
+        );
+        let bytes_max = cx.settings.profile.limits.message_bytes_max.into();
+        if outbound.is_checked {
+            check_size(outbound.body, bytes_max)?;
+        } else {
+            check_body(outbound.type_name, outbound.body, bytes_max)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a message with a long route that would be refused most likely, so that the route need not be made: one that is queued
+    /// would not fit.
+    fn check_room_for_route(&mut self, outbound: &OutboundMessage<'_>) -> Result<(), OutboundRefusal> {
         if let Destination::Actor(to) = outbound.to
             && outbound.nodes.len() > SHORT_ROUTE_NODES
-            && !peer_session.session.fits(to.key(), outbound.body.len() as u64, mark_of(outbound.mode))
+            && let Some(session) = self.open_session()
+            && !session.fits(to.key(), outbound.body.len() as u64, mark_of(outbound.mode))
         {
             let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
             return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
         }
-        let route = self.route_of(node, outbound.nodes);
-        let receipt_number = wants_receipt(outbound).then(|| self.cx.next_number());
-        send_message(&mut peer_session.session, outbound, receipt_number, &route)?;
-        self.await_outcome(node, outbound, receipt_number);
         Ok(())
     }
 
+    /// Sends a message over the session.
+    fn send(
+        &mut self,
+        cx: &mut NodeCx,
+        outbound: &OutboundMessage<'_>,
+        route: &[(NodeId, Vec<SocketAddr>)],
+    ) -> Result<(), OutboundRefusal> {
+        let sent = self.send_on_session(cx, outbound, route);
+        self.mark_dirty(cx);
+        sent
+    }
+
+    fn send_on_session(
+        &mut self,
+        cx: &mut NodeCx,
+        outbound: &OutboundMessage<'_>,
+        route: &[(NodeId, Vec<SocketAddr>)],
+    ) -> Result<(), OutboundRefusal> {
+        let Some(session) = self.open_session() else { return Err(Undelivered::NoNode.into()) };
+        if matches!(outbound.to, Destination::Actor(_))
+            && session.queued_bytes() > cx.settings.profile.limits.queue_bytes_high
+            && cx.queues.bytes > ALL_QUEUES_MAX
+        {
+            cx.queues.has_refused = true;
+            let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
+        }
+        let receipt_number = wants_receipt(outbound).then(|| cx.next_number());
+        send_message(session, outbound, receipt_number, route)?;
+        cx.await_outcome(self.node, outbound, receipt_number);
+        Ok(())
+    }
+
+    fn check_room(
+        &mut self,
+        cx: &mut NodeCx,
+        from: Key,
+        (to, QueueRoom { bytes, waiting_max }): (ActorId, QueueRoom),
+        mode: SendMode,
+    ) -> Result<(), Undelivered> {
+        let session = self.open_session().ok_or(Undelivered::NoNode)?;
+        let (key, mark) = (to.key(), mark_of(mode));
+        let needed = if session.queued_for(key) > waiting_max {
+            // At the high mark, so many bytes fit when no more than these wait.
+            let high = cx.settings.profile.limits.queue_bytes_high;
+            NeededRoom { bytes: high.saturating_sub(waiting_max), mark: SendMark::High, by_total: false }
+        } else if session.fits(key, bytes, mark) {
+            return Ok(());
+        } else {
+            NeededRoom { bytes, mark, by_total: false }
+        };
+        self.await_room(cx, Some(from), to, mode, needed);
+        Err(Undelivered::Busy)
+    }
+
+    /// Registers the sender of a refused message for `Writable`, if it may send the message again.
+    fn await_room(
+        &mut self,
+        cx: &mut NodeCx,
+        sender: Option<Key>,
+        to: ActorId,
+        mode: SendMode,
+        needed: NeededRoom,
+    ) {
+        let (SendMode::Send | SendMode::Try) = mode else { return };
+        let waiter = RoomWaiter { sender, address: to.key() };
+        self.room_waiters.add(waiter, needed);
+        cx.work.with_room_waiters.insert(self.node);
+        self.await_least_room(to.key().actor());
+    }
+
+    /// Lets the session await the least room that a sender needs for an actor.
+    fn await_least_room(&mut self, actor: Key) {
+        let Some(peer_session) =
+            self.peer_session.as_mut().filter(|peer_session| peer_session.disconnect.is_none())
+        else {
+            return;
+        };
+        peer_session.session.stop_awaiting_room(actor);
+        for mark in [SendMark::Cap, SendMark::High] {
+            if let Some(bytes) = self.room_waiters.least_room(actor, mark) {
+                peer_session.session.await_room(actor, bytes, mark);
+            }
+        }
+    }
+
+    /// Forgets that a sender awaits room for messages to an address.
+    fn end_room_wait(&mut self, cx: &mut NodeCx, sender: Key, address: Key) {
+        self.room_waiters.remove(RoomWaiter { sender: Some(sender), address });
+        self.await_least_room(address.actor());
+        if self.room_waiters.is_empty() {
+            cx.work.with_room_waiters.remove(&self.node);
+        }
+    }
+
+    /// Sends `Writable` to the senders for whose refused messages the queue to an actor has room again.
+    pub(super) fn report_room(&mut self, actor: Key, driver: &mut impl Driver) {
+        let Some(peer_session) =
+            self.peer_session.as_mut().filter(|peer_session| peer_session.disconnect.is_none())
+        else {
+            return;
+        };
+        let session = &mut peer_session.session;
+        let has_room = |room: NeededRoom| !room.by_total && session.fits(actor, room.bytes, room.mark);
+        let ready = self.room_waiters.take_ready(actor, has_room);
+        self.await_least_room(actor);
+        for waiter in ready {
+            driver.local().mailboxes().writable(waiter.sender, ActorId::new(self.node, waiter.address));
+        }
+    }
+
+    /// Sends `Writable` to all senders that wait for room, since the queues are gone or have become shorter.
+    pub(super) fn release_room_waiters(&mut self, cx: &mut NodeCx) {
+        let waiters = self.room_waiters.take_all();
+        self.release(cx, waiters);
+    }
+
+    fn release(&self, cx: &mut NodeCx, waiters: Vec<RoomWaiter>) {
+        let node = self.node;
+        let to_action =
+            |waiter: RoomWaiter| LoopAction::Writable(waiter.sender, ActorId::new(node, waiter.address));
+        cx.loop_actions.extend(waiters.into_iter().map(to_action));
+    }
+
+    /// Releases the senders that the total of all queues held up, when the queue to this peer is short: then it may grow in
+    /// any case.
+    pub(super) fn report_short_queue(&mut self, cx: &mut NodeCx, driver: &mut impl Driver) {
+        if !cx.queues.has_refused {
+            return;
+        }
+        let low = cx.settings.profile.limits.queue_bytes_low;
+        if self.open_session().is_some_and(|session| session.queued_bytes() <= low) {
+            let waiters = self.room_waiters.take_by_total();
+            self.release(cx, waiters);
+            cx.run_loop_actions(driver);
+        }
+    }
+
+    pub(super) fn check_waiting_room(
+        &self,
+        cx: &mut NodeCx,
+        budget: WaitingBudget,
+        bytes: u64,
+    ) -> Result<(), OutboundRefusal> {
+        let limits = &cx.settings.profile.limits;
+        if !self.waiting.fits(budget, bytes, limits) {
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
+        }
+        let is_low = self.waiting.bytes() + bytes <= limits.queue_bytes_high;
+        if matches!(budget, WaitingBudget::Actor(_)) && !is_low && cx.queues.bytes > ALL_QUEUES_MAX {
+            cx.queues.has_refused = true;
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
+        }
+        Ok(())
+    }
+
+    /// Sends a message that has waited for a session.
+    fn send_waiting_message(
+        &mut self,
+        outbound: &OutboundMessage<'_>,
+        receipt_number: Option<u64>,
+        route: &[(NodeId, Vec<SocketAddr>)],
+    ) -> Result<(), Undelivered> {
+        let Some(peer_session) = &mut self.peer_session else { return Err(Undelivered::NoNode) };
+        send_message(&mut peer_session.session, outbound, receipt_number, route).map_err(
+            |reason| match reason {
+                OutboundRefusal::NoRoom { .. } => Undelivered::Busy,
+                OutboundRefusal::Other(reason) => reason,
+            },
+        )
+    }
+
+    /// Fails all messages and signals that wait for a session. Whether it has no session.
+    fn drop_waiting(&mut self, cx: &mut NodeCx, reason: &Undelivered) -> bool {
+        if self.peer_session.is_some() {
+            return false;
+        }
+        let waiting = self.waiting.take();
+        self.count_queue(&mut cx.queues.bytes);
+        let replies = cx.replies.take(self.node);
+        self.release_room_waiters(cx);
+        for queued in waiting {
+            match queued {
+                QueuedOutbound::Message { from, to, tag, receipt_number, .. } => {
+                    cx.fail_message((from, to), tag, receipt_number, reason.clone());
+                }
+                QueuedOutbound::Signal(signal) => self.fail_signal(cx, signal, reason.clone()),
+            }
+        }
+        cx.loop_actions.extend(
+            replies.into_iter().map(|request_id| LoopAction::FailRequest(request_id, reason.clone().into())),
+        );
+        true
+    }
+}
+
+impl NodeCx {
     /// Records what an accepted message leaves open: its receipt, and the requests whose `ReplyTo` it holds.
     fn await_outcome(&mut self, node: NodeId, outbound: &OutboundMessage<'_>, receipt_number: Option<u64>) {
         if let (Some(receipt_number), Destination::Actor(to)) = (receipt_number, outbound.to) {
@@ -200,33 +385,35 @@ impl NodeCore {
                 SendMode::Receipt(request_id) => Some(request_id),
                 SendMode::Send | SendMode::Try | SendMode::Ask | SendMode::Once | _ => None,
             };
-            self.cx.receipts.add(receipt_number, request, outbound.requests, receiver);
+            self.receipts.add(receipt_number, request, outbound.requests, receiver);
         }
         let is_withdrawable = outbound.mode == SendMode::Ask;
-        self.cx.replies.add(node, outbound.requests, receipt_number, is_withdrawable);
+        self.replies.add(node, outbound.requests, receipt_number, is_withdrawable);
     }
 
-    /// Registers the sender of a refused message for `Writable`, if it may send the message again.
-    fn await_room(&mut self, sender: Option<Key>, to: ActorId, mode: SendMode, needed: NeededRoom) {
-        let (SendMode::Send | SendMode::Try) = mode else { return };
-        let Some(peer) = self.peers.get_mut(&to.node()) else { return };
-        let waiter = RoomWaiter { sender, address: to.key() };
-        peer.room_waiters.add(waiter, needed);
-        self.cx.work.with_room_waiters.insert(to.node());
-        await_least_room(peer, to.key().actor());
-    }
-
-    /// Forgets that a sender awaits room for messages to an address.
-    fn end_room_wait(&mut self, sender: Key, address: ActorId) {
-        let node = address.node();
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        peer.room_waiters.remove(RoomWaiter { sender: Some(sender), address: address.key() });
-        await_least_room(peer, address.key().actor());
-        if peer.room_waiters.is_empty() {
-            self.cx.work.with_room_waiters.remove(&node);
+    /// Reports a waiting message that will not be sent: to its receipt, or as a dead letter.
+    fn fail_message(
+        &mut self,
+        (from, to): (Option<Key>, Destination),
+        tag: &'static str,
+        receipt_number: Option<u64>,
+        reason: Undelivered,
+    ) {
+        match (to, receipt_number) {
+            (Destination::Request(..), _) => {}
+            (Destination::Actor(_), Some(receipt_number)) => {
+                self.loop_actions.push(LoopAction::FailReceipt(receipt_number, reason))
+            }
+            (Destination::Actor(to), None) => {
+                let from = from.map(|key| ActorId::new(self.me, key));
+                self.loop_actions
+                    .push(LoopAction::DeadLetter(DeadLetter::new(to, tag, reason).sent_by(from)));
+            }
         }
     }
+}
 
+impl NodeCore {
     /// Forgets a sender that has exited.
     fn forget_room_waiter(&mut self, sender: Key) {
         let peers = &mut self.peers;
@@ -235,46 +422,6 @@ impl NodeCore {
             peer.room_waiters.remove_sender(sender);
             !peer.room_waiters.is_empty()
         });
-    }
-
-    /// Sends `Writable` to the senders for whose refused messages the queue to an actor has room again.
-    pub(super) fn report_room(&mut self, node: NodeId, actor: Key, driver: &mut impl Driver) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        let Some(session) = open_session(&mut peer.peer_session) else { return };
-        let has_room = |room: NeededRoom| !room.by_total && session.fits(actor, room.bytes, room.mark);
-        let ready = peer.room_waiters.take_ready(actor, has_room);
-        await_least_room(peer, actor);
-        for waiter in ready {
-            driver.local().mailboxes().writable(waiter.sender, ActorId::new(node, waiter.address));
-        }
-    }
-
-    /// Sends `Writable` to all senders that wait for room at a peer, since its queues are gone or have become shorter.
-    pub(super) fn release_room_waiters(&mut self, node: NodeId) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        let waiters = peer.room_waiters.take_all();
-        self.release(node, waiters);
-    }
-
-    fn release(&mut self, node: NodeId, waiters: Vec<RoomWaiter>) {
-        let to_action =
-            |waiter: RoomWaiter| LoopAction::Writable(waiter.sender, ActorId::new(node, waiter.address));
-        self.cx.loop_actions.extend(waiters.into_iter().map(to_action));
-    }
-
-    /// Releases the senders that the total of all queues held up at a peer, when the queue to that peer is short: then it
-    /// may grow in any case.
-    pub(super) fn report_short_queue(&mut self, node: NodeId, driver: &mut impl Driver) {
-        if !self.cx.queues.has_refused {
-            return;
-        }
-        let low = self.cx.settings.profile.limits.queue_bytes_low;
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        if open_session(&mut peer.peer_session).is_some_and(|session| session.queued_bytes() <= low) {
-            let waiters = peer.room_waiters.take_by_total();
-            self.release(node, waiters);
-            self.run_loop_actions(driver);
-        }
     }
 
     /// After messages were refused because of the total of all queues: releases their senders when it has decreased.
@@ -286,9 +433,9 @@ impl NodeCore {
         for node in self.cx.work.with_room_waiters.iter().copied().collect::<Vec<_>>() {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
             let waiters = peer.room_waiters.take_by_total();
-            self.release(node, waiters);
+            peer.release(&mut self.cx, waiters);
         }
-        self.run_loop_actions(driver);
+        self.cx.run_loop_actions(driver);
     }
 
     /// Queues a message until there is a session.
@@ -307,7 +454,7 @@ impl NodeCore {
                 return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
             }
         }
-        self.check_waiting_room(node, WaitingBudget::of_message(outbound.to), bytes)?;
+        peer.check_waiting_room(&mut self.cx, WaitingBudget::of_message(outbound.to), bytes)?;
         let receipt_number = wants_receipt(outbound).then(|| self.cx.next_number());
         let queued = QueuedOutbound::Message {
             from: outbound.from,
@@ -319,31 +466,7 @@ impl NodeCore {
             replies: outbound.requests.into(),
         };
         self.push_waiting(node, queued)?;
-        self.await_outcome(node, outbound, receipt_number);
-        Ok(())
-    }
-
-    /// Whether an entry of `bytes` bytes may wait for a session with the node.
-    pub(super) fn fits_waiting_queue(&mut self, node: NodeId, budget: WaitingBudget, bytes: u64) -> bool {
-        self.check_waiting_room(node, budget, bytes).is_ok()
-    }
-
-    fn check_waiting_room(
-        &mut self,
-        node: NodeId,
-        budget: WaitingBudget,
-        bytes: u64,
-    ) -> Result<(), OutboundRefusal> {
-        let limits = &self.cx.settings.profile.limits;
-        let Some(peer) = self.peers.get(&node) else { return Err(Undelivered::NoNode.into()) };
-        if !peer.waiting.fits(budget, bytes, limits) {
-            return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
-        }
-        let is_low = peer.waiting.bytes() + bytes <= limits.queue_bytes_high;
-        if matches!(budget, WaitingBudget::Actor(_)) && !is_low && self.cx.queues.bytes > ALL_QUEUES_MAX {
-            self.cx.queues.has_refused = true;
-            return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
-        }
+        self.cx.await_outcome(node, outbound, receipt_number);
         Ok(())
     }
 
@@ -401,30 +524,20 @@ impl NodeCore {
                         nodes: &nodes,
                         requests: &[],
                     };
-                    let Some(peer_session) =
-                        self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
-                    else {
-                        return;
-                    };
-                    if let Err(reason) =
-                        send_message(&mut peer_session.session, &outbound, receipt_number, &route)
-                    {
-                        let reason = match reason {
-                            OutboundRefusal::NoRoom { .. } => Undelivered::Busy,
-                            OutboundRefusal::Other(reason) => reason,
-                        };
+                    let Some(peer) = self.peers.get_mut(&node) else { return };
+                    if let Err(reason) = peer.send_waiting_message(&outbound, receipt_number, &route) {
                         if let Destination::Request(node, request_id) = to {
                             let reason = AskError::from_reply(&reason);
                             self.signal_peer(Signal::ReplyDropped { node, request_id, reason });
                         }
-                        self.fail_message((from, to), tag, receipt_number, reason);
+                        self.cx.fail_message((from, to), tag, receipt_number, reason);
                     }
                 }
             }
         }
         let Some(peer) = self.peers.get_mut(&node) else { return };
         for actor in peer.room_waiters.actors() {
-            await_least_room(peer, actor);
+            peer.await_least_room(actor);
         }
     }
 
@@ -433,53 +546,15 @@ impl NodeCore {
         // The timer may be that of earlier messages: there may have been a session since.
         if self.peers.get(&node).is_some_and(|peer| self.cx.now >= peer.waiting.until) {
             self.drop_waiting(node, Undelivered::NoNode);
-            self.run_loop_actions(driver);
+            self.cx.run_loop_actions(driver);
         }
     }
 
     /// Fails all waiting messages and signals of a node.
     pub(super) fn drop_waiting(&mut self, node: NodeId, reason: Undelivered) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        if peer.peer_session.is_some() {
-            return;
-        }
-        let waiting = peer.waiting.take();
-        peer.count_queue(&mut self.cx.queues.bytes);
-        self.note_use(node);
-        let replies = self.cx.replies.take(node);
-        self.release_room_waiters(node);
-        for queued in waiting {
-            match queued {
-                QueuedOutbound::Message { from, to, tag, receipt_number, .. } => {
-                    self.fail_message((from, to), tag, receipt_number, reason.clone())
-                }
-                QueuedOutbound::Signal(signal) => self.fail_signal(signal, reason.clone()),
-            }
-        }
-        self.cx.loop_actions.extend(
-            replies.into_iter().map(|request_id| LoopAction::FailRequest(request_id, reason.clone().into())),
-        );
-    }
-
-    /// Reports a waiting message that will not be sent: to its receipt, or as a dead letter.
-    fn fail_message(
-        &mut self,
-        (from, to): (Option<Key>, Destination),
-        tag: &'static str,
-        receipt_number: Option<u64>,
-        reason: Undelivered,
-    ) {
-        match (to, receipt_number) {
-            (Destination::Request(..), _) => {}
-            (Destination::Actor(_), Some(receipt_number)) => {
-                self.cx.loop_actions.push(LoopAction::FailReceipt(receipt_number, reason))
-            }
-            (Destination::Actor(to), None) => {
-                let from = from.map(|key| ActorId::new(self.cx.me, key));
-                self.cx
-                    .loop_actions
-                    .push(LoopAction::DeadLetter(DeadLetter::new(to, tag, reason).sent_by(from)));
-            }
+        if peer.drop_waiting(&mut self.cx, &reason) {
+            self.note_use(node);
         }
     }
 
@@ -487,23 +562,6 @@ impl NodeCore {
     fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(NodeId, Vec<SocketAddr>)> {
         let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.cx.me);
         third_nodes.map(|node| (*node, self.locations_of(*node))).collect()
-    }
-}
-
-/// The session to which messages go now: not one that is being ended.
-fn open_session(peer_session: &mut Option<Box<PeerSession>>) -> Option<&mut Session> {
-    let peer_session = peer_session.as_mut().filter(|peer_session| peer_session.disconnect.is_none())?;
-    Some(&mut peer_session.session)
-}
-
-/// Lets the session of a peer await the least room that a sender needs for an actor.
-fn await_least_room(peer: &mut Peer, actor: Key) {
-    let Some(session) = open_session(&mut peer.peer_session) else { return };
-    session.stop_awaiting_room(actor);
-    for mark in [SendMark::Cap, SendMark::High] {
-        if let Some(bytes) = peer.room_waiters.least_room(actor, mark) {
-            session.await_room(actor, bytes, mark);
-        }
     }
 }
 

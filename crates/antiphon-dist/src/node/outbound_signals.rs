@@ -5,6 +5,8 @@
 //! the peer causes; a `Demonitor` follows a `Monitor`, which may be refused. `Lagged` is never refused either: a channel checks by `check_room` that
 //! there is room for it.
 
+use std::net::SocketAddr;
+
 use antiphon_sched::{
     ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, PayloadError, Signal, Undelivered,
     Value,
@@ -15,107 +17,171 @@ use antiphon_wire::frame::{
 };
 use antiphon_wire::{Frame, Locations, Pair, SendRefused, Session, TagId};
 
+use super::context::NodeCx;
 use super::frames::BY_TARGET;
 use super::payload_faults::{TOO_MANY_TYPES, encode_error, fault_of};
-use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::waiting_outbound::{QueuedOutbound, WaitingBudget, signal_bytes};
 use super::{LoopAction, NO_ACTOR, NodeCore};
 
 impl NodeCore {
-    /// Sends a signal over the session of its peer. Without a session, the signal waits for one or fails.
+    /// Sends a signal to its peer. Without a session, the signal waits for one or fails.
     pub(super) fn signal_peer(&mut self, signal: Signal) {
         let Some(node) = node_of_signal(&signal) else { return };
+        let hints = self.hints_for(node, &signal);
         let Some(peer) = self.peers.get_mut(&node) else {
-            return self.fail_signal(signal, Undelivered::NoNode);
+            return self.cx.report_failed_signal(signal, Undelivered::NoNode);
         };
-        if peer.replaced_by_restart {
-            return self.fail_signal(signal, Undelivered::NoActor);
-        }
-        if peer.has_left {
-            return self.fail_signal(signal, Undelivered::NoNode);
-        }
-        let has_waiting = !peer.waiting.is_empty();
-        let Some(mut peer_session) =
-            peer.peer_session.take_if(|peer_session| peer_session.disconnect.is_none())
-        else {
-            let was_connected = peer.status.is_some();
-            if has_waiting || !ends_with_session(&signal, was_connected) {
-                self.queue_signal(node, signal);
-            }
-            return;
-        };
-        let sent = if is_of_ended_monitor(peer, &signal) {
-            Ok(())
-        } else {
-            record_monitor(peer, &signal);
-            self.send_node_hints(node, &mut peer_session, &signal);
-            send_signal(&mut peer_session.session, &signal)
-        };
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.peer_session = Some(peer_session);
-        }
-        self.mark_dirty(node);
-        if let Err(reason) = sent {
-            tracing::debug!(%node, %reason, "a signal was not sent");
-            let reason = match reason {
-                SendRefused::TooLarge { bytes, limit } => PayloadError::TooLarge { bytes, max: limit }.into(),
-                SendRefused::FieldTooLong => encode_error(TOO_MANY_TYPES).into(),
-                SendRefused::Busy { .. } | SendRefused::WrongMethod | _ => Undelivered::Busy,
-            };
-            self.fail_signal(signal, reason);
+        if let Some(signal) = peer.signal(&mut self.cx, signal, &hints) {
+            self.queue_signal(node, signal);
         }
     }
 
     /// Queues a signal until there is a session, within the limits for messages.
     fn queue_signal(&mut self, node: NodeId, signal: Signal) {
-        let budget = WaitingBudget::of_signal(&signal);
-        let pushed = if self.fits_waiting_queue(node, budget, signal_bytes(&signal)) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let fits = peer.fits_waiting_queue(&mut self.cx, &signal);
+        let pushed = if fits {
             self.push_waiting(node, QueuedOutbound::Signal(signal.clone()))
         } else {
             Err(Undelivered::Busy)
         };
-        if let Err(reason) = pushed {
-            self.fail_signal(signal, reason);
+        if let (Err(reason), Some(peer)) = (pushed, self.peers.get_mut(&node)) {
+            peer.fail_signal(&mut self.cx, signal, reason);
         }
     }
 
-    /// Sends the peer the locations of the nodes that the addresses in a signal's value name. A message has a route instead.
-    fn send_node_hints(&self, peer: NodeId, peer_session: &mut PeerSession, signal: &Signal) {
-        let (Some((_, nodes)), Some(pair)) = (value_of(signal), pair_of(signal)) else { return };
-        for node in nodes.iter().filter(|node| **node != peer && **node != self.cx.me) {
-            let locations = self.locations_of(*node);
-            if locations.is_empty() {
-                continue;
-            }
-            let name = self.peers.get(node).map_or("", |peer| peer.name.as_str());
-            let hint = NodeAt { request: 0, node: *node, name, locations: Locations::Plain(&locations) };
-            if let Err(reason) = peer_session.session.send_in_order(pair, &hint.into()) {
-                tracing::debug!(%peer, %node, %reason, "the location of a node was not sent to a peer");
+    /// The nodes that the addresses in a signal's value name, with their locations. A message has a route instead.
+    fn hints_for(&self, peer: NodeId, signal: &Signal) -> Vec<NodeHint> {
+        let Some((_, nodes)) = value_of(signal) else { return Vec::new() };
+        let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.cx.me);
+        let hints = third_nodes.map(|node| NodeHint {
+            node: *node,
+            name: self.peers.get(node).map(|peer| peer.name.clone()).unwrap_or_default(),
+            locations: self.locations_of(*node),
+        });
+        hints.filter(|hint| !hint.locations.is_empty()).collect()
+    }
+}
+
+/// A node that an address names, which the receiver of the address may not know.
+pub(super) struct NodeHint {
+    node: NodeId,
+    name: String,
+    locations: Vec<SocketAddr>,
+}
+
+impl Peer {
+    /// Sends a signal over the session. Returns it if it has to wait for a session.
+    fn signal(&mut self, cx: &mut NodeCx, signal: Signal, hints: &[NodeHint]) -> Option<Signal> {
+        let unreachable = match () {
+            () if self.replaced_by_restart => Some(Undelivered::NoActor),
+            () if self.has_left => Some(Undelivered::NoNode),
+            () => None,
+        };
+        if let Some(reason) = unreachable {
+            self.fail_signal(cx, signal, reason);
+            return None;
+        }
+        if self.open_session().is_none() {
+            let must_wait = !self.waiting.is_empty() || !ends_with_session(&signal, self.status.is_some());
+            return must_wait.then_some(signal);
+        }
+        let sent = if self.is_of_ended_monitor(&signal) {
+            Ok(())
+        } else {
+            self.record_monitor(&signal);
+            self.send_signal(&signal, hints)
+        };
+        self.mark_dirty(cx);
+        if let Err(reason) = sent {
+            tracing::debug!(node = %self.node, %reason, "a signal was not sent");
+            let reason = match reason {
+                SendRefused::TooLarge { bytes, limit } => PayloadError::TooLarge { bytes, max: limit }.into(),
+                SendRefused::FieldTooLong => encode_error(TOO_MANY_TYPES).into(),
+                SendRefused::Busy { .. } | SendRefused::WrongMethod | _ => Undelivered::Busy,
+            };
+            self.fail_signal(cx, signal, reason);
+        }
+        None
+    }
+
+    fn send_signal(&mut self, signal: &Signal, hints: &[NodeHint]) -> Result<(), SendRefused> {
+        let node = self.node;
+        let Some(session) = self.open_session() else { return Ok(()) };
+        if let Some(pair) = pair_of(signal) {
+            for NodeHint { node: other, name, locations } in hints {
+                let hint = NodeAt { request: 0, node: *other, name, locations: Locations::Plain(locations) };
+                if let Err(reason) = session.send_in_order(pair, &hint.into()) {
+                    tracing::debug!(peer = %node, node = %other, %reason, "the location of a node was not sent to a peer");
+                }
             }
         }
+        send_signal(session, signal)
+    }
+
+    /// Whether a signal may wait for a session.
+    fn fits_waiting_queue(&self, cx: &mut NodeCx, signal: &Signal) -> bool {
+        self.check_waiting_room(cx, WaitingBudget::of_signal(signal), signal_bytes(signal)).is_ok()
     }
 
     /// Reports a signal that cannot be sent to its sender: by a `Down`, or as a dead letter.
-    pub(super) fn fail_signal(&mut self, signal: Signal, reason: Undelivered) {
+    pub(super) fn fail_signal(&mut self, cx: &mut NodeCx, signal: Signal, reason: Undelivered) {
+        match &signal {
+            Signal::Monitor { id, .. } => _ = self.monitors.remove_local_watcher(*id),
+            Signal::Notify { id, actor, .. } => _ = self.monitors.remove_remote_watcher(*actor, *id),
+            Signal::Demonitor { .. }
+            | Signal::Down { .. }
+            | Signal::Terminate { .. }
+            | Signal::Throw { .. }
+            | Signal::Resume { .. }
+            | Signal::ReplyDropped { .. }
+            | Signal::Lagged { .. }
+            | Signal::RequestClosed { .. }
+            | Signal::RoomNotAwaited { .. }
+            | Signal::Exited { .. } => {}
+        }
+        cx.report_failed_signal(signal, reason);
+    }
+
+    /// Whether a signal removes a monitor that has ended meanwhile, with its target or an earlier session: an actor that ends removes its
+    /// monitors over several rounds of the loop. The peer may have used its number again.
+    fn is_of_ended_monitor(&self, signal: &Signal) -> bool {
+        let Signal::Demonitor { watcher, id, .. } = signal else { return false };
+        self.monitors.local_watcher(*id).is_none_or(|(known, _)| known != *watcher)
+    }
+
+    /// Records a monitor between this node and the peer, or its end.
+    fn record_monitor(&mut self, signal: &Signal) {
+        match signal {
+            Signal::Monitor { target, id, watcher } => {
+                self.monitors.add_local_watcher(*watcher, *id, *target);
+            }
+            Signal::Demonitor { id, .. } => _ = self.monitors.remove_local_watcher(*id),
+            Signal::Notify { id, actor, .. } => self.monitors.add_remote_watcher(*actor, *id),
+            Signal::Down { id, actor, .. } => _ = self.monitors.remove_remote_watcher(actor.key(), *id),
+            Signal::Terminate { .. }
+            | Signal::Throw { .. }
+            | Signal::Resume { .. }
+            | Signal::Lagged { .. }
+            | Signal::ReplyDropped { .. }
+            | Signal::RequestClosed { .. }
+            | Signal::RoomNotAwaited { .. }
+            | Signal::Exited { .. } => {}
+        }
+    }
+}
+
+impl NodeCx {
+    /// Reports a signal that cannot be sent to its sender: by a `Down`, or as a dead letter.
+    fn report_failed_signal(&mut self, signal: Signal, reason: Undelivered) {
         match signal {
             Signal::Monitor { target, id, watcher } => {
                 let exit_reason =
                     if reason == Undelivered::NoActor { ExitReason::NoActor } else { ExitReason::NodeLost };
-                if let Some(peer) = self.peers.get_mut(&target.node()) {
-                    peer.monitors.remove_local_watcher(id);
-                }
-                self.cx.loop_actions.push(LoopAction::Down {
-                    watcher,
-                    id,
-                    actor: target,
-                    reason: exit_reason,
-                });
+                self.loop_actions.push(LoopAction::Down { watcher, id, actor: target, reason: exit_reason });
             }
-            Signal::Notify { watcher, id, actor } => {
-                if let Some(peer) = self.peers.get_mut(&watcher.node()) {
-                    peer.monitors.remove_remote_watcher(actor, id);
-                }
+            Signal::Notify { watcher, actor, .. } => {
                 self.dead_signal((Some(actor), watcher), "notify", reason);
             }
             Signal::Terminate { from, target, .. } => self.dead_signal((from, target), "terminate", reason),
@@ -133,8 +199,8 @@ impl NodeCore {
     }
 
     fn dead_signal(&mut self, (from, to): (Option<Key>, ActorId), what: &'static str, reason: Undelivered) {
-        let from = from.map(|key| ActorId::new(self.cx.me, key));
-        self.cx.loop_actions.push(LoopAction::DeadLetter(DeadLetter::new(to, what, reason).sent_by(from)));
+        let from = from.map(|key| ActorId::new(self.me, key));
+        self.loop_actions.push(LoopAction::DeadLetter(DeadLetter::new(to, what, reason).sent_by(from)));
     }
 }
 
@@ -194,39 +260,6 @@ fn ends_with_session(signal: &Signal, was_connected: bool) -> bool {
         | Signal::RequestClosed { .. }
         | Signal::RoomNotAwaited { .. }
         | Signal::Exited { .. } => true,
-    }
-}
-
-/// Whether a signal removes a monitor that has ended meanwhile, with its target or an earlier session: an actor that ends removes its
-/// monitors over several rounds of the loop. The peer may have used its number again.
-fn is_of_ended_monitor(peer: &Peer, signal: &Signal) -> bool {
-    let Signal::Demonitor { watcher, id, .. } = signal else { return false };
-    peer.monitors.local_watcher(*id).is_none_or(|(known, _)| known != *watcher)
-}
-
-/// Records a monitor between this node and the peer, or its end.
-fn record_monitor(peer: &mut Peer, signal: &Signal) {
-    match signal {
-        Signal::Monitor { target, id, watcher } => {
-            peer.monitors.add_local_watcher(*watcher, *id, *target);
-        }
-        Signal::Demonitor { id, .. } => {
-            peer.monitors.remove_local_watcher(*id);
-        }
-        Signal::Notify { id, actor, .. } => {
-            peer.monitors.add_remote_watcher(*actor, *id);
-        }
-        Signal::Down { id, actor, .. } => {
-            peer.monitors.remove_remote_watcher(actor.key(), *id);
-        }
-        Signal::Terminate { .. }
-        | Signal::Throw { .. }
-        | Signal::Resume { .. }
-        | Signal::Lagged { .. }
-        | Signal::ReplyDropped { .. }
-        | Signal::RequestClosed { .. }
-        | Signal::RoomNotAwaited { .. }
-        | Signal::Exited { .. } => {}
     }
 }
 

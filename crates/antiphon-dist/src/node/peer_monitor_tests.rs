@@ -15,7 +15,7 @@ use crate::peer_limits::PeerLimits;
 
 impl TestCore {
     fn apply(&mut self, node: NodeId, signal: InboundSignal) {
-        self.core.apply_signal(node, signal, &mut self.driver);
+        self.apply_signal(node, signal);
         self.core.check();
     }
 }
@@ -125,7 +125,9 @@ fn failed_monitor_signal_removes_monitor() {
     let peer = test.core.peers.get_mut(&node).expect("the peer is known");
     peer.monitors.add_local_watcher(watcher, id, target);
     assert_eq!(test.core.counts().monitors, 1);
-    test.core.fail_signal(Signal::Monitor { target, id, watcher }, antiphon_sched::Undelivered::NoNode);
+    let signal = Signal::Monitor { target, id, watcher };
+    let peer = test.core.peers.get_mut(&node).expect("the peer is known");
+    peer.fail_signal(&mut test.core.cx, signal, antiphon_sched::Undelivered::NoNode);
     assert_eq!(test.core.counts().monitors, 0);
 }
 

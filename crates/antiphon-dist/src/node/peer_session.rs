@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{NodeId, Time, Undelivered};
+use antiphon_sched::{NodeId, Time, Undelivered, with_origin};
 use antiphon_wire as wire;
 use antiphon_wire::frame::{Close, CloseReason, Goodbye, GoodbyeReason};
 use antiphon_wire::{
-    CONTROL_FRAMES_AT_ONCE, HeldCredit, ProvenConnection, Session, SessionError, SessionEvent,
+    CONTROL_FRAMES_AT_ONCE, Frame, HeldCredit, ProvenConnection, Session, SessionError, SessionEvent,
 };
 
 use super::NodeCore;
@@ -374,24 +374,20 @@ impl NodeCore {
         let now = self.cx.now;
         let Some(conn) = self.cx.connections.get(id) else { return };
         let mut deframer = std::mem::take(&mut conn.deframer);
-        let Some(mut peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.take())
-        else {
-            return;
-        };
-        let control_frames = peer_session.session.control_frames_received();
-        let frames = peer_session.session.frames_received();
-        let received = self.with_peer_origin(node, |core| {
-            core.take_records(now, node, &mut peer_session, &mut deframer, driver)
-        });
-        self.control_frames = peer_session.session.control_frames_received() - control_frames;
-        self.cx.steps += self.control_frames + peer_session.session.frames_received() - frames;
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let before = peer.frames_received();
+        let origin = peer.take_origin(&self.cx);
+        let (received, origin) = with_origin(origin, || self.take_records(now, node, &mut deframer, driver));
         if let Some(conn) = self.cx.connections.get(id) {
             conn.deframer = deframer;
             conn.has_unread = matches!(received, Ok(FrameEffect::Unfinished));
         }
         if let Some(peer) = self.peers.get_mut(&node) {
-            peer.peer_session = Some(peer_session);
+            peer.origin = origin;
             peer.count_queue(&mut self.cx.queues.bytes);
+            let received = peer.frames_received();
+            self.control_frames = received.control - before.control;
+            self.cx.steps += self.control_frames + received.numbered - before.numbered;
         }
         match received {
             // The connection is in use as long as frames are left.
@@ -444,31 +440,79 @@ impl NodeCore {
         }
     }
 
+    /// Handles the records that have arrived on the connection of a session.
     fn take_records(
         &mut self,
         now: Time,
         node: NodeId,
-        peer_session: &mut PeerSession,
         deframer: &mut wire::Deframer,
         driver: &mut impl Driver,
     ) -> Result<FrameEffect, SessionError> {
-        let control_frames = peer_session.session.control_frames_received();
-        while let Some(mut frames) = peer_session.session.next_record(now, deframer)? {
-            while let Some(incoming) = peer_session.session.next_frame(now, &mut frames)? {
-                let effect = self.on_frame(node, peer_session, &incoming.frame(), driver);
+        let Some(mut peer) = self.peers.get_mut(&node) else { return Ok(FrameEffect::Continue) };
+        let control_frames = peer.frames_received().control;
+        while let Some(mut frames) = peer.next_record(now, deframer)? {
+            while let Some(incoming) = peer.next_frame(now, &mut frames)? {
+                let frame = incoming.frame();
+                if concerns_node(&frame) {
+                    self.on_node_frame(node, &frame, driver);
+                    let Some(again) = self.peers.get_mut(&node) else { return Ok(FrameEffect::Continue) };
+                    peer = again;
+                }
+                let effect = peer.on_frame(&mut self.cx, &frame, driver);
                 if effect != FrameEffect::Continue {
                     return Ok(effect);
                 }
             }
             let unread = frames.unread();
             deframer.put_back(unread);
-            let control_frames = peer_session.session.control_frames_received() - control_frames;
             // A record of which a part is left has had its share.
-            if is_flood(control_frames) {
+            if is_flood(peer.frames_received().control - control_frames) {
                 return Ok(FrameEffect::Unfinished);
             }
         }
         Ok(FrameEffect::Continue)
+    }
+
+    /// Handles what a frame means for other parts of the node than its peer: lookups, and the locations of other nodes.
+    fn on_node_frame(&mut self, node: NodeId, frame: &Frame<'_>, driver: &mut impl Driver) {
+        match frame {
+            Frame::Message(message) => {
+                let may_reach = |peer: &Peer| peer.may_reach(&self.cx, message.to);
+                if self.peers.get(&node).is_some_and(may_reach) {
+                    self.learn_route(node, message.route);
+                }
+            }
+            Frame::Answer(answer) => self.learn_route(node, answer.route),
+            Frame::Lookup(lookup) => self.on_lookup(node, lookup),
+            Frame::CancelLookup(cancel_lookup) => self.names.forget_lookup_of(node, cancel_lookup.request),
+            Frame::Found(found) => self.on_found(node, found, driver),
+            Frame::NodeAt(hint) => self.on_node_at(node, hint),
+            Frame::AnnounceRelay(relay) => self.on_announce_relay(node, relay.request, driver),
+            Frame::IdleProposed(proposed) => self.on_idle_proposed(node, *proposed, driver),
+            Frame::ReplyDropped(_)
+            | Frame::PayloadRefused(_)
+            | Frame::Receipt(_)
+            | Frame::Monitor(_)
+            | Frame::Demonitor(_)
+            | Frame::Down(_)
+            | Frame::Notify(_)
+            | Frame::Terminate(_)
+            | Frame::Throw(_)
+            | Frame::Resume(_)
+            | Frame::Goodbye(_)
+            | Frame::Lagged(_)
+            | Frame::Tag(_)
+            | Frame::Fragment(_)
+            | Frame::Ack(_)
+            | Frame::Credit(_)
+            | Frame::Ping(_)
+            | Frame::Pong(_)
+            | Frame::Pause(_)
+            | Frame::Unpause(_)
+            | Frame::Close(_)
+            | Frame::IdleAgreed(_)
+            | Frame::Begin(_) => {}
+        }
     }
 
     /// Handles the goodbye of a peer: all its messages have arrived. Those that wait for full mailboxes stay in the backlog.
@@ -551,7 +595,7 @@ impl NodeCore {
         let Some(peer_session) = peer.peer_session.as_mut() else {
             if peer.status == Some(Status::Offline) && peer.waiting.note_refused_dial() >= REFUSALS_MAX {
                 self.drop_waiting(node, Undelivered::NoNode);
-                self.run_loop_actions(driver);
+                self.cx.run_loop_actions(driver);
             }
             return;
         };
@@ -566,15 +610,10 @@ impl NodeCore {
         }
     }
 
-    /// Notes that a session has, or may have, something to transmit.
+    /// Notes that the session of a peer has, or may have, something to transmit.
     pub(super) fn mark_dirty(&mut self, node: NodeId) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        peer.count_queue(&mut self.cx.queues.bytes);
-        if let Some(peer_session) = peer.peer_session.as_mut()
-            && !peer_session.dirty
-        {
-            peer_session.dirty = true;
-            self.cx.work.dirty.push(node);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.mark_dirty(&mut self.cx);
         }
     }
 
@@ -604,7 +643,9 @@ impl NodeCore {
                 self.reopen(node);
             }
             self.poll_events(node, driver);
-            self.report_short_queue(node, driver);
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.report_short_queue(&mut self.cx, driver);
+            }
             self.arm_session(node);
         }
         if self.cx.work.dirty.is_empty() {
@@ -669,7 +710,11 @@ impl NodeCore {
                 SessionEvent::Liveness(wire::Liveness::Lost) => {
                     self.end_session(node, "the peer was silent for too long", driver)
                 }
-                SessionEvent::Writable { actor } => self.report_room(node, actor, driver),
+                SessionEvent::Writable { actor } => {
+                    if let Some(peer) = self.peers.get_mut(&node) {
+                        peer.report_room(actor, driver);
+                    }
+                }
                 SessionEvent::Renew => self.renew(node),
                 SessionEvent::Unresponsive => {
                     self.cx.counts.unresponsive += 1;
@@ -739,8 +784,10 @@ impl NodeCore {
             session: peer_session.session,
         };
         self.report_ended(ended, remote_watchers, driver);
-        self.release_room_waiters(node);
-        self.run_loop_actions(driver);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.release_room_waiters(&mut self.cx);
+        }
+        self.cx.run_loop_actions(driver);
         self.names.forget_peer(node);
         if let Some(conn) = peer_session.conn {
             self.flush_and_close_conn(conn, driver);
@@ -816,6 +863,57 @@ impl NodeCore {
             .filter_map(|peer_session| peer_session.conn)
             .collect();
         self.cx.work.dirty.is_empty() && connections.into_iter().all(|conn| self.unwritten(conn) == 0)
+    }
+}
+
+/// The frames that a session has received.
+#[derive(Copy, Clone, Default)]
+struct ReceivedFrames {
+    numbered: u64,
+    control: u64,
+}
+
+impl Peer {
+    fn frames_received(&self) -> ReceivedFrames {
+        self.peer_session.as_ref().map_or_else(ReceivedFrames::default, |peer_session| ReceivedFrames {
+            numbered: peer_session.session.frames_received(),
+            control: peer_session.session.control_frames_received(),
+        })
+    }
+
+    fn next_record<'d>(
+        &mut self,
+        now: Time,
+        deframer: &'d mut wire::Deframer,
+    ) -> Result<Option<wire::Frames<'d>>, SessionError> {
+        let Some(peer_session) = &mut self.peer_session else { return Ok(None) };
+        peer_session.session.next_record(now, deframer)
+    }
+
+    fn next_frame<'d>(
+        &mut self,
+        now: Time,
+        frames: &mut wire::Frames<'d>,
+    ) -> Result<Option<wire::Incoming<'d>>, SessionError> {
+        let Some(peer_session) = &mut self.peer_session else { return Ok(None) };
+        peer_session.session.next_frame(now, frames)
+    }
+}
+
+/// Whether a frame means something for other parts of the node than its peer.
+fn concerns_node(frame: &Frame<'_>) -> bool {
+    match frame {
+        Frame::Message(message) => !message.route.is_empty(),
+        Frame::Answer(answer) => !answer.route.is_empty(),
+        frame => matches!(
+            frame,
+            Frame::Lookup(_)
+                | Frame::CancelLookup(_)
+                | Frame::Found(_)
+                | Frame::NodeAt(_)
+                | Frame::AnnounceRelay(_)
+                | Frame::IdleProposed(_)
+        ),
     }
 }
 

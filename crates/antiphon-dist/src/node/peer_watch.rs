@@ -86,7 +86,7 @@ impl NodeCore {
             }
             self.drop_waiting(node, undelivered);
         }
-        self.run_loop_actions(driver);
+        self.cx.run_loop_actions(driver);
     }
 
     /// No program listens at a location any more: what refused the peers there has gone.

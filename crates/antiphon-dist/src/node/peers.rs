@@ -5,13 +5,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use antiphon_sched::{Budget, NodeId, Origin, Undelivered};
+use antiphon_sched::{NodeId, Origin, Undelivered};
 use antiphon_wire::{Limits, Session};
 
 use super::NodeCore;
 use super::backlog::Backlog;
+use super::context::NodeCx;
 use super::known_nodes::{Ended, Naming};
-use super::mailbox_budget::PeerBudget;
+use super::mailbox_budget::{MailboxBudget, PeerBudget};
 use super::peer_monitors::PeerMonitors;
 use super::peer_session::PeerSession;
 use super::room_waiters::RoomWaiters;
@@ -25,6 +26,7 @@ use crate::peer_limits::PeerLimits;
 /// Another node, as this one knows it.
 #[derive(Debug)]
 pub(super) struct Peer {
+    pub(super) node: NodeId,
     pub(super) name: String,
     /// The locations at which this node may dial it.
     pub(super) locations: Vec<SocketAddr>,
@@ -45,7 +47,7 @@ pub(super) struct Peer {
     /// The origin of its messages, with the count of its open requests.
     pub(super) origin: Option<Origin>,
     /// The bytes of its messages that wait at this node.
-    pub(super) budget: Option<Box<PeerBudget>>,
+    pub(super) budget: MailboxBudget,
     /// Its messages and signals that wait for mailboxes.
     pub(super) backlog: Backlog,
     /// The actors of this node that await room for messages to it.
@@ -86,15 +88,35 @@ impl Peer {
         session + self.waiting.bytes()
     }
 
-    /// Counts its queues in the total of all peers. Its session must be in its place, not taken out.
+    /// Counts its queues in the total of all peers.
     pub(super) fn count_queue(&mut self, total: &mut u64) {
         let queued = self.queued_bytes();
         *total = *total - self.counted_queue + queued;
         self.counted_queue = queued;
     }
 
+    /// Notes that its session has, or may have, something to transmit.
+    pub(super) fn mark_dirty(&mut self, cx: &mut NodeCx) {
+        self.count_queue(&mut cx.queues.bytes);
+        if let Some(peer_session) = self.peer_session.as_mut()
+            && !peer_session.dirty
+        {
+            peer_session.dirty = true;
+            cx.work.dirty.push(self.node);
+        }
+    }
+
+    /// Logs that it exceeds one of its limits. `what` is the predicate of the line's sentence.
+    pub(super) fn log_refused(&self, cx: &mut NodeCx, kind: &'static str, what: &'static str) {
+        let node = self.node;
+        if cx.log.may_about_node(cx.now, kind, node) {
+            tracing::warn!(%node, name = self.name, "a peer {what}, and is refused (logged at most once an hour)");
+        }
+    }
+
     pub(super) fn new(node: NodeId, name: &str, locations: Vec<SocketAddr>) -> Self {
         Self {
+            node,
             name: name.to_owned(),
             shown_location: locations.first().copied(),
             stated_locations: locations.clone(),
@@ -105,7 +127,7 @@ impl Peer {
             certificate: None,
             remote: None,
             origin: None,
-            budget: None,
+            budget: MailboxBudget::default(),
             backlog: Backlog::default(),
             room_waiters: RoomWaiters::default(),
             subscriptions: Arc::new(()),
@@ -125,14 +147,9 @@ impl Peer {
         }
     }
 
-    /// Its budget, which is made when it is first used.
-    pub(super) fn budget_in(&mut self, all_peers: &Budget, all_replies: &Budget) -> &mut PeerBudget {
-        self.budget.get_or_insert_with(|| Box::new(PeerBudget::new(all_peers, all_replies)))
-    }
-
     /// After the end of its session: frees what nothing refers to.
     pub(super) fn release_unused(&mut self) {
-        self.budget.take_if(|budget| budget.bytes() == 0);
+        self.budget.release_unused();
         self.origin.take_if(|origin| origin.requests() == 0);
     }
 
@@ -205,8 +222,7 @@ impl Peer {
     /// The bytes that this node holds for the peer, whatever the node's own actors have sent to it.
     pub(super) fn held_bytes(&self) -> u64 {
         let session = self.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.held_bytes());
-        let budget = self.budget.as_ref().map_or(0, |budget| budget.bytes());
-        session + budget + self.waiting.bytes() + self.monitors_len() as u64 * MONITOR_BYTES
+        session + self.budget.bytes() + self.waiting.bytes() + self.monitors_len() as u64 * MONITOR_BYTES
     }
 
     /// The most bytes that a node with these limits holds for a peer.

@@ -9,8 +9,10 @@ use antiphon_sched::{ActorId, AskError, Key, NodeId, RequestId, Time, Undelivere
 use antiphon_wire::frame::{Outcome, Receipt};
 use smallvec::SmallVec;
 
+use super::context::NodeCx;
 use super::driver::Driver;
 use super::payload_faults::error_of;
+use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, complete_if_open};
 use crate::error::DeliverError;
@@ -96,11 +98,16 @@ impl PendingReceipts {
     }
 }
 
-impl NodeCore {
+impl PendingReceipts {
     /// Handles a receipt. A peer can complete only the receipts of messages that were sent to it.
-    pub(super) fn on_receipt(&mut self, node: NodeId, receipt: &Receipt<'_>, driver: &mut impl Driver) {
-        let is_from_receiver =
-            self.cx.receipts.open.get(&receipt.request).is_some_and(|open| open.node == node);
+    pub(super) fn on_receipt(
+        &mut self,
+        node: NodeId,
+        receipt: &Receipt<'_>,
+        timers: &mut TimerQueue,
+        driver: &mut impl Driver,
+    ) {
+        let is_from_receiver = self.open.get(&receipt.request).is_some_and(|open| open.node == node);
         if !is_from_receiver {
             return;
         }
@@ -111,18 +118,20 @@ impl NodeCore {
             Outcome::Payload(fault) => Err(DeliverError::Refused(Undelivered::Payload(error_of(fault)))),
             Outcome::Busy => Err(DeliverError::Refused(Undelivered::Busy)),
         };
-        self.complete_receipt(receipt.request, result, driver);
+        self.complete(receipt.request, result, timers, driver);
     }
 
-    pub(super) fn complete_receipt(
+    /// Completes a receipt, if it is still open.
+    pub(super) fn complete(
         &mut self,
         receipt_number: u64,
         result: Result<(), DeliverError>,
+        timers: &mut TimerQueue,
         driver: &mut impl Driver,
     ) {
-        let Some(open) = self.cx.receipts.remove(receipt_number) else { return };
+        let Some(open) = self.remove(receipt_number) else { return };
         if let Some(until) = open.until {
-            self.cx.timers.remove(until, NodeTimer::Receipt(receipt_number));
+            timers.remove(until, NodeTimer::Receipt(receipt_number));
         }
         // Otherwise the message was delivered, and its receiver replies; or the session has ended, which fails all its requests.
         if let Err(DeliverError::Refused(reason)) = &result {
@@ -138,49 +147,64 @@ impl NodeCore {
         }
     }
 
-    /// Sets how long `request_id` waits for its receipt.
-    pub(crate) fn set_receipt_timeout(&mut self, request_id: RequestId, timeout: Duration) {
+    /// Sets until when `request_id` waits for its receipt.
+    pub(super) fn set_timeout(&mut self, request_id: RequestId, until: Time, timers: &mut TimerQueue) {
         // It is the newest receipt, because the same call of the actor has sent the message.
-        let newest = self.cx.receipts.open.iter_mut().next_back();
+        let newest = self.open.iter_mut().next_back();
         if let Some((receipt_number, open)) =
             newest.filter(|(_, open)| open.owner.request == Some(request_id))
         {
-            let until = self.cx.now + timeout;
             open.until = Some(until);
-            self.cx.timers.add(until, NodeTimer::Receipt(*receipt_number));
+            timers.add(until, NodeTimer::Receipt(*receipt_number));
         }
     }
 
     /// The receipt for which `request_id` waits, right after its message was sent.
-    pub(crate) fn newest_receipt(&self, request_id: RequestId) -> Option<u64> {
-        let (receipt_number, open) = self.cx.receipts.open.last_key_value()?;
+    pub(super) fn newest_of(&self, request_id: RequestId) -> Option<u64> {
+        let (receipt_number, open) = self.open.last_key_value()?;
         (open.owner.request == Some(request_id)).then_some(*receipt_number)
     }
 
     /// Forgets a receipt whose request is closed.
+    pub(super) fn forget(&mut self, receipt_number: u64) {
+        self.remove(receipt_number);
+    }
+
+    /// Forgets a receipt if nothing else waits for it than the reply to this request. Returns whether it has.
+    pub(super) fn forget_if_only_for(&mut self, receipt_number: u64, request_id: RequestId) -> bool {
+        self.serves_only(receipt_number, request_id) && self.remove(receipt_number).is_some()
+    }
+
+    /// The receiver of the message that awaits a receipt.
+    pub(super) fn receiver(&self, receipt_number: u64) -> Option<ActorId> {
+        self.open.get(&receipt_number).map(|open| ActorId::new(open.node, open.actor))
+    }
+}
+
+impl NodeCore {
+    /// Sets how long `request_id` waits for its receipt.
+    pub(crate) fn set_receipt_timeout(&mut self, request_id: RequestId, timeout: Duration) {
+        let until = self.cx.now + timeout;
+        self.cx.receipts.set_timeout(request_id, until, &mut self.cx.timers);
+    }
+
+    /// The receipt for which `request_id` waits, right after its message was sent.
+    pub(crate) fn newest_receipt(&self, request_id: RequestId) -> Option<u64> {
+        self.cx.receipts.newest_of(request_id)
+    }
+
+    /// Forgets a receipt whose request is closed.
     pub(crate) fn forget_receipt(&mut self, receipt_number: u64) {
-        self.cx.receipts.remove(receipt_number);
+        self.cx.receipts.forget(receipt_number);
     }
 
     /// Forgets a request that is closed, and the receipts of messages that ended with it.
     pub(super) fn on_request_closed(&mut self, request_id: RequestId) {
-        let receipts: SmallVec<[u64; 1]> = self.cx.replies.all_receipts_of(request_id).collect();
-        for receipt_number in receipts {
-            if self.cx.receipts.serves_only(receipt_number, request_id) {
-                self.cx.receipts.remove(receipt_number);
-            }
+        let NodeCx { receipts, replies, .. } = &mut self.cx;
+        for receipt_number in replies.all_receipts_of(request_id) {
+            receipts.forget_if_only_for(receipt_number, request_id);
         }
-        self.cx.replies.forget(request_id);
-    }
-
-    /// Completes the receipt of a message that was never sent.
-    pub(super) fn refuse_receipt(
-        &mut self,
-        receipt_number: u64,
-        reason: Undelivered,
-        driver: &mut impl Driver,
-    ) {
-        self.complete_receipt(receipt_number, Err(DeliverError::Refused(reason)), driver);
+        replies.forget(request_id);
     }
 
     /// Withdraws a message that still waits for transmission at its timeout. A message that was transmitted may arrive
@@ -190,25 +214,16 @@ impl NodeCore {
             Some(Withdrawal::ActorFull) => DeliverError::Refused(Undelivered::Full),
             Some(Withdrawal::NotSent) | None => DeliverError::TimedOut,
         };
-        self.complete_receipt(receipt_number, Err(reason), driver);
+        self.cx.receipts.complete(receipt_number, Err(reason), &mut self.cx.timers, driver);
     }
 
     /// Withdraws the message of a receipt from the queue in which it waits for transmission; `None` if it waits in none.
     fn withdraw_message(&mut self, receipt_number: u64) -> Option<Withdrawal> {
-        let PendingReceipt { node, actor, .. } = *self.cx.receipts.open.get(&receipt_number)?;
-        let peer = self.peers.get_mut(&node)?;
-        if peer.waiting.withdraw(receipt_number) {
-            peer.count_queue(&mut self.cx.queues.bytes);
-            self.release_room_waiters(node);
-            self.note_use(node);
-            return Some(Withdrawal::NotSent);
-        }
-        let session = &mut peer.peer_session.as_mut()?.session;
-        let withdrawn = session.withdraw(actor, receipt_number);
-        // Others may have room now.
-        self.mark_dirty(node);
-        let withdrawn = withdrawn?;
-        Some(if withdrawn.is_paused { Withdrawal::ActorFull } else { Withdrawal::NotSent })
+        let receiver = self.cx.receipts.receiver(receipt_number)?;
+        let peer = self.peers.get_mut(&receiver.node())?;
+        let withdrawal = peer.withdraw(&mut self.cx, receiver.key(), receipt_number);
+        self.note_use(receiver.node());
+        withdrawal
     }
 
     /// Withdraws the message that holds the only `ReplyTo` of a request, at the timeout of the request. Returns the error
@@ -220,13 +235,29 @@ impl NodeCore {
             if self.cx.receipts.serves_only(receipt_number, request_id)
                 && let Some(withdrawal) = self.withdraw_message(receipt_number)
             {
-                self.cx.receipts.remove(receipt_number);
+                self.cx.receipts.forget(receipt_number);
                 if withdrawal == Withdrawal::ActorFull {
                     reason = AskError::Full;
                 }
             }
         }
         reason
+    }
+}
+
+impl Peer {
+    /// Withdraws a message to an actor from the queue in which it waits for transmission; `None` if it waits in none.
+    fn withdraw(&mut self, cx: &mut NodeCx, actor: Key, receipt_number: u64) -> Option<Withdrawal> {
+        if self.waiting.withdraw(receipt_number) {
+            self.count_queue(&mut cx.queues.bytes);
+            self.release_room_waiters(cx);
+            return Some(Withdrawal::NotSent);
+        }
+        let withdrawn = self.peer_session.as_mut()?.session.withdraw(actor, receipt_number);
+        // Others may have room now.
+        self.mark_dirty(cx);
+        let withdrawn = withdrawn?;
+        Some(if withdrawn.is_paused { Withdrawal::ActorFull } else { Withdrawal::NotSent })
     }
 }
 

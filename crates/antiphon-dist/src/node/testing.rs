@@ -6,6 +6,7 @@ use antiphon_sched::{
 use antiphon_wire as wire;
 use antiphon_wire::{Deframer, Entropy, Handshake, HeldSession, ResumeState, Session};
 
+use super::frames::InboundSignal;
 use super::peer_session::PeerSession;
 use super::peers::Peer;
 use super::{Driver, NodeCore, Output};
@@ -94,10 +95,17 @@ impl TestCore {
         peer.peer_session = Some(Box::new(PeerSession::new(session, self.core.cx.now)));
     }
 
+    /// Receives a signal of a peer.
+    pub(super) fn apply_signal(&mut self, node: NodeId, signal: InboundSignal) {
+        let peer = self.core.peers.get_mut(&node).expect("the peer is known");
+        peer.apply_signal(&mut self.core.cx, signal, &mut self.driver);
+    }
+
     /// Receives a `Down` of a peer.
     pub(super) fn receive_down(&mut self, node: NodeId, id: MonitorId, reason: ExitReason) {
-        if let Some(signal) = self.core.end_monitor(node, id, reason) {
-            self.core.apply_signal(node, signal, &mut self.driver);
+        let peer = self.core.peers.get_mut(&node).expect("the peer is known");
+        if let Some(signal) = peer.end_monitor(id, reason) {
+            self.apply_signal(node, signal);
         }
     }
 

@@ -9,7 +9,7 @@ use antiphon_sched::Key;
 
 use super::NodeCore;
 use super::context::NodeCx;
-use super::peers::Peer;
+use super::peer::Peer;
 use crate::access::{AccessError, AccessPolicy};
 use crate::certificates::Fingerprint;
 

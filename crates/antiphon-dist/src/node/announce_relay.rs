@@ -17,7 +17,7 @@ use antiphon_wire::{Datagram, Locations, Presence};
 
 use super::NodeCore;
 use super::driver::Driver;
-use super::peers::Peer;
+use super::peer::Peer;
 use crate::location::seen_from;
 
 /// The shortest time between two requests of one peer that are served.
@@ -51,11 +51,11 @@ impl NodeCore {
         // The counter of numbers begins with 1.
         let Some(request) = NonZeroU64::new(self.cx.next_number()) else { return };
         // A member may state the location of another node: the one that was reached there comes first.
-        let there = self.peers_at(at).filter(|(_, peer)| peer.has_session_at(at));
-        let Some(node) = there.max_by_key(|(_, peer)| peer.was_reached_at(at)).map(|(node, _)| node) else {
+        let there = self.peers.at(at).filter(|peer| peer.has_session_at(at));
+        let Some(node) = there.max_by_key(|peer| peer.was_reached_at(at)).map(|peer| peer.node) else {
             return;
         };
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         if let Err(reason) = peer_session.session.send(&AnnounceRelay { request }.into()) {
@@ -78,16 +78,16 @@ impl NodeCore {
             return;
         }
         self.announce_relays.served.insert(node, now);
-        let Some(requester) = self.peers.get(&node) else { return };
+        let Some(requester) = self.peers.get(node) else { return };
         let locations = Locations::Plain(&requester.stated_locations);
         let announced = Datagram::Announce(Presence { node, name: &requester.name, locations });
         self.broadcast(&announced, driver);
-        let is_listed = |id: NodeId, peer: &Peer| id != node && peer.is_online() && !peer.undiscovered;
-        let listed = self.peers.iter().filter(|(id, peer)| is_listed(**id, peer));
+        let is_listed = |peer: &Peer| peer.node != node && peer.is_online() && !peer.undiscovered;
+        let listed = self.peers.iter().filter(|peer| is_listed(peer));
         let listed = listed.take(NODES_MAX_A_REQUEST as usize);
         let listed: Vec<(NodeId, String, Vec<SocketAddr>)> =
-            listed.map(|(id, peer)| (*id, peer.name.clone(), peer.stated_locations.clone())).collect();
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+            listed.map(|peer| (peer.node, peer.name.clone(), peer.stated_locations.clone())).collect();
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         for (id, name, locations) in &listed {
@@ -102,14 +102,14 @@ impl NodeCore {
     /// A peer sends the locations of another node. This node records them, and dials if it requested them.
     pub(super) fn on_node_at(&mut self, node: NodeId, hint: &NodeAt<'_>) {
         let other = hint.node;
-        let peer_session = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref());
+        let peer_session = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref());
         let conn = peer_session.and_then(|peer_session| peer_session.conn);
         let Some(remote) = conn.and_then(|conn| self.cx.connections.get(conn)).map(|conn| conn.remote) else {
             return;
         };
         let locations = seen_from(hint.locations.iter(), remote);
-        let has_session = self.peers.get(&other).is_some_and(|peer| peer.peer_session.is_some());
-        self.learn(node, other, hint.name, locations.iter().copied());
+        let has_session = self.peers.get(other).is_some_and(|peer| peer.peer_session.is_some());
+        self.peers.learn(&mut self.cx, node, other, hint.name, locations.iter().copied());
         let now = self.cx.now;
         let request = self.announce_relays.requests.get_mut(&hint.request);
         let Some(request) = request.filter(|request| {

@@ -28,7 +28,7 @@ impl NodeCore {
     /// `None` if the peer has reached a limit. Dropping the returned value frees the place.
     pub(crate) fn take_subscription(&mut self, by: NodeId, has: usize) -> Option<Arc<()>> {
         let limits = self.cx.settings.peer_limits;
-        let subscriptions = &self.peers.get(&by)?.subscriptions;
+        let subscriptions = &self.peers.get(by)?.subscriptions;
         let has_in_all = Arc::strong_count(subscriptions) - 1;
         let is_full = has >= limits.channel_subscriptions_max || has_in_all >= limits.subscriptions_max;
         (!is_full).then(|| subscriptions.clone())

@@ -12,7 +12,7 @@ use antiphon_wire::Refusal;
 
 use super::dialer::ResolveFor;
 use super::driver::Driver;
-use super::peers::Peer;
+use super::peer::Peer;
 use super::timers::NodeTimer;
 use super::{NodeCore, complete_if_open};
 use crate::error::{DialError, PeerError};
@@ -130,7 +130,7 @@ impl NodeCore {
         if self.cx.settings.is_own(at) {
             return Some(Err(PeerError::Refused(Refusal::SelfConnection)));
         }
-        if at.port() == 0 || !self.has_session_at(at) {
+        if at.port() == 0 || !self.peers.has_session_at(at) {
             return None;
         }
         if let Some(streams) = options.stream_send {
@@ -140,7 +140,7 @@ impl NodeCore {
             // The new connection shows whether the peer still runs.
             return None;
         }
-        if !self.has_reached(at) {
+        if !self.peers.has_reached(at) {
             // A dial shows whether the node that states the location is there.
             return None;
         }
@@ -180,7 +180,7 @@ impl NodeCore {
             tracing::debug!(%at, "this process may not contact any address of the host");
             return self.complete_connect_request(request_id, Err(reason.into()), driver);
         }
-        if let Some(connected) = allowed.iter().find(|at| at.port() != 0 && self.has_reached(**at)) {
+        if let Some(connected) = allowed.iter().find(|at| at.port() != 0 && self.peers.has_reached(**at)) {
             return self.complete_connect_request(request_id, Ok(vec![Location::new(*connected)]), driver);
         }
         self.start_connect_request(request_id, &allowed);
@@ -226,7 +226,7 @@ impl NodeCore {
 
     /// Completes the requests for a location in the same tick, if it is connected or has refused.
     pub(super) fn recheck_connect_requests(&mut self, at: SocketAddr) {
-        let has_session = self.has_session_at(at);
+        let has_session = self.peers.has_session_at(at);
         let is_decided = |request: &ConnectRequest| request.has_failed() || has_session;
         let requests = self.connect_requests.open.iter();
         let decided = requests.filter(|(_, request)| request.locations.contains(&at) && is_decided(request));
@@ -236,7 +236,7 @@ impl NodeCore {
 
     /// A session was proven: completes the requests for the locations of its peer.
     pub(super) fn complete_connect_requests(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
-        let Some(peer) = self.peers.get(&node) else { return };
+        let Some(peer) = self.peers.get(node) else { return };
         let reached = |at: &SocketAddr| Some(*at) == dialled || peer.has_session_at(*at);
         let requests = self.connect_requests.open.iter();
         let connected = requests.filter(|(_, request)| request.locations.iter().any(reached));
@@ -272,7 +272,7 @@ impl NodeCore {
     fn connected_location(&self, at: SocketAddr, counts_stated: bool) -> Option<Location> {
         let is_connected =
             |peer: &Peer| peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
-        let connected = || self.peers_at(at).map(|(_, peer)| peer).filter(|peer| is_connected(peer));
+        let connected = || self.peers.at(at).filter(|peer| is_connected(peer));
         let reached = connected().find(|peer| peer.was_reached_at(at));
         let stated = || connected().find(|peer| counts_stated && peer.has_session_at(at));
         reached.or_else(stated)?.location()

@@ -16,7 +16,7 @@ use slab::Slab;
 
 use super::NodeCore;
 use super::driver::{ConnId, Driver, Output, OverTls};
-use super::peers::Peer;
+use super::peer::Peer;
 use super::timers::{NodeTimer, TimerQueue};
 use crate::certificates::Fingerprint;
 
@@ -449,17 +449,17 @@ impl NodeCore {
     /// wrong one costs a second dial: a refusal names no node, so the next attempt is for another one.
     fn resume_state_for(&mut self, at: SocketAddr) -> ResumeState {
         let is_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
-        let there = || self.peers_at(at).filter(|(_, peer)| is_there(peer));
-        let with_session = there().filter(|(_, peer)| peer.peer_session.is_some()).take(GUESSES_MAX);
-        let without_session = there().find(|(_, peer)| peer.peer_session.is_none());
+        let there = || self.peers.at(at).filter(|peer| is_there(peer));
+        let with_session = there().filter(|peer| peer.peer_session.is_some()).take(GUESSES_MAX);
+        let without_session = there().find(|peer| peer.peer_session.is_none());
         let mut guesses: Vec<NodeId> =
             [self.dialer.answered_at(at), self.dialer.node_at(at)].into_iter().flatten().collect();
-        guesses.extend(with_session.chain(without_session).map(|(node, _)| node));
+        guesses.extend(with_session.chain(without_session).map(|peer| peer.node));
         let refused = self.dialer.refused_guesses(at) as usize % (guesses.len() + 1);
         let Some(node) = guesses.get(refused).copied() else {
             return ResumeState::unknown(self.cx.epochs.of_unknown_node());
         };
-        let session = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut());
+        let session = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut());
         session.map_or_else(
             || ResumeState::unknown(self.cx.epochs.of(node)),
             |peer_session| peer_session.session.next_resume_state(),
@@ -573,7 +573,7 @@ impl NodeCore {
                 return Err(HandshakeError::Refused(Refusal::Duplicate));
             }
         }
-        let session = self.peers.get(&hello.node).and_then(|peer| peer.peer_session.as_ref());
+        let session = self.peers.get(hello.node).and_then(|peer| peer.peer_session.as_ref());
         let session = session.map(|peer_session| &peer_session.session);
         // A node that has replaced its certificate claims to hold the session, and proves it next.
         let claims_session = session.is_some() && hello.resume_state.known != 0;
@@ -623,7 +623,7 @@ impl NodeCore {
     /// Whether a node has connected before with another certificate. Unless the other side proves that it holds the session, it
     /// may be a different node that uses this node's id.
     fn has_other_certificate(&self, node: NodeId, certificate: Option<Fingerprint>) -> bool {
-        self.peers.get(&node).is_some_and(|peer| peer.status.is_some() && peer.certificate != certificate)
+        self.peers.get(node).is_some_and(|peer| peer.status.is_some() && peer.certificate != certificate)
     }
 
     /// Handles the valid proof of the dialling side: this side sends its own proof.
@@ -636,7 +636,7 @@ impl NodeCore {
     ) -> Result<HandshakeProgress, HandshakeError> {
         let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
         let has_other_certificate = self.has_other_certificate(hello.node, certificate);
-        let session = self.peers.get(&hello.node).and_then(|peer| peer.peer_session.as_ref());
+        let session = self.peers.get(hello.node).and_then(|peer| peer.peer_session.as_ref());
         let confirmed = Session::confirm_to(
             session.map(|peer_session| &peer_session.session),
             &mut self.cx.epochs,
@@ -670,7 +670,7 @@ impl NodeCore {
     /// node's id. A session that rests without a connection is reopened first.
     fn contest(&mut self, id: ConnId, hello: &Hello) -> Contest {
         let (node, now) = (hello.node, self.cx.now);
-        let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
+        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
             return Contest::Won;
         };
         if !peer_session.session.would_be_replaced_by(hello) {
@@ -734,7 +734,7 @@ impl NodeCore {
         }
         let session = self
             .peers
-            .get(&node)
+            .get(node)
             .and_then(|peer| peer.peer_session.as_ref())
             .map(|peer_session| &peer_session.session);
         match Session::admit(session, &self.cx.epochs, &connection) {
@@ -746,7 +746,7 @@ impl NodeCore {
                 return false;
             }
             Admission::Begins => {
-                if self.peers.get(&node).is_some_and(|peer| peer.peer_session.is_some()) {
+                if self.peers.get(node).is_some_and(|peer| peer.peer_session.is_some()) {
                     self.end_session(node, "the peer has started a new session", driver);
                 }
             }

@@ -4,7 +4,7 @@
 //! timer. A dial that nothing needs any more is removed.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, RequestId, Time, Undelivered};
@@ -13,8 +13,8 @@ use antiphon_wire::{HandshakeError, HandshakeFault, Hello, Refusal};
 use super::NodeCore;
 use super::dial_hints::{DialCause, DialHints, WaitingHint};
 use super::driver::{ConnId, Driver, Output};
+use super::peer::Peer;
 use super::peer_session::PeerSession;
-use super::peers::Peer;
 use super::timers::{NodeTimer, TimerQueue};
 use crate::error::{DialError, PeerError};
 use crate::location::PeerAt;
@@ -220,36 +220,18 @@ impl NodeCore {
         }
     }
 
-    /// Whether the node that was reached at a location has a connection, or a session that needs none. A node that only states the
-    /// location does not count: another one may be there.
-    fn is_connected(&self, at: SocketAddr) -> bool {
-        self.connected_peer_at(at).is_some()
-    }
-
-    fn connected_peer_at(&self, at: SocketAddr) -> Option<&Peer> {
-        let there = self.peers_at(at).map(|(_, peer)| peer);
-        there.filter(|peer| peer.was_reached_at(at)).find(|peer| needs_no_dial(peer))
-    }
-
-    /// Whether a node has a connection, or a session that needs none.
-    fn is_node_connected(&self, node: NodeId) -> bool {
-        self.peers.get(&node).is_some_and(needs_no_dial)
-    }
-
     /// A dial that is not for a certain node has found one that is connected and states the location: no second connection is
     /// needed.
     pub(super) fn is_found_connected(&mut self, at: SocketAddr, hello: &Hello) -> bool {
         let is_open = self.dialer.by_location.get(&at).is_some_and(|dial| dial.is_open);
         let node = hello.node;
-        let Some(peer) = self.peers.get_mut(&node) else { return false };
+        let Some(peer) = self.peers.get(node) else { return false };
         let is_continued = |peer_session: &PeerSession| {
             peer_session.conn.is_some() && !peer_session.session.would_be_replaced_by(hello)
         };
         let is_found = is_open && peer.is_at(at) && peer.peer_session.as_deref().is_some_and(is_continued);
         if is_found {
-            self.locations.remove(node, peer);
-            peer.found_at = Some(at);
-            self.locations.add(node, peer);
+            self.peers.edit(node, |peer| peer.found_at = Some(at));
         }
         is_found
     }
@@ -261,7 +243,7 @@ impl NodeCore {
             peer.no_auto_dial && peer.is_at(at) && peer.peer_session.is_none() && peer.waiting.is_empty()
         };
         self.dialer.by_location.get(&at).is_some_and(|dial| !dial.is_configured && dial.until <= self.cx.now)
-            && self.peers.get(&hello.node).is_some_and(is_disconnected)
+            && self.peers.get(hello.node).is_some_and(is_disconnected)
     }
 
     /// Dials a location until it answers, and retries at most until `until`.
@@ -273,7 +255,7 @@ impl NodeCore {
     /// connected that states this location, it is dialled all the same: the dial shows which of the two is there.
     pub(super) fn redial_now(&mut self, node: NodeId, at: SocketAddr) {
         let until = self.cx.now + self.cx.settings.limits().lost_after;
-        match (self.is_reached(node, at), self.is_connected(at)) {
+        match (self.is_reached(node, at), self.peers.is_connected_at(at)) {
             (true, true) => self.renew_dial(node, at),
             (true, false) => self.dial_node_until(node, at, until),
             (false, renews) => self.dial_stated(node, at, until, renews),
@@ -282,7 +264,7 @@ impl NodeCore {
 
     /// Whether this node may dial a peer there without limit: it was reached there before, or the location is configured.
     fn is_reached(&self, node: NodeId, at: SocketAddr) -> bool {
-        self.peers.get(&node).is_some_and(|peer| peer.was_found_at(at)) || self.is_configured(at)
+        self.peers.get(node).is_some_and(|peer| peer.was_found_at(at)) || self.is_configured(at)
     }
 
     fn is_configured(&self, at: SocketAddr) -> bool {
@@ -292,21 +274,10 @@ impl NodeCore {
     /// Dials a location that a connected peer states, in its turn.
     fn dial_stated(&mut self, node: NodeId, at: SocketAddr, until: Time, renews: bool) {
         if !self.cx.settings.is_own(at) && !self.cx.leaving {
-            let (cause, dials_for) = (self.dial_cause_of(node), until.since(self.cx.now));
+            let (cause, dials_for) = (self.peers.dial_cause_of(node), until.since(self.cx.now));
             let hint = WaitingHint { at, cause, node: Some(node), until, dials_for, renews, attempts: 0 };
             self.dial_hinted(hint, Duration::ZERO);
         }
-    }
-
-    /// What dials of locations count for that a peer states or names. A node that was never met counts for the peer that has named
-    /// it.
-    pub(super) fn dial_cause_of(&self, node: NodeId) -> DialCause {
-        let peer = self.peers.get(&node);
-        if let Some(naming) = peer.and_then(|peer| peer.naming) {
-            return naming.cause;
-        }
-        let remote = peer.and_then(|peer| peer.remote);
-        DialCause::peer(node, remote.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
     }
 
     /// Dials the location of a node until it answers, and retries at most until `until`.
@@ -395,7 +366,7 @@ impl NodeCore {
             self.dialer.schedule(at);
             return true;
         }
-        let (cause, dials_for) = (self.dial_cause_of(node), until.since(self.cx.now));
+        let (cause, dials_for) = (self.peers.dial_cause_of(node), until.since(self.cx.now));
         let hint = WaitingHint { at, cause, node: Some(node), until, dials_for, renews: false, attempts: 0 };
         self.cx.settings.may_dial(at) && self.dial_hinted(hint, Duration::ZERO)
     }
@@ -434,7 +405,7 @@ impl NodeCore {
     fn fail_undialled(&mut self, hint: &WaitingHint) {
         let Some(node) = hint.node.filter(|_| !hint.cause.is_datagram()) else { return };
         if !self.dialer.has(hint.at) {
-            self.drop_waiting(node, Undelivered::NoNode);
+            self.peers.drop_waiting(&mut self.cx, node, &Undelivered::NoNode);
         }
     }
 
@@ -482,12 +453,12 @@ impl NodeCore {
     /// Whether a location that has waited is still to be dialled.
     fn is_needed(&self, hint: &WaitingHint) -> bool {
         let Some(node) = hint.node else {
-            return !self.dialer.has(hint.at) && !self.is_connected(hint.at);
+            return !self.dialer.has(hint.at) && !self.peers.is_connected_at(hint.at);
         };
         if hint.cause.is_datagram() {
-            return !self.dialer.has(hint.at) && !self.is_node_connected(node);
+            return !self.dialer.has(hint.at) && !self.peers.is_connected(node);
         }
-        let Some(peer) = self.peers.get(&node) else { return false };
+        let Some(peer) = self.peers.get(node) else { return false };
         match peer.peer_session.as_deref() {
             Some(_) if hint.renews => true,
             Some(session) => session.needs_connection() && !self.dialer.has(hint.at),
@@ -497,22 +468,15 @@ impl NodeCore {
 
     /// Dials a location that this node requested from an announce relay, for [`REQUESTED_FOR`], if a node can be there.
     pub(super) fn dial_requested(&mut self, at: SocketAddr, after: Duration) {
-        if !self.cx.settings.may_dial_requested(at) || self.cx.settings.is_own(at) || self.is_connected(at) {
+        if !self.cx.settings.may_dial_requested(at)
+            || self.cx.settings.is_own(at)
+            || self.peers.is_connected_at(at)
+        {
             return;
         }
         let until = self.cx.now + after + REQUESTED_FOR;
         self.dialer.by_location.entry(at).or_insert_with(|| DialState::new(until));
         self.cx.timers.add(self.cx.now + after, NodeTimer::Dial(at));
-    }
-
-    /// Whether there is a session with a node that was reached at a location.
-    pub(super) fn has_reached(&self, at: SocketAddr) -> bool {
-        self.peers_at(at).any(|(_, peer)| peer.was_reached_at(at))
-    }
-
-    /// Whether there is a session with a node at a location, which the node may only state.
-    pub(super) fn has_session_at(&self, at: SocketAddr) -> bool {
-        self.peers_at(at).any(|(_, peer)| peer.has_session_at(at))
     }
 
     pub(super) fn start_dials(&mut self, driver: &mut impl Driver) {
@@ -523,7 +487,7 @@ impl NodeCore {
         for at in std::mem::take(&mut self.dialer.scheduled) {
             let node = self.dialer.node_at(at);
             let is_connected =
-                node.map_or_else(|| self.is_connected(at), |node| self.is_node_connected(node));
+                node.map_or_else(|| self.peers.is_connected_at(at), |node| self.peers.is_connected(node));
             let Some(dial) = self.dialer.by_location.get_mut(&at).filter(|dial| dial.conn.is_none()) else {
                 continue;
             };
@@ -569,7 +533,7 @@ impl NodeCore {
         let node = self.dialer.node_at(at);
         self.retry_dial(at, conn);
         // Others may have named this location for the node: then it says nothing about the node.
-        let is_of = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.is_dialled_at(at));
+        let is_of = |node: &NodeId| self.peers.get(*node).is_some_and(|peer| peer.is_dialled_at(at));
         if let Some(node) = node.filter(is_of).filter(|_| refused) {
             self.on_location_refused(node, driver);
         }
@@ -585,8 +549,8 @@ impl NodeCore {
         let (is_hinted, begun, node) = (dial.hinted.is_some(), dial.begun, dial.node);
         let checks = self.cx.now < dial.checks_until;
         let found = match node {
-            Some(node) => self.peers.get(&node).filter(|peer| needs_no_dial(peer)),
-            None => self.connected_peer_at(at),
+            Some(node) => self.peers.get(node).filter(|peer| peer.needs_no_dial()),
+            None => self.peers.connected_at(at),
         };
         if is_hinted
             && !checks
@@ -604,7 +568,7 @@ impl NodeCore {
         let Some(dial) = self.dialer.by_location.get_mut(&at) else { return };
         let waits = dial.node.is_some_and(|node| {
             self.peers
-                .get(&node)
+                .get(node)
                 .and_then(|peer| peer.peer_session.as_ref())
                 .is_some_and(|peer_session| peer_session.conn.is_none())
         });
@@ -745,10 +709,4 @@ impl NodeCore {
             self.dialer.unsent_queries.push((query, host.clone(), *port));
         }
     }
-}
-
-/// Whether a peer has a connection, or a session that needs none.
-fn needs_no_dial(peer: &Peer) -> bool {
-    let is_served = |peer_session: &PeerSession| peer_session.conn.is_some() || peer_session.idle.is_closed();
-    peer.peer_session.as_deref().is_some_and(is_served)
 }

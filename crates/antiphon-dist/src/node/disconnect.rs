@@ -80,7 +80,7 @@ impl NodeCore {
 
     fn disconnect_ignored(&mut self) {
         let mut ignored = Vec::new();
-        for (node, peer) in &self.peers {
+        for peer in self.peers.iter() {
             let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
             let all = peer
                 .stated_locations
@@ -89,7 +89,7 @@ impl NodeCore {
                 .chain(&peer.shown_location)
                 .chain(&dialled);
             if all.map(SocketAddr::ip).any(|ip: IpAddr| self.cx.settings.ignores(ip)) {
-                ignored.push(*node);
+                ignored.push(peer.node);
             }
         }
         for node in ignored {
@@ -104,7 +104,7 @@ impl NodeCore {
         self.reopen(node);
         self.stop_auto_dial(node);
         let (now, until) = (self.cx.now, self.cx.now + within);
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return false;
         };
         if peer_session.disconnect.is_none() {
@@ -123,13 +123,13 @@ impl NodeCore {
     }
 
     fn disconnect_of(&mut self, node: NodeId) -> Option<&mut Disconnect> {
-        self.peers.get_mut(&node)?.peer_session.as_mut()?.disconnect.as_mut()
+        self.peers.get_mut(node)?.peer_session.as_mut()?.disconnect.as_mut()
     }
 
     /// Marks a peer so that this node no longer dials it by itself. A location that it only states may be that of another node,
     /// whose dials go on.
     pub(super) fn stop_auto_dial(&mut self, node: NodeId) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         peer.no_auto_dial = true;
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
         let reached = dialled.into_iter().chain(peer.reached_at).chain(peer.found_at);
@@ -155,7 +155,7 @@ impl NodeCore {
     /// Frames have arrived, perhaps with an acknowledgement. Sends the goodbye when all earlier frames are acknowledged,
     /// and ends the session when the goodbye is.
     pub(super) fn advance_disconnect(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
+        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
             return;
         };
         let Some(disconnect) = peer_session.disconnect.as_ref().filter(|_| peer_session.session.is_idle())
@@ -170,7 +170,7 @@ impl NodeCore {
     }
 
     fn send_goodbye(&mut self, node: NodeId) {
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         let PeerSession { session, disconnect: Some(disconnect), .. } = peer_session.as_mut() else { return };

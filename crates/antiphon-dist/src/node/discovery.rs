@@ -9,7 +9,7 @@ use antiphon_wire::{Datagram, DatagramError, Locations, Presence};
 
 use super::NodeCore;
 use super::driver::{Driver, Output};
-use super::peers::Peer;
+use super::peer::Peer;
 use super::timers::NodeTimer;
 use crate::location::seen_from;
 
@@ -95,7 +95,7 @@ impl NodeCore {
         let is_replaced = |peer: &Peer| peer.replaced_by_restart && peer.status.is_some();
         let known = self
             .peers
-            .get(&node)
+            .get(node)
             .is_some_and(|peer| peer.peer_session.is_some() || is_replaced(peer) || peer.no_auto_dial);
         if !self.cx.settings.discover || node == self.cx.me || known {
             return;

@@ -151,7 +151,7 @@ impl NodeCore {
         (watcher, id, actor): (Key, MonitorId, ActorId),
         driver: &mut impl Driver,
     ) {
-        let peer = self.peers.get_mut(&ended.node);
+        let peer = self.peers.get_mut(ended.node);
         let Some(peer) = peer.filter(|peer| peer.backlog.has_entries_for(watcher.actor())) else {
             return driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
         };

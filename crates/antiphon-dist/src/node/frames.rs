@@ -16,8 +16,8 @@ use super::context::NodeCx;
 use super::driver::Driver;
 use super::mailbox_budget::OverBudget;
 use super::payload_faults::{check_inbound, error_of, send_refusal};
+use super::peer::Peer;
 use super::peer_session::FrameEffect;
-use super::peers::Peer;
 
 /// The bit in the number of a monitor in a frame that marks it as numbered by the node of the target, not of the watcher.
 pub(super) const BY_TARGET: u64 = 1 << 63;

@@ -135,10 +135,10 @@ impl NodeCore {
     /// Sends a reply to a probe, with this node and as many of the siblings that it knows as fit.
     pub(super) fn reply_to_probe(&mut self, to: SocketAddr, driver: &mut impl Driver) {
         let here = self.cx.settings.location.addr().ip();
-        let siblings = self.peers.iter().filter(|(_, peer)| {
+        let siblings = self.peers.iter().filter(|peer| {
             peer.is_online() && !peer.undiscovered && peer.shown_location.is_some_and(|at| at.ip() == here)
         });
-        let siblings = siblings.map(|(node, peer)| (*node, peer.stated_locations.clone()));
+        let siblings = siblings.map(|peer| (peer.node, peer.stated_locations.clone()));
         let mut siblings: Vec<_> = siblings.take(SIBLINGS_MAX).collect();
         loop {
             let reply = ProbeReply { from: self.presence(), siblings: Route::Plain(&siblings) };
@@ -169,7 +169,7 @@ impl NodeCore {
         if node == self.cx.me {
             return;
         }
-        let with_session = self.peers.get(&node).filter(|peer| peer.peer_session.is_some());
+        let with_session = self.peers.get(node).filter(|peer| peer.peer_session.is_some());
         if let Some(at) = with_session.and_then(|peer| peer.shown_location) {
             self.found_on_host(host, at);
             return;

@@ -20,8 +20,8 @@ use antiphon_wire::frame::{Close, CloseReason, IdleAgreed, IdleProposed};
 use super::NodeCore;
 use super::context::NodeCx;
 use super::driver::Driver;
+use super::peer::Peer;
 use super::peer_session::{FrameEffect, PeerSession};
-use super::peers::Peer;
 use super::timers::NodeTimer;
 use crate::error::UnknownPeer;
 use crate::location::Location;
@@ -91,7 +91,7 @@ impl NodeCore {
     pub(crate) fn stream_send(&mut self, at: Location, keep_open: bool) -> Result<(), UnknownPeer> {
         let nodes = self.nodes_at(at);
         for node in &nodes {
-            if let Some(peer) = self.peers.get_mut(node) {
+            if let Some(peer) = self.peers.get_mut(*node) {
                 peer.keep_open = Some(keep_open);
             }
             self.schedule_idle_check(*node);
@@ -114,8 +114,8 @@ impl NodeCore {
         let is_closed = |peer: &Peer| {
             peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.is_closed())
         };
-        let closed = self.peers_at(at).filter(|(_, peer)| is_closed(peer) && peer.has_session_at(at));
-        let closed: Vec<NodeId> = closed.map(|(node, _)| node).collect();
+        let closed = self.peers.at(at).filter(|peer| is_closed(peer) && peer.has_session_at(at));
+        let closed: Vec<NodeId> = closed.map(|peer| peer.node).collect();
         closed.iter().for_each(|node| self.reopen(*node));
         !closed.is_empty()
     }
@@ -129,8 +129,8 @@ impl NodeCore {
         };
         self.peers
             .iter()
-            .filter(|(_, peer)| !peer.replaced_by_restart && is_at(peer))
-            .map(|(node, _)| *node)
+            .filter(|peer| !peer.replaced_by_restart && is_at(peer))
+            .map(|peer| peer.node)
             .collect()
     }
 
@@ -138,7 +138,7 @@ impl NodeCore {
     pub(super) fn schedule_idle_check(&mut self, node: NodeId) {
         let by_default = self.cx.settings.stream_send;
         let now = self.cx.now;
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         let keep_open = peer.keep_open.unwrap_or(by_default);
         let Some(peer_session) = peer.peer_session.as_mut() else { return };
         if !keep_open
@@ -151,7 +151,7 @@ impl NodeCore {
 
     pub(super) fn on_idle_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let is_watched = self.needs_connections(node, driver);
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         peer.propose_idle_close(&mut self.cx, is_watched);
         self.schedule_idle_check(node);
         self.mark_dirty(node);
@@ -172,14 +172,14 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         let is_needed = self.needs_connections(node, driver);
-        if let Some(peer) = self.peers.get_mut(&node) {
+        if let Some(peer) = self.peers.get_mut(node) {
             peer.on_idle_proposed(&self.cx, proposed, is_needed);
         }
     }
 
     /// All frames that arrived are handled: closes the connection, if both sides agree.
     pub(super) fn close_idle(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
+        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
             return;
         };
         let stage = peer_session.idle.stage;
@@ -202,11 +202,11 @@ impl NodeCore {
 
     fn needs_no_connection(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
         let is_needed = self.needs_connections(node, driver);
-        !is_needed && self.peers.get(&node).is_some_and(|peer| peer.needs_no_connection(&self.cx))
+        !is_needed && self.peers.get(node).is_some_and(|peer| peer.needs_no_connection(&self.cx))
     }
 
     fn keep_connection(&mut self, node: NodeId) {
-        if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) {
+        if let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) {
             peer_session.idle.stage = IdleStage::Active;
         }
     }
@@ -214,7 +214,7 @@ impl NodeCore {
     /// Closes a connection, and keeps its session. With `send_close`, sends the peer a `Close` first.
     fn close_connection(&mut self, node: NodeId, send_close: bool, driver: &mut impl Driver) {
         let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         let Some(id) = peer_session.conn.take() else { return };
@@ -234,7 +234,7 @@ impl NodeCore {
     /// The session with a node is needed again: dials the node. If no connection follows, the session is lost.
     pub(super) fn reopen(&mut self, node: NodeId) {
         let now = self.cx.now;
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         let first = peer.locations.first().copied();
         let Some(peer_session) =
             peer.peer_session.as_mut().filter(|peer_session| peer_session.idle.is_closed())
@@ -252,8 +252,7 @@ impl NodeCore {
 
     /// Dials all peers that have idle sessions without a connection, because their status is not known.
     pub(super) fn reopen_all(&mut self) {
-        let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
-        nodes.into_iter().for_each(|node| self.reopen(node));
+        self.peers.ids().into_iter().for_each(|node| self.reopen(node));
     }
 }
 

@@ -20,7 +20,7 @@ use super::driver::Driver;
 use super::frames::InboundSignal;
 use super::mailbox_budget::SharePart;
 use super::payload_faults::{check_inbound, fault_of, send_refusal};
-use super::peers::Peer;
+use super::peer::Peer;
 
 /// The number of batches of an actor after which a paused peer may send to it again, even if its mailbox is still long.
 const BATCHES_PAUSED: u8 = 8;
@@ -323,7 +323,7 @@ impl NodeCore {
     pub(super) fn take_turns(&mut self, driver: &mut impl Driver) {
         while let Some(Turn { target, peer: node, .. }) = driver.local().mailboxes().next_turn() {
             self.cx.steps += 1;
-            if let Some(peer) = self.peers.get_mut(&node) {
+            if let Some(peer) = self.peers.get_mut(node) {
                 peer.take_turn(&mut self.cx, target, driver);
             }
         }
@@ -334,10 +334,10 @@ impl NodeCore {
 
     /// Returns the credit that was held, to the peers that use fewer bytes again.
     fn release_credit(&mut self, driver: &mut impl Driver) {
-        let budgets = self.peers.values_mut().map(|peer| &mut peer.budget);
+        let budgets = self.peers.iter_mut().map(|peer| &mut peer.budget);
         self.cx.budgets.sweep(self.cx.now, budgets, driver);
         for node in std::mem::take(&mut self.cx.work.holding_credit) {
-            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let Some(peer) = self.peers.get_mut(node) else { continue };
             if peer.budget.must_hold_credit(&self.cx.budgets, None) {
                 self.cx.work.holding_credit.insert(node);
             } else {

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::NodeCore;
 use super::names::Space;
-use super::peers::Peer;
+use super::peer::Peer;
 use crate::certificates::Fingerprint;
 use crate::error::{DialError, Status};
 use crate::location::Location;
@@ -126,10 +126,9 @@ fn as_optional_text<T: Display, S: Serializer>(value: &Option<T>, serializer: S)
 impl NodeCore {
     /// The peers from `from` on. Sends a ping to each, so that a later call shows its round-trip time.
     pub(crate) fn peers_from(&mut self, from: Option<PeerCursor>) -> PeerPage {
-        let first = from.map_or(Bound::Unbounded, |cursor| Bound::Included(cursor.0));
-        let range = self.peers.range((first, Bound::Unbounded));
+        let from = self.peers.from(from.map(|cursor| cursor.0));
         let mut peers: Vec<PeerInfo> =
-            range.take(PAGE_MAX + 1).map(|(node, peer)| self.peer_info(*node, peer)).collect();
+            from.take(PAGE_MAX + 1).map(|peer| self.peer_info(peer.node, peer)).collect();
         let next = peers.get(PAGE_MAX).map(|peer| PeerCursor(peer.node));
         peers.truncate(PAGE_MAX);
         for peer in &peers {
@@ -165,7 +164,7 @@ impl NodeCore {
     /// Measures the round-trip time to a peer, if it is connected.
     fn ping(&mut self, node: NodeId) {
         let now = self.cx.now;
-        if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+        if let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
             && peer_session.conn.is_some()
         {
             peer_session.session.ping(now);

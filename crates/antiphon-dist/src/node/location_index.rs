@@ -7,8 +7,7 @@ use std::net::SocketAddr;
 
 use antiphon_sched::NodeId;
 
-use super::NodeCore;
-use super::peers::Peer;
+use super::peer::Peer;
 
 #[derive(Debug, Default)]
 pub(super) struct LocationIndex {
@@ -59,12 +58,5 @@ impl LocationIndex {
                 assert!(is_there, "{node} is still listed at {at}");
             }
         }
-    }
-}
-
-impl NodeCore {
-    /// The known nodes at a location.
-    pub(super) fn peers_at(&self, at: SocketAddr) -> impl Iterator<Item = (NodeId, &Peer)> {
-        self.locations.at(at).filter_map(|node| Some((node, self.peers.get(&node)?)))
     }
 }

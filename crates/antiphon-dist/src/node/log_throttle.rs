@@ -69,7 +69,7 @@ impl NodeCore {
 
     /// Logs that a peer exceeds one of its limits. `what` is the predicate of the line's sentence.
     pub(crate) fn log_refused(&mut self, node: NodeId, kind: &'static str, what: &'static str) {
-        if let Some(peer) = self.peers.get(&node) {
+        if let Some(peer) = self.peers.get(node) {
             peer.log_refused(&mut self.cx, kind, what);
         }
     }

@@ -431,16 +431,26 @@ mod tests {
         }
 
         fn deliver_as(&mut self, node: NodeId, to: Key, message: (&str, &[u8])) -> Delivery {
-            let peer = self.core.peers.get_mut(&node).expect("the peer is known");
+            let peer = self.core.peers.get_mut(node).expect("the peer is known");
             peer.budget.deliver(&self.core.cx.budgets, to, message, &mut self.driver).0
         }
 
         fn must_hold_credit(&self, node: NodeId, actor: Option<Key>) -> bool {
-            self.core.peers[&node].budget.must_hold_credit(&self.core.cx.budgets, actor)
+            self.core
+                .peers
+                .get(node)
+                .expect("the peer is known")
+                .budget
+                .must_hold_credit(&self.core.cx.budgets, actor)
         }
 
         fn uses_more_than_half(&self, node: NodeId, actor: Key) -> bool {
-            self.core.peers[&node].budget.uses_more_than(actor, SharePart::Half)
+            self.core
+                .peers
+                .get(node)
+                .expect("the peer is known")
+                .budget
+                .uses_more_than(actor, SharePart::Half)
         }
     }
 
@@ -539,7 +549,7 @@ mod tests {
             test.driver.sched.work();
         }
         assert!(test.must_hold_credit(node, None), "their groups are still counted");
-        let budgets = test.core.peers.values_mut().map(|peer| &mut peer.budget);
+        let budgets = test.core.peers.iter_mut().map(|peer| &mut peer.budget);
         assert!(test.core.cx.budgets.sweep(test.core.cx.now, budgets, &mut test.driver));
         assert_eq!(test.core.cx.budgets.messages.bytes(), 0);
     }
@@ -610,11 +620,11 @@ mod tests {
         let mut test = TestCore::new();
         let node = test.add_peer(5);
         for number in 0..10_000 {
-            let peer = test.core.peers.get_mut(&node).expect("the peer is known");
+            let peer = test.core.peers.get_mut(node).expect("the peer is known");
             let (budgets, key) = (&test.core.cx.budgets, Key::from_bits(number));
             drop(peer.budget.acquire_for(budgets, key, 100, &mut test.driver));
         }
-        let budget = test.core.peers[&node].budget.used.as_ref();
+        let budget = test.core.peers.get(node).expect("the peer is known").budget.used.as_ref();
         assert!(budget.is_some_and(|budget| budget.actors.len() <= 2 * ACTORS_KEPT_MIN));
     }
 

@@ -37,6 +37,7 @@ mod names;
 mod outbound_messages;
 mod outbound_signals;
 mod payload_faults;
+mod peer;
 #[cfg(test)]
 mod peer_monitor_tests;
 mod peer_monitors;
@@ -62,7 +63,6 @@ pub(crate) use peer_session::is_flood;
 pub(crate) use receipts::log_failed_delivery;
 pub(crate) use settings::Settings;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use antiphon_sched::{ActorId, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Requests, Time};
@@ -79,21 +79,17 @@ use context::NodeCx;
 use dialer::Dialer;
 use discovery::Discovery;
 use host_discovery::HostProbes;
-use known_nodes::{EndedNodes, NamedNodes};
-use location_index::LocationIndex;
 use names::NameRegistry;
+use peer::Peer;
 use peer_watch::PeerWatches;
-use peers::Peer;
+use peers::Peers;
 use timers::NodeTimer;
 
 /// The core of one node.
 #[derive(Debug)]
 pub struct NodeCore {
     cx: NodeCx,
-    peers: BTreeMap<NodeId, Peer>,
-    locations: LocationIndex,
-    named_nodes: NamedNodes,
-    ended_nodes: EndedNodes,
+    peers: Peers,
     dialer: Dialer,
     connect_requests: ConnectRequests,
     names: NameRegistry,
@@ -179,10 +175,7 @@ impl NodeCore {
         Self {
             outgoing_files: OutgoingFiles::new(settings.transfers_max),
             cx: NodeCx::new(me, settings),
-            peers: BTreeMap::new(),
-            locations: LocationIndex::default(),
-            named_nodes: NamedNodes::default(),
-            ended_nodes: EndedNodes::default(),
+            peers: Peers::default(),
             dialer: Dialer::default(),
             connect_requests: ConnectRequests::default(),
             names: NameRegistry::default(),
@@ -231,6 +224,16 @@ impl NodeCore {
         &mut self.cx.counts.refusals
     }
 
+    /// Identifies the owner of a peer over its restarts: by its certificate, or without TLS by its IP address. Empty for
+    /// this node.
+    pub(crate) fn owner_of_peer(&self, node: Option<NodeId>) -> String {
+        let Some(node) = node else { return String::new() };
+        let unknown = || node.to_string();
+        let Some(peer) = self.peers.get(node) else { return unknown() };
+        let address = || peer.remote.map(|ip| ip.to_string());
+        peer.certificate.map(|certificate| certificate.to_string()).or_else(address).unwrap_or_else(unknown)
+    }
+
     /// The access policy of an RCI that has none of its own.
     pub(crate) fn rci_access(&self) -> AccessPolicy {
         self.cx.settings.rci_access.clone()
@@ -245,16 +248,16 @@ impl NodeCore {
     pub fn counts(&self) -> Counts {
         Counts {
             peers: self.peers.len(),
-            online: self.peers.values().filter(|peer| peer.is_online()).count(),
+            online: self.peers.iter().filter(|peer| peer.is_online()).count(),
             names: self.names.user_names_len(),
             lookups: self.names.lookups_len(),
             channel_relays: self.channel_relays.len(),
             receipts: self.cx.receipts.len(),
             replies: self.cx.replies.len(),
-            monitors: self.peers.values().map(Peer::monitors_len).sum(),
+            monitors: self.peers.iter().map(Peer::monitors_len).sum(),
             watchers: self.peer_watchers().len(),
             connections: self.cx.connections.len(),
-            backlog_bytes: self.peers.values().map(Peer::backlog_bytes).sum(),
+            backlog_bytes: self.peers.iter().map(Peer::backlog_bytes).sum(),
             ..self.cx.counts
         }
     }
@@ -267,7 +270,7 @@ impl NodeCore {
     /// The bytes that this node holds for one peer: frames that wait for it, and what it has sent that waits here. 0 if the
     /// node is unknown.
     pub fn held_bytes(&self, node: NodeId) -> u64 {
-        self.peers.get(&node).map_or(0, Peer::held_bytes)
+        self.peers.get(node).map_or(0, Peer::held_bytes)
     }
 
     /// The steps of work since the start: frames received and moved, nodes of routes, reports, and timers. A simulator checks how
@@ -348,7 +351,7 @@ impl NodeCore {
             NodeTimer::Resolve(query) => self.on_resolve_due(query),
             NodeTimer::ConnectRequest(request_id) => self.on_connect_request_due(request_id, driver),
             NodeTimer::Backlog(node) => {
-                if let Some(peer) = self.peers.get_mut(&node) {
+                if let Some(peer) = self.peers.get_mut(node) {
                     peer.on_backlog_due(&mut self.cx, driver);
                 }
             }
@@ -359,7 +362,7 @@ impl NodeCore {
             NodeTimer::Credentials => self.on_credentials_due(driver),
             NodeTimer::Announce => self.announce(driver),
             NodeTimer::Hints => self.begin_waiting_hints(),
-            NodeTimer::Named => self.on_named_due(),
+            NodeTimer::Named => self.peers.on_named_due(&mut self.cx),
         }
     }
 
@@ -387,26 +390,26 @@ impl NodeCore {
     /// # Panics
     /// If an invariant does not hold, which is a bug.
     pub fn check(&self) {
-        for (node, peer) in &self.peers {
+        for peer in self.peers.iter() {
+            let node = &peer.node;
             peer.check(self.cx.settings.limits(), &self.cx.settings.peer_limits);
             let is_dirty = peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.dirty);
             assert_eq!(is_dirty, self.cx.work.dirty.contains(node), "`dirty` lists the dirty sessions");
         }
-        let queued: u64 = self.peers.values().map(Peer::queued_bytes).sum();
+        let queued: u64 = self.peers.iter().map(Peer::queued_bytes).sum();
         assert_eq!(self.cx.queues.bytes, queued, "the total has the queues of all peers");
         self.names.check(&self.cx.timers);
         let has_session =
-            |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.peer_session.is_some());
+            |node: &NodeId| self.peers.get(*node).is_some_and(|peer| peer.peer_session.is_some());
         assert!(
             self.names.asked_peers().all(|node| has_session(&node)),
             "lookups wait only for peers with a session"
         );
         self.cx.receipts.check(&self.cx.timers);
-        self.cx.budgets.check(self.peers.values().map(|peer| &peer.budget));
+        self.cx.budgets.check(self.peers.iter().map(|peer| &peer.budget));
         self.cx.replies.check();
         self.dialer.check(&self.cx.timers);
-        self.check_known_nodes();
-        self.locations.check(&self.peers);
+        self.peers.check();
         self.cx.connections.check(&self.cx.timers);
     }
 }

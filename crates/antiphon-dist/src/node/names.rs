@@ -16,7 +16,7 @@ use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace}
 
 use super::driver::Driver;
 use super::inspection::NameInfo;
-use super::peers::Peer;
+use super::peer::Peer;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, complete_if_open};
 use crate::error::{DialError, LocateError, RegisterError};
@@ -407,7 +407,7 @@ impl NodeCore {
         let until = self.cx.now + timeout;
         self.cx.timers.add(until, NodeTimer::Lookup(lookup_number));
         if let Some(at) = at
-            && !self.has_reached(at.addr())
+            && !self.peers.has_reached(at.addr())
         {
             self.dial_until(at.addr(), until);
         }
@@ -415,8 +415,7 @@ impl NodeCore {
         let lookup =
             OpenLookup { space, name, tag, at, kind, until, peers, refused: false, unreachable: None };
         self.names.lookups.insert(lookup_number, lookup);
-        let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
-        for node in nodes {
+        for node in self.peers.ids() {
             self.send_lookup(node, lookup_number);
         }
     }
@@ -424,7 +423,7 @@ impl NodeCore {
     /// Sends a lookup to a peer, if it concerns that peer.
     fn send_lookup(&mut self, node: NodeId, lookup_number: u64) {
         let Some(lookup) = self.names.lookups.get_mut(&lookup_number) else { return };
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
         let is_concerned = lookup.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
         let Some(peer_session) = peer.peer_session.as_mut().filter(|_| is_concerned) else { return };
@@ -457,7 +456,7 @@ impl NodeCore {
             let (key, tag) = (registered.key, registered.tag);
             for (peer, lookup_number) in self.names.peer_lookups.get(&full_name).cloned().unwrap_or_default()
             {
-                if self.peers.get(&peer).is_some_and(|peer| peer.check_reach(&mut self.cx, key)) {
+                if self.peers.get(peer).is_some_and(|peer| peer.check_reach(&mut self.cx, key)) {
                     self.complete_peer_lookup(peer, lookup_number, key, tag);
                 }
             }
@@ -466,7 +465,7 @@ impl NodeCore {
 
     /// A peer has sent a lookup. It replaces an open one with the same number.
     pub(super) fn on_lookup(&mut self, node: NodeId, lookup: &Lookup<'_>) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         let lookup_number = lookup.request;
         self.names.forget_lookup_of(node, lookup_number);
         let refusal = (!is_valid_name(lookup.name)).then_some(LookupResult::BadName);
@@ -494,7 +493,7 @@ impl NodeCore {
     /// Completes a peer's lookup that this node has kept.
     fn complete_peer_lookup(&mut self, node: NodeId, lookup_number: u64, key: Key, tag: &'static str) {
         self.names.forget_lookup_of(node, lookup_number);
-        if let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.peer_session.is_some()) {
+        if let Some(peer) = self.peers.get_mut(node).filter(|peer| peer.peer_session.is_some()) {
             send_found(peer, lookup_number, key, tag);
             peer.mark_dirty(&mut self.cx);
         }
@@ -511,7 +510,7 @@ impl NodeCore {
         let Some(lookup) = self.names.lookups.get_mut(&found.request) else {
             return self.warn_of_second_name(node, found.request);
         };
-        let Some(peer) = self.peers.get(&node) else { return };
+        let Some(peer) = self.peers.get(node) else { return };
         let Some(peer_session) = &peer.peer_session else { return };
         let Some(found_tag) = peer_session.session.tag_name(tag) else { return };
         let is_at = |at: Location| peer.has_session_at(at.addr());
@@ -557,7 +556,7 @@ impl NodeCore {
     }
 
     fn describe_peer(&self, node: NodeId) -> String {
-        let peer = self.peers.get(&node);
+        let peer = self.peers.get(node);
         let location = peer.and_then(Peer::location).map(|at| at.to_string());
         let name = peer.map(|peer| &*peer.name).unwrap_or_default();
         format!("{name} at {}", location.unwrap_or_else(|| node.to_string()))
@@ -597,7 +596,7 @@ impl NodeCore {
         let Some(lookup) = self.names.lookups.remove(&lookup_number) else { return Box::default() };
         self.cx.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
         for node in lookup.peers {
-            let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+            let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
             else {
                 continue;
             };
@@ -647,7 +646,7 @@ impl NodeCore {
         if self.cx.settings.name == name {
             return Some(Ok(self.cx.settings.location));
         }
-        let known = self.peers.values().find(|peer| peer.name == name && peer.is_online());
+        let known = self.peers.iter().find(|peer| peer.name == name && peer.is_online());
         if let Some(location) = known.and_then(|peer| peer.location()) {
             return Some(Ok(location));
         }
@@ -661,7 +660,7 @@ impl NodeCore {
     /// A session with a node has begun: completes the lookups of its name.
     pub(super) fn complete_node_lookups(&mut self, node: NodeId, driver: &mut impl Driver) {
         let Some((name, Some(location))) =
-            self.peers.get(&node).map(|peer| (peer.name.clone(), peer.location()))
+            self.peers.get(node).map(|peer| (peer.name.clone(), peer.location()))
         else {
             return;
         };

@@ -20,7 +20,7 @@ use super::context::NodeCx;
 use super::driver::Driver;
 use super::frames::destination_node;
 use super::payload_faults::{TOO_MANY_TYPES, check_body, check_size, encode_error};
-use super::peers::Peer;
+use super::peer::Peer;
 use super::room_waiters::{NeededRoom, RoomWaiter};
 use super::timers::NodeTimer;
 use super::waiting_outbound::{QueuedOutbound, WaitingBudget, message_bytes};
@@ -37,7 +37,7 @@ impl Transport for NodeCore {
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
         self.cx.now = self.cx.now.max(now);
         let node = destination_node(outbound.to);
-        let peer = self.peers.get_mut(&node).ok_or(Undelivered::NoNode)?;
+        let peer = self.peers.get_mut(node).ok_or(Undelivered::NoNode)?;
         peer.check_outbound(&self.cx, outbound)?;
         let sent = if peer.open_session().is_none() {
             self.queue_outbound(node, outbound)
@@ -47,12 +47,12 @@ impl Transport for NodeCore {
             Err(refusal)
         } else {
             let route = self.route_of(node, outbound.nodes);
-            let peer = self.peers.get_mut(&node).ok_or(Undelivered::NoNode)?;
+            let peer = self.peers.get_mut(node).ok_or(Undelivered::NoNode)?;
             peer.send(&mut self.cx, outbound, &route)
         };
         sent.map_err(|refusal| match refusal {
             OutboundRefusal::NoRoom { bytes, by_total } => {
-                if let (Destination::Actor(to), Some(peer)) = (outbound.to, self.peers.get_mut(&node)) {
+                if let (Destination::Actor(to), Some(peer)) = (outbound.to, self.peers.get_mut(node)) {
                     let needed = NeededRoom { bytes, mark: mark_of(outbound.mode), by_total };
                     peer.await_room(&mut self.cx, outbound.from, to, outbound.mode, needed);
                 }
@@ -70,7 +70,7 @@ impl Transport for NodeCore {
         mode: SendMode,
     ) -> Result<(), Undelivered> {
         self.cx.now = self.cx.now.max(now);
-        let peer = self.peers.get_mut(&to.node()).ok_or(Undelivered::NoNode)?;
+        let peer = self.peers.get_mut(to.node()).ok_or(Undelivered::NoNode)?;
         peer.check_room(&mut self.cx, from, (to, room), mode)
     }
 
@@ -94,7 +94,7 @@ impl Transport for NodeCore {
             }
             Signal::RequestClosed { request_id } => self.on_request_closed(request_id),
             Signal::RoomNotAwaited { sender, address } => {
-                if let Some(peer) = self.peers.get_mut(&address.node()) {
+                if let Some(peer) = self.peers.get_mut(address.node()) {
                     peer.end_room_wait(&mut self.cx, sender, address.key());
                 }
             }
@@ -353,7 +353,7 @@ impl Peer {
     }
 
     /// Fails all messages and signals that wait for a session. Whether it has no session.
-    fn drop_waiting(&mut self, cx: &mut NodeCx, reason: &Undelivered) -> bool {
+    pub(super) fn drop_waiting(&mut self, cx: &mut NodeCx, reason: &Undelivered) -> bool {
         if self.peer_session.is_some() {
             return false;
         }
@@ -418,7 +418,7 @@ impl NodeCore {
     fn forget_room_waiter(&mut self, sender: Key) {
         let peers = &mut self.peers;
         self.cx.work.with_room_waiters.retain(|node| {
-            let Some(peer) = peers.get_mut(node) else { return false };
+            let Some(peer) = peers.get_mut(*node) else { return false };
             peer.room_waiters.remove_sender(sender);
             !peer.room_waiters.is_empty()
         });
@@ -431,7 +431,7 @@ impl NodeCore {
         }
         self.cx.queues.has_refused = false;
         for node in self.cx.work.with_room_waiters.iter().copied().collect::<Vec<_>>() {
-            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let Some(peer) = self.peers.get_mut(node) else { continue };
             let waiters = peer.room_waiters.take_by_total();
             peer.release(&mut self.cx, waiters);
         }
@@ -444,7 +444,7 @@ impl NodeCore {
         node: NodeId,
         outbound: &OutboundMessage<'_>,
     ) -> Result<(), OutboundRefusal> {
-        let Some(peer) = self.peers.get(&node) else { return Err(Undelivered::NoNode.into()) };
+        let Some(peer) = self.peers.get(node) else { return Err(Undelivered::NoNode.into()) };
         let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
         if outbound.mode == SendMode::Try
             && let Destination::Actor(to) = outbound.to
@@ -473,7 +473,7 @@ impl NodeCore {
     /// Adds an entry to the waiting queue of a node. The first entry dials the node.
     pub(super) fn push_waiting(&mut self, node: NodeId, queued: QueuedOutbound) -> Result<(), Undelivered> {
         let until = self.cx.now + UNREACHED_AFTER;
-        let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
+        let Some(peer) = self.peers.get_mut(node) else { return Err(Undelivered::NoNode) };
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
         let first = peer.waiting.is_empty();
         if first {
@@ -483,20 +483,20 @@ impl NodeCore {
             }
             self.cx.timers.add(until, NodeTimer::Unreached(node));
         }
-        let Some(peer) = self.peers.get_mut(&node) else { return Err(Undelivered::NoNode) };
+        let Some(peer) = self.peers.get_mut(node) else { return Err(Undelivered::NoNode) };
         if first {
             peer.waiting.until = until;
         }
         peer.waiting.push(queued);
         peer.count_queue(&mut self.cx.queues.bytes);
-        self.note_use(node);
+        self.peers.note_use(&mut self.cx, node);
         Ok(())
     }
 
     /// Dials a node for which messages wait, and gives them their full time again.
     pub(super) fn dial_for_waiting(&mut self, node: NodeId) {
         let until = self.cx.now + UNREACHED_AFTER;
-        let Some(peer) = self.peers.get_mut(&node).filter(|peer| !peer.waiting.is_empty()) else { return };
+        let Some(peer) = self.peers.get_mut(node).filter(|peer| !peer.waiting.is_empty()) else { return };
         let Some(at) = peer.locations.first().copied() else { return };
         peer.waiting.until = until;
         self.cx.timers.add(until, NodeTimer::Unreached(node));
@@ -506,7 +506,7 @@ impl NodeCore {
 
     /// Sends all waiting messages and signals, in order, after a session has started.
     pub(super) fn send_waiting(&mut self, node: NodeId) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         let queue = peer.waiting.take();
         peer.count_queue(&mut self.cx.queues.bytes);
         for queued in queue {
@@ -524,7 +524,7 @@ impl NodeCore {
                         nodes: &nodes,
                         requests: &[],
                     };
-                    let Some(peer) = self.peers.get_mut(&node) else { return };
+                    let Some(peer) = self.peers.get_mut(node) else { return };
                     if let Err(reason) = peer.send_waiting_message(&outbound, receipt_number, &route) {
                         if let Destination::Request(node, request_id) = to {
                             let reason = AskError::from_reply(&reason);
@@ -535,7 +535,7 @@ impl NodeCore {
                 }
             }
         }
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         for actor in peer.room_waiters.actors() {
             peer.await_least_room(actor);
         }
@@ -544,24 +544,16 @@ impl NodeCore {
     /// Fails the waiting messages of a node that was not reached in time.
     pub(super) fn on_unreached(&mut self, node: NodeId, driver: &mut impl Driver) {
         // The timer may be that of earlier messages: there may have been a session since.
-        if self.peers.get(&node).is_some_and(|peer| self.cx.now >= peer.waiting.until) {
-            self.drop_waiting(node, Undelivered::NoNode);
+        if self.peers.get(node).is_some_and(|peer| self.cx.now >= peer.waiting.until) {
+            self.peers.drop_waiting(&mut self.cx, node, &Undelivered::NoNode);
             self.cx.run_loop_actions(driver);
-        }
-    }
-
-    /// Fails all waiting messages and signals of a node.
-    pub(super) fn drop_waiting(&mut self, node: NodeId, reason: Undelivered) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        if peer.drop_waiting(&mut self.cx, &reason) {
-            self.note_use(node);
         }
     }
 
     /// The locations of the nodes that the addresses in a message name. The peer may not know these nodes.
     fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(NodeId, Vec<SocketAddr>)> {
         let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.cx.me);
-        third_nodes.map(|node| (*node, self.locations_of(*node))).collect()
+        third_nodes.map(|node| (*node, self.peers.locations_of(&self.cx, *node))).collect()
     }
 }
 

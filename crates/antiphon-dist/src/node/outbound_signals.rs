@@ -20,7 +20,7 @@ use antiphon_wire::{Frame, Locations, Pair, SendRefused, Session, TagId};
 use super::context::NodeCx;
 use super::frames::BY_TARGET;
 use super::payload_faults::{TOO_MANY_TYPES, encode_error, fault_of};
-use super::peers::Peer;
+use super::peer::Peer;
 use super::waiting_outbound::{QueuedOutbound, WaitingBudget, signal_bytes};
 use super::{LoopAction, NO_ACTOR, NodeCore};
 
@@ -29,7 +29,7 @@ impl NodeCore {
     pub(super) fn signal_peer(&mut self, signal: Signal) {
         let Some(node) = node_of_signal(&signal) else { return };
         let hints = self.hints_for(node, &signal);
-        let Some(peer) = self.peers.get_mut(&node) else {
+        let Some(peer) = self.peers.get_mut(node) else {
             return self.cx.report_failed_signal(signal, Undelivered::NoNode);
         };
         if let Some(signal) = peer.signal(&mut self.cx, signal, &hints) {
@@ -39,14 +39,14 @@ impl NodeCore {
 
     /// Queues a signal until there is a session, within the limits for messages.
     fn queue_signal(&mut self, node: NodeId, signal: Signal) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         let fits = peer.fits_waiting_queue(&mut self.cx, &signal);
         let pushed = if fits {
             self.push_waiting(node, QueuedOutbound::Signal(signal.clone()))
         } else {
             Err(Undelivered::Busy)
         };
-        if let (Err(reason), Some(peer)) = (pushed, self.peers.get_mut(&node)) {
+        if let (Err(reason), Some(peer)) = (pushed, self.peers.get_mut(node)) {
             peer.fail_signal(&mut self.cx, signal, reason);
         }
     }
@@ -57,8 +57,8 @@ impl NodeCore {
         let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.cx.me);
         let hints = third_nodes.map(|node| NodeHint {
             node: *node,
-            name: self.peers.get(node).map(|peer| peer.name.clone()).unwrap_or_default(),
-            locations: self.locations_of(*node),
+            name: self.peers.get(*node).map(|peer| peer.name.clone()).unwrap_or_default(),
+            locations: self.peers.locations_of(&self.cx, *node),
         });
         hints.filter(|hint| !hint.locations.is_empty()).collect()
     }

@@ -94,7 +94,7 @@ fn local_and_peer_monitors_have_separate_limits() {
     let local_id = |number| MonitorId { origin: me, number };
     let peer_id = |number| MonitorId { origin: node, number };
     // Monitors that local actors have set, in both directions.
-    let peer = test.core.peers.get_mut(&node).expect("the peer is known");
+    let peer = test.core.peers.get_mut(node).expect("the peer is known");
     for number in 1..=5 {
         peer.monitors.add_local_watcher(watcher, local_id(number), remote_actor(node, number));
         peer.monitors.add_remote_watcher(watcher, local_id(number));
@@ -122,11 +122,11 @@ fn failed_monitor_signal_removes_monitor() {
     let (watcher, _) = spawn_watcher(&mut test);
     let id = MonitorId { origin: test.core.me(), number: 1 };
     let target = remote_actor(node, 1);
-    let peer = test.core.peers.get_mut(&node).expect("the peer is known");
+    let peer = test.core.peers.get_mut(node).expect("the peer is known");
     peer.monitors.add_local_watcher(watcher, id, target);
     assert_eq!(test.core.counts().monitors, 1);
     let signal = Signal::Monitor { target, id, watcher };
-    let peer = test.core.peers.get_mut(&node).expect("the peer is known");
+    let peer = test.core.peers.get_mut(node).expect("the peer is known");
     peer.fail_signal(&mut test.core.cx, signal, antiphon_sched::Undelivered::NoNode);
     assert_eq!(test.core.counts().monitors, 0);
 }
@@ -139,11 +139,9 @@ fn waiting_signals_fail_when_lost_node_refuses_dials() {
         let at: SocketAddr = ([127, 0, 0, 1], 9).into();
         let node = test.add_peer(5);
         let (watcher, _) = spawn_watcher(&mut test);
-        let peer = test.core.peers.get_mut(&node).expect("the peer is known");
-        (peer.status, peer.locations) = (status, vec![at]);
-        test.core.locations.add(node, peer);
+        test.core.peers.edit(node, |peer| (peer.status, peer.locations) = (status, vec![at]));
         if status.is_some() {
-            test.core.remember_ended(node);
+            test.core.peers.remember_ended(&mut test.core.cx, node);
         }
         let id = MonitorId { origin: test.core.me(), number: 1 };
         let target = remote_actor(node, 1);
@@ -152,7 +150,7 @@ fn waiting_signals_fail_when_lost_node_refuses_dials() {
             test.core.on_location_refused(node, &mut test.driver);
         }
         test.advance();
-        let waiting = test.core.peers.get(&node).map_or(0, |peer| usize::from(!peer.waiting.is_empty()));
+        let waiting = test.core.peers.get(node).map_or(0, |peer| usize::from(!peer.waiting.is_empty()));
         assert_eq!(waiting, left, "{status:?}");
     }
 }

@@ -20,7 +20,8 @@ use super::disconnect::Disconnect;
 use super::driver::{ConnId, Driver, Output};
 use super::ended_sessions::EndedSession;
 use super::idle_close::IdleClose;
-use super::peers::{PEERS_MAX, Peer};
+use super::peer::Peer;
+use super::peers::PEERS_MAX;
 use super::timers::NodeTimer;
 use crate::error::Status;
 use crate::location::seen_from;
@@ -151,7 +152,8 @@ impl NodeCore {
             .into_iter()
             .filter(|at| Some(*at) == dialled || self.cx.settings.may_dial(*at))
             .collect();
-        let has_room = self.make_room_for(node) || (self.end_unconnected(driver) && self.make_room_for(node));
+        let has_room = self.peers.make_room_for(&mut self.cx, node)
+            || (self.end_unconnected(driver) && self.peers.make_room_for(&mut self.cx, node));
         if !has_room {
             if self.cx.may_log("peer table full", remote.ip()) {
                 tracing::warn!(%node, %remote, peers_max = PEERS_MAX, "the peer table is full; a connection is refused (logged at most once an hour)");
@@ -159,15 +161,14 @@ impl NodeCore {
             self.fail_conn(id, driver);
             return false;
         }
-        let peer = self.peers.entry(node).or_insert_with(|| Peer::new(node, &name, Vec::new()));
-        self.locations.remove(node, peer);
-        (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
-            (name, shown_location, locations, false);
-        peer.has_left = false;
-        self.note_met(node);
-        let Some(peer) = self.peers.get_mut(&node) else { return false };
-        peer.reached_at = dialled.or(peer.reached_at);
-        self.locations.add(node, peer);
+        self.peers.edit(node, |peer| {
+            (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
+                (name, shown_location, locations, false);
+            peer.has_left = false;
+            peer.reached_at = dialled.or(peer.reached_at);
+        });
+        self.peers.note_met(node);
+        let Some(peer) = self.peers.get_mut(node) else { return false };
         let was_refused = peer.refusal.take().is_some();
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
@@ -219,13 +220,23 @@ impl NodeCore {
         true
     }
 
+    /// In a full table, sessions without a connection give way. False if there is none.
+    fn end_unconnected(&mut self, driver: &mut impl Driver) -> bool {
+        let unused = self.peers.unconnected();
+        for node in &unused {
+            let reason = "the table of known nodes is full, and the peer is not connected";
+            self.end_session(*node, reason, driver);
+        }
+        !unused.is_empty()
+    }
+
     /// Handles the start of a session: sends the messages that waited for it, and reports the status of the peer.
     fn on_session_started(&mut self, node: NodeId, driver: &mut impl Driver) {
-        if let Some(peer) = self.peers.get(&node) {
+        if let Some(peer) = self.peers.get(node) {
             let location = peer.location().map(tracing::field::display);
             tracing::info!(target: "antiphon::peers", %node, name = peer.name, location, "a peer has connected");
         }
-        self.warn_of_duplicate_name(node);
+        self.peers.warn_of_duplicate_name(&mut self.cx, node);
         self.set_status(node, Status::Online, driver);
         self.repeat_lookups_to(node);
         self.send_waiting(node);
@@ -236,10 +247,10 @@ impl NodeCore {
     /// return: their sessions end. A node that is connected is asked first: it may state a wrong location.
     fn supersede_predecessors(&mut self, node: NodeId, at: SocketAddr, driver: &mut impl Driver) {
         let was_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
-        let old = self.peers_at(at).filter(|(id, peer)| *id != node && was_there(peer));
-        let old: Vec<NodeId> = old.map(|(id, _)| id).collect();
+        let old = self.peers.at(at).filter(|peer| peer.node != node && was_there(peer));
+        let old: Vec<NodeId> = old.map(|peer| peer.node).collect();
         for old in old {
-            let peer_session = self.peers.get(&old).and_then(|peer| peer.peer_session.as_ref());
+            let peer_session = self.peers.get(old).and_then(|peer| peer.peer_session.as_ref());
             let may_answer = |peer_session: &PeerSession| {
                 let last_received = peer_session.session.last_received();
                 peer_session.conn.is_some()
@@ -256,23 +267,23 @@ impl NodeCore {
     /// Another incarnation runs at the location of a node.
     fn supersede(&mut self, old: NodeId, driver: &mut impl Driver) {
         self.end_session(old, "another incarnation runs at the peer's location", driver);
-        if let Some(peer) = self.peers.get_mut(&old) {
+        if let Some(peer) = self.peers.get_mut(old) {
             peer.replaced_by_restart = true;
         }
-        self.drop_waiting(old, Undelivered::NoActor);
-        self.remember_ended(old);
+        self.peers.drop_waiting(&mut self.cx, old, &Undelivered::NoActor);
+        self.peers.remember_ended(&mut self.cx, old);
     }
 
     /// A session has started whose peer states the location of another node. If that is an earlier incarnation, it does not
     /// answer. A member may state any location, so the statement alone ends no session: the location is dialled, which shows which of
     /// the two is there.
     fn ask_predecessors(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
-        let Some(peer) = self.peers.get(&node) else { return };
+        let Some(peer) = self.peers.get(node) else { return };
         let stated: Vec<SocketAddr> =
             peer.locations.iter().copied().filter(|at| Some(*at) != dialled).collect();
         let (mut connected, mut unconnected) = (Vec::new(), BTreeSet::new());
-        for other in self.locations.at_any(stated.iter().copied()) {
-            let Some(peer) = self.peers.get(&other).filter(|_| other != node) else { continue };
+        for other in self.peers.at_any(stated.iter().copied()) {
+            let Some(peer) = self.peers.get(other).filter(|_| other != node) else { continue };
             let is_there =
                 |at: &SocketAddr| peer.has_session_at(*at) || (!peer.replaced_by_restart && peer.is_at(*at));
             let Some(at) = stated.iter().copied().find(is_there) else { continue };
@@ -292,7 +303,7 @@ impl NodeCore {
     /// has to answer.
     pub(super) fn ask(&mut self, node: NodeId, successor: Option<Successor>) -> Option<Time> {
         let now = self.cx.now;
-        let peer_session = self.peers.get_mut(&node)?.peer_session.as_mut()?;
+        let peer_session = self.peers.get_mut(node)?.peer_session.as_mut()?;
         if let Some(inquiry) = &mut peer_session.inquiry {
             inquiry.successor = successor.or(inquiry.successor);
             return Some(inquiry.since);
@@ -314,7 +325,7 @@ impl NodeCore {
     pub(super) fn on_predecessor_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let (now, answer_within) = (self.cx.now, self.answer_within());
         let mut unanswered = None;
-        if let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+        if let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
             && let Some(inquiry) = &peer_session.inquiry
         {
             let is_connected = peer_session.conn.is_some();
@@ -347,7 +358,7 @@ impl NodeCore {
     ) {
         self.dialer.answered(at, node);
         let now = self.cx.now;
-        let peer = self.peers.get_mut(&node);
+        let peer = self.peers.get_mut(node);
         if let Some(peer_session) = peer.and_then(|peer| peer.peer_session.as_mut()) {
             if !peer_session.needs_connection() || peer_session.session.epoch() > known {
                 return;
@@ -374,7 +385,7 @@ impl NodeCore {
         let now = self.cx.now;
         let Some(conn) = self.cx.connections.get(id) else { return };
         let mut deframer = std::mem::take(&mut conn.deframer);
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         let before = peer.frames_received();
         let origin = peer.take_origin(&self.cx);
         let (received, origin) = with_origin(origin, || self.take_records(now, node, &mut deframer, driver));
@@ -382,7 +393,7 @@ impl NodeCore {
             conn.deframer = deframer;
             conn.has_unread = matches!(received, Ok(FrameEffect::Unfinished));
         }
-        if let Some(peer) = self.peers.get_mut(&node) {
+        if let Some(peer) = self.peers.get_mut(node) {
             peer.origin = origin;
             peer.count_queue(&mut self.cx.queues.bytes);
             let received = peer.frames_received();
@@ -429,7 +440,7 @@ impl NodeCore {
     /// Appends a `Close` for the log of a peer that broke the protocol. The end of the session writes it.
     fn send_misbehaved(&mut self, node: NodeId, id: ConnId) {
         let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         let close = Close { reason: CloseReason::Misbehaved };
@@ -448,14 +459,14 @@ impl NodeCore {
         deframer: &mut wire::Deframer,
         driver: &mut impl Driver,
     ) -> Result<FrameEffect, SessionError> {
-        let Some(mut peer) = self.peers.get_mut(&node) else { return Ok(FrameEffect::Continue) };
+        let Some(mut peer) = self.peers.get_mut(node) else { return Ok(FrameEffect::Continue) };
         let control_frames = peer.frames_received().control;
         while let Some(mut frames) = peer.next_record(now, deframer)? {
             while let Some(incoming) = peer.next_frame(now, &mut frames)? {
                 let frame = incoming.frame();
                 if concerns_node(&frame) {
                     self.on_node_frame(node, &frame, driver);
-                    let Some(again) = self.peers.get_mut(&node) else { return Ok(FrameEffect::Continue) };
+                    let Some(again) = self.peers.get_mut(node) else { return Ok(FrameEffect::Continue) };
                     peer = again;
                 }
                 let effect = peer.on_frame(&mut self.cx, &frame, driver);
@@ -478,11 +489,11 @@ impl NodeCore {
         match frame {
             Frame::Message(message) => {
                 let may_reach = |peer: &Peer| peer.may_reach(&self.cx, message.to);
-                if self.peers.get(&node).is_some_and(may_reach) {
-                    self.learn_route(node, message.route);
+                if self.peers.get(node).is_some_and(may_reach) {
+                    self.peers.learn_route(&mut self.cx, node, message.route);
                 }
             }
-            Frame::Answer(answer) => self.learn_route(node, answer.route),
+            Frame::Answer(answer) => self.peers.learn_route(&mut self.cx, node, answer.route),
             Frame::Lookup(lookup) => self.on_lookup(node, lookup),
             Frame::CancelLookup(cancel_lookup) => self.names.forget_lookup_of(node, cancel_lookup.request),
             Frame::Found(found) => self.on_found(node, found, driver),
@@ -519,10 +530,10 @@ impl NodeCore {
     fn on_goodbye(&mut self, node: NodeId, reason: GoodbyeReason, driver: &mut impl Driver) {
         if reason != GoodbyeReason::Leaving {
             self.stop_auto_dial(node);
-        } else if let Some(peer) = self.peers.get_mut(&node) {
+        } else if let Some(peer) = self.peers.get_mut(node) {
             peer.has_left = true;
         }
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         // The peer may wait for the acknowledgement.
@@ -544,7 +555,7 @@ impl NodeCore {
             self.dial_is_over(at, id);
         }
         let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         if peer_session.conn != Some(id) {
@@ -561,7 +572,7 @@ impl NodeCore {
         if self.finish_disconnect_if_goodbye_sent(node, driver) {
             return;
         }
-        let Some(peer_session) = self.peers.get(&node).and_then(|peer| peer.peer_session.as_ref()) else {
+        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
             return;
         };
         match peer_session.dialled {
@@ -575,7 +586,7 @@ impl NodeCore {
     /// Dials a peer that has not dialled again after its connection ended.
     pub(super) fn on_redial_due(&mut self, node: NodeId) {
         let now = self.cx.now;
-        let Some(peer) = self.peers.get(&node) else { return };
+        let Some(peer) = self.peers.get(node) else { return };
         // The timer may be that of an earlier connection: each sets its own.
         let needs_redial = |peer_session: &PeerSession| {
             peer_session.needs_connection() && now.since(peer_session.unconnected_since) >= REDIAL_AFTER
@@ -591,10 +602,10 @@ impl NodeCore {
     /// what waits for another one fails: a process that has ended never returns as the same node.
     pub(super) fn on_location_refused(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.cx.now;
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         let Some(peer_session) = peer.peer_session.as_mut() else {
             if peer.status == Some(Status::Offline) && peer.waiting.note_refused_dial() >= REFUSALS_MAX {
-                self.drop_waiting(node, Undelivered::NoNode);
+                self.peers.drop_waiting(&mut self.cx, node, &Undelivered::NoNode);
                 self.cx.run_loop_actions(driver);
             }
             return;
@@ -612,7 +623,7 @@ impl NodeCore {
 
     /// Notes that the session of a peer has, or may have, something to transmit.
     pub(super) fn mark_dirty(&mut self, node: NodeId) {
-        if let Some(peer) = self.peers.get_mut(&node) {
+        if let Some(peer) = self.peers.get_mut(node) {
             peer.mark_dirty(&mut self.cx);
         }
     }
@@ -622,7 +633,7 @@ impl NodeCore {
         let now = self.cx.now;
         let mut dirty = std::mem::take(&mut self.cx.work.dirty);
         for node in dirty.drain(..) {
-            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let Some(peer) = self.peers.get_mut(node) else { continue };
             let Some(peer_session) = peer.peer_session.as_mut() else { continue };
             peer_session.dirty = false;
             if let Some(id) = peer_session.conn
@@ -643,7 +654,7 @@ impl NodeCore {
                 self.reopen(node);
             }
             self.poll_events(node, driver);
-            if let Some(peer) = self.peers.get_mut(&node) {
+            if let Some(peer) = self.peers.get_mut(node) {
                 peer.report_short_queue(&mut self.cx, driver);
             }
             self.arm_session(node);
@@ -656,7 +667,7 @@ impl NodeCore {
 
     /// Sets the timer of a session to its next deadline.
     pub(super) fn arm_session(&mut self, node: NodeId) {
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         let due = peer_session.session.poll_timeout();
@@ -677,7 +688,7 @@ impl NodeCore {
 
     pub(super) fn on_session_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         peer_session.timer = None;
@@ -692,7 +703,7 @@ impl NodeCore {
     fn poll_events(&mut self, node: NodeId, driver: &mut impl Driver) {
         while let Some(event) = self
             .peers
-            .get_mut(&node)
+            .get_mut(node)
             .and_then(|peer| peer.peer_session.as_mut())
             .and_then(|peer_session| peer_session.session.poll_event())
         {
@@ -711,7 +722,7 @@ impl NodeCore {
                     self.end_session(node, "the peer was silent for too long", driver)
                 }
                 SessionEvent::Writable { actor } => {
-                    if let Some(peer) = self.peers.get_mut(&node) {
+                    if let Some(peer) = self.peers.get_mut(node) {
                         peer.report_room(actor, driver);
                     }
                 }
@@ -741,21 +752,21 @@ impl NodeCore {
 
     /// Where this node dials another connection of a session.
     fn renewal_location(&self, node: NodeId) -> Option<SocketAddr> {
-        let peer = self.peers.get(&node)?;
+        let peer = self.peers.get(node)?;
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
         dialled.or(peer.locations.first().copied())
     }
 
     /// Excludes a pause of this process from the silence of its peers.
     pub(super) fn on_stalled(&mut self, span: Duration) {
-        for peer_session in self.peers.values_mut().filter_map(|peer| peer.peer_session.as_mut()) {
+        for peer_session in self.peers.iter_mut().filter_map(|peer| peer.peer_session.as_mut()) {
             peer_session.session.exclude_stall(span);
         }
     }
 
     /// Ends the session with a node, and completes every open operation on it.
     pub(super) fn end_session(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         let Some(mut peer_session) = peer.peer_session.take() else { return };
         peer.count_queue(&mut self.cx.queues.bytes);
         let disconnect = peer_session.disconnect.take();
@@ -784,7 +795,7 @@ impl NodeCore {
             session: peer_session.session,
         };
         self.report_ended(ended, remote_watchers, driver);
-        if let Some(peer) = self.peers.get_mut(&node) {
+        if let Some(peer) = self.peers.get_mut(node) {
             peer.release_room_waiters(&mut self.cx);
         }
         self.cx.run_loop_actions(driver);
@@ -792,13 +803,13 @@ impl NodeCore {
         if let Some(conn) = peer_session.conn {
             self.flush_and_close_conn(conn, driver);
         }
-        if self.peers.get(&node).is_some_and(|peer| peer.no_auto_dial) {
+        if self.peers.get(node).is_some_and(|peer| peer.no_auto_dial) {
             self.stop_auto_dial(node);
         }
         self.set_status(node, Status::Offline, driver);
         self.decide_contests_soon(node);
-        self.release_named_by(node);
-        self.remember_ended(node);
+        self.peers.release_named_by(&mut self.cx, node);
+        self.peers.remember_ended(&mut self.cx, node);
         if let Some(disconnect) = disconnect {
             self.complete_close_requests(node, disconnect, driver);
         }
@@ -806,7 +817,7 @@ impl NodeCore {
 
     /// At the end of a session: its backlog stays until it expires.
     fn end_backlog_session(&mut self, node: NodeId, expires: Time, driver: &mut impl Driver) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         for (actor, ticket) in peer.backlog.end_session(expires) {
             driver.local().mailboxes().cancel_wait(actor, ticket);
         }
@@ -832,9 +843,8 @@ impl NodeCore {
 
     /// Sends a goodbye to each peer, behind the frames that were sent before.
     pub(super) fn send_goodbyes(&mut self, driver: &mut impl Driver) {
-        let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
-        for node in nodes {
-            let Some(peer_session) = self.peers.get_mut(&node).and_then(|peer| peer.peer_session.as_mut())
+        for node in self.peers.ids() {
+            let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
             else {
                 continue;
             };
@@ -850,7 +860,7 @@ impl NodeCore {
     /// Whether the peers have acknowledged all frames. While the node stops: whether all bytes are written.
     pub fn is_flushed(&mut self) -> bool {
         if !self.cx.leaving {
-            return self.peers.values().all(|peer| {
+            return self.peers.iter().all(|peer| {
                 let is_session_idle =
                     peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.session.is_idle());
                 is_session_idle && peer.waiting.is_empty()
@@ -858,7 +868,7 @@ impl NodeCore {
         }
         let connections: Vec<ConnId> = self
             .peers
-            .values()
+            .iter()
             .filter_map(|peer| peer.peer_session.as_ref())
             .filter_map(|peer_session| peer_session.conn)
             .collect();

@@ -6,7 +6,7 @@ use antiphon_sched::{Addr, DeadLetter, NodeId, Undelivered};
 
 use super::NodeCore;
 use super::driver::Driver;
-use super::peers::Peer;
+use super::peer::Peer;
 use crate::error::{DialError, PeerStatus, Status, UnknownNode};
 use crate::location::Location;
 
@@ -19,7 +19,7 @@ pub(super) struct PeerWatches {
 impl NodeCore {
     /// The locations of the peers that are online.
     pub(crate) fn online(&self) -> Vec<Location> {
-        let online = self.peers.values().filter(|peer| peer.is_online());
+        let online = self.peers.iter().filter(|peer| peer.is_online());
         online.filter_map(|peer| peer.location()).collect()
     }
 
@@ -27,8 +27,8 @@ impl NodeCore {
     pub(crate) fn watch_peers(&mut self, watcher: Addr<PeerStatus>) -> Vec<PeerStatus> {
         self.peer_watches.actors.push(watcher);
         self.reopen_all();
-        let online = self.peers.iter().filter(|(_, peer)| peer.is_online());
-        online.filter_map(|(node, peer)| status_of(*node, peer)).collect()
+        let online = self.peers.iter().filter(|peer| peer.is_online());
+        online.filter_map(status_of).collect()
     }
 
     /// The actors that receive status changes; some may have exited.
@@ -55,12 +55,12 @@ impl NodeCore {
         if node == self.cx.me {
             return Ok(self.cx.settings.location);
         }
-        self.peers.get(&node).and_then(|peer| peer.location()).ok_or(UnknownNode { node })
+        self.peers.get(node).and_then(|peer| peer.location()).ok_or(UnknownNode { node })
     }
 
     /// Sets the status of a peer, and sends it to the subscribed actors if it has changed.
     pub(super) fn set_status(&mut self, node: NodeId, status: Status, driver: &mut impl Driver) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
         if peer.status == Some(status) {
             return;
         }
@@ -74,27 +74,28 @@ impl NodeCore {
         let is_unconnected =
             |peer: &Peer| peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.conn.is_none());
         let refused = self
-            .peers_at(at)
-            .filter(|(_, peer)| peer.is_dialled_at(at) && !peer.replaced_by_restart && is_unconnected(peer));
-        let refused: Vec<NodeId> = refused.map(|(node, _)| node).collect();
+            .peers
+            .at(at)
+            .filter(|peer| peer.is_dialled_at(at) && !peer.replaced_by_restart && is_unconnected(peer));
+        let refused: Vec<NodeId> = refused.map(|peer| peer.node).collect();
         for node in refused {
-            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            let Some(peer) = self.peers.get_mut(node) else { continue };
             let is_new = peer.refusal.replace(refusal) != Some(refusal);
             let undelivered = peer.undelivered();
             if is_new {
                 self.send_status(node, driver);
             }
-            self.drop_waiting(node, undelivered);
+            self.peers.drop_waiting(&mut self.cx, node, &undelivered);
         }
         self.cx.run_loop_actions(driver);
     }
 
     /// No program listens at a location any more: what refused the peers there has gone.
     pub(super) fn clear_refusals(&mut self, at: SocketAddr, driver: &mut impl Driver) {
-        let there = self.peers_at(at).filter(|(_, peer)| peer.is_dialled_at(at) && peer.refusal.is_some());
-        let refused: Vec<NodeId> = there.map(|(node, _)| node).collect();
+        let there = self.peers.at(at).filter(|peer| peer.is_dialled_at(at) && peer.refusal.is_some());
+        let refused: Vec<NodeId> = there.map(|peer| peer.node).collect();
         for node in refused {
-            if let Some(peer) = self.peers.get_mut(&node) {
+            if let Some(peer) = self.peers.get_mut(node) {
                 peer.refusal = None;
             }
             self.send_status(node, driver);
@@ -103,7 +104,7 @@ impl NodeCore {
 
     /// Sends the status of a peer to the subscribed actors.
     pub(super) fn send_status(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(changed) = self.peers.get(&node).and_then(|peer| status_of(node, peer)) else { return };
+        let Some(changed) = self.peers.get(node).and_then(status_of) else { return };
         let mut local = driver.local();
         self.peer_watches.actors.retain(|watcher| match local.send(*watcher, changed.clone()) {
             Ok(()) => true,
@@ -116,7 +117,7 @@ impl NodeCore {
     }
 }
 
-fn status_of(node: NodeId, peer: &Peer) -> Option<PeerStatus> {
+fn status_of(peer: &Peer) -> Option<PeerStatus> {
     let (location, status) = (peer.location()?, peer.status?);
-    Some(PeerStatus { location, name: peer.name.clone(), node, status, refusal: peer.refusal })
+    Some(PeerStatus { location, name: peer.name.clone(), node: peer.node, status, refusal: peer.refusal })
 }

@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::context::NodeCx;
 use super::driver::Driver;
 use super::payload_faults::error_of;
-use super::peers::Peer;
+use super::peer::Peer;
 use super::timers::{NodeTimer, TimerQueue};
 use super::{NodeCore, complete_if_open};
 use crate::error::DeliverError;
@@ -220,9 +220,9 @@ impl NodeCore {
     /// Withdraws the message of a receipt from the queue in which it waits for transmission; `None` if it waits in none.
     fn withdraw_message(&mut self, receipt_number: u64) -> Option<Withdrawal> {
         let receiver = self.cx.receipts.receiver(receipt_number)?;
-        let peer = self.peers.get_mut(&receiver.node())?;
+        let peer = self.peers.get_mut(receiver.node())?;
         let withdrawal = peer.withdraw(&mut self.cx, receiver.key(), receipt_number);
-        self.note_use(receiver.node());
+        self.peers.note_use(&mut self.cx, receiver.node());
         withdrawal
     }
 

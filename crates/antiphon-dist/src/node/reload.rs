@@ -39,10 +39,10 @@ impl NodeCore {
             self.fail_conn(conn, driver);
         }
         self.cx.connections.set_outdated(self.cx.now);
-        let connected = self.peers.iter().filter(|(_, peer)| {
+        let connected = self.peers.iter().filter(|peer| {
             peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some())
         });
-        let connected: Vec<NodeId> = connected.map(|(node, _)| *node).collect();
+        let connected: Vec<NodeId> = connected.map(|peer| peer.node).collect();
         connected.into_iter().for_each(|node| self.renew(node));
         self.cx.timers.add(self.cx.now + self.cx.settings.limits().lost_after, NodeTimer::Credentials);
         tracing::info!("the node uses new secrets and certificates");

@@ -7,8 +7,8 @@ use antiphon_wire as wire;
 use antiphon_wire::{Deframer, Entropy, Handshake, HeldSession, ResumeState, Session};
 
 use super::frames::InboundSignal;
+use super::peer::Peer;
 use super::peer_session::PeerSession;
-use super::peers::Peer;
 use super::{Driver, NodeCore, Output};
 use crate::config::Config;
 use crate::location::Location;
@@ -66,7 +66,7 @@ impl TestCore {
     /// Adds a known peer without a location.
     pub(super) fn add_peer(&mut self, number: u64) -> NodeId {
         let node = NodeId::from_bits(number);
-        self.core.peers.insert(node, Peer::new(node, "peer", Vec::new()));
+        self.core.peers.insert(Peer::new(node, "peer", Vec::new()));
         node
     }
 
@@ -91,19 +91,19 @@ impl TestCore {
             acceptor.confirm(&there, &HeldSession::nothing(), &mut received).expect("at this step");
         let (now, limits) = (self.core.cx.now, here.limits);
         let session = Session::begin(now, &limits, self.core.cx.me, &connection);
-        let peer = self.core.peers.get_mut(&node).expect("the peer is known");
+        let peer = self.core.peers.get_mut(node).expect("the peer is known");
         peer.peer_session = Some(Box::new(PeerSession::new(session, self.core.cx.now)));
     }
 
     /// Receives a signal of a peer.
     pub(super) fn apply_signal(&mut self, node: NodeId, signal: InboundSignal) {
-        let peer = self.core.peers.get_mut(&node).expect("the peer is known");
+        let peer = self.core.peers.get_mut(node).expect("the peer is known");
         peer.apply_signal(&mut self.core.cx, signal, &mut self.driver);
     }
 
     /// Receives a `Down` of a peer.
     pub(super) fn receive_down(&mut self, node: NodeId, id: MonitorId, reason: ExitReason) {
-        let peer = self.core.peers.get_mut(&node).expect("the peer is known");
+        let peer = self.core.peers.get_mut(node).expect("the peer is known");
         if let Some(signal) = peer.end_monitor(id, reason) {
             self.apply_signal(node, signal);
         }

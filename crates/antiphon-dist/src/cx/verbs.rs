@@ -18,7 +18,7 @@ use crate::error::{
 use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
 use crate::location::{Ignored, Location, PeerAt, PeerOptions};
 use crate::node::{
-    Counts, FoundName, LookupStart, NameCursor, NamePage, NodeCore, PeerCursor, PeerPage, Space,
+    Counts, FoundName, LookupStart, NameCursor, NamePage, NodeCore, PeerCursor, PeerPage, Space, WantedName,
     complete_if_open, log_failed_delivery,
 };
 use crate::rci::{self, Rci};
@@ -76,13 +76,13 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         answer: impl FnOnce(Result<Vec<T>, LocateError>) -> M + 'static,
     ) {
         let all = |found: Vec<FoundName>| found.into_iter().map(|found| T::from_id(found.id)).collect();
-        let tag = T::tag(self.loop_ref());
+        let wanted = WantedName { space: T::SPACE, name, tag: T::tag(self.loop_ref()), at: None };
         request(
             self,
             LocateError::TooManyOpen,
             LocateError::NoNode,
             move |found: Result<Vec<FoundName>, LocateError>| answer(found.map(all)),
-            |core, request_id| core.locate_all(request_id, (T::SPACE, name), tag, timeout).err().map(Err),
+            |core, request_id| core.locate_all(request_id, wanted, timeout).err().map(Err),
         );
     }
 
@@ -380,13 +380,14 @@ fn locate<M: 'static, T: Named>(
     timeout: Duration,
     answer: impl FnOnce(Result<T, LocateError>) -> M + 'static,
 ) {
-    let (tag, asker) = (T::tag(cx.loop_ref()), cx.id().key());
+    let wanted = WantedName { space: T::SPACE, name, tag: T::tag(cx.loop_ref()), at };
+    let asker = cx.id().key();
     request(
         cx,
         LocateError::TooManyOpen,
         LocateError::NoNode,
         move |found: Result<FoundName, LocateError>| answer(found.map(|found| T::from_id(found.id))),
-        |core, request_id| match core.locate((request_id, asker), (T::SPACE, name), tag, at, timeout) {
+        |core, request_id| match core.locate((request_id, asker), wanted, timeout) {
             LookupStart::Now(result) => Some(result),
             LookupStart::Later => None,
         },

@@ -15,10 +15,10 @@ use antiphon_sched::{NodeId, Time};
 use antiphon_wire::frame::{AnnounceRelay, NodeAt};
 use antiphon_wire::{Datagram, Locations, Presence};
 
-use super::NodeCore;
+use super::context::NodeCx;
 use super::driver::Driver;
 use super::peer::Peer;
-use crate::location::seen_from;
+use super::peers::Peers;
 
 /// The shortest time between two requests of one peer that are served.
 const SERVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,49 +45,57 @@ struct RelayRequest {
     listed: u32,
 }
 
-impl NodeCore {
+impl AnnounceRelays {
     /// Asks the peer at a location to announce this node on the peer's network.
-    pub(super) fn request_announce_relay(&mut self, at: SocketAddr) {
+    pub(super) fn request_announce_relay(&mut self, cx: &mut NodeCx, peers: &mut Peers, at: SocketAddr) {
         // The counter of numbers begins with 1.
-        let Some(request) = NonZeroU64::new(self.cx.next_number()) else { return };
+        let Some(request) = NonZeroU64::new(cx.next_number()) else { return };
         // A member may state the location of another node: the one that was reached there comes first.
-        let there = self.peers.at(at).filter(|peer| peer.has_session_at(at));
+        let there = peers.at(at).filter(|peer| peer.has_session_at(at));
         let Some(node) = there.max_by_key(|peer| peer.was_reached_at(at)).map(|peer| peer.node) else {
             return;
         };
-        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         if let Err(reason) = peer_session.session.send(&AnnounceRelay { request }.into()) {
             return tracing::warn!(%at, %reason, "a request to a peer to announce this node was not sent");
         }
-        let now = self.cx.now;
-        self.announce_relays.requests.retain(|_, open| now < open.until);
-        self.announce_relays
-            .requests
+        let now = cx.now;
+        self.requests.retain(|_, open| now < open.until);
+        self.requests
             .insert(request.get(), RelayRequest { peer: node, until: now + REQUEST_LIFETIME, listed: 0 });
-        self.mark_dirty(node);
+        if let Some(peer) = peers.get_mut(node) {
+            peer.mark_dirty(cx);
+        }
     }
 
     /// A peer requests to be announced on this network, and to receive the locations of the nodes on it.
-    pub(super) fn on_announce_relay(&mut self, node: NodeId, request: NonZeroU64, driver: &mut impl Driver) {
-        let now = self.cx.now;
-        self.announce_relays.served.retain(|_, at| now.since(*at) < SERVE_INTERVAL);
-        if !self.cx.settings.discover || self.announce_relays.served.contains_key(&node) {
-            self.cx.counts.refused_messages += 1;
+    pub(super) fn on_announce_relay(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        node: NodeId,
+        request: NonZeroU64,
+        driver: &mut impl Driver,
+    ) {
+        let now = cx.now;
+        self.served.retain(|_, at| now.since(*at) < SERVE_INTERVAL);
+        if !cx.settings.discover || self.served.contains_key(&node) {
+            cx.counts.refused_messages += 1;
             return;
         }
-        self.announce_relays.served.insert(node, now);
-        let Some(requester) = self.peers.get(node) else { return };
+        self.served.insert(node, now);
+        let Some(requester) = peers.get(node) else { return };
         let locations = Locations::Plain(&requester.stated_locations);
         let announced = Datagram::Announce(Presence { node, name: &requester.name, locations });
-        self.broadcast(&announced, driver);
+        cx.broadcast(&announced, driver);
         let is_listed = |peer: &Peer| peer.node != node && peer.is_online() && !peer.undiscovered;
-        let listed = self.peers.iter().filter(|peer| is_listed(peer));
+        let listed = peers.iter().filter(|peer| is_listed(peer));
         let listed = listed.take(NODES_MAX_A_REQUEST as usize);
         let listed: Vec<(NodeId, String, Vec<SocketAddr>)> =
             listed.map(|peer| (peer.node, peer.name.clone(), peer.stated_locations.clone())).collect();
-        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
             return;
         };
         for (id, name, locations) in &listed {
@@ -99,34 +107,12 @@ impl NodeCore {
         }
     }
 
-    /// A peer sends the locations of another node. This node records them, and dials if it requested them.
-    pub(super) fn on_node_at(&mut self, node: NodeId, hint: &NodeAt<'_>) {
-        let other = hint.node;
-        let peer_session = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref());
-        let conn = peer_session.and_then(|peer_session| peer_session.conn);
-        let Some(remote) = conn.and_then(|conn| self.cx.connections.get(conn)).map(|conn| conn.remote) else {
-            return;
-        };
-        let locations = seen_from(hint.locations.iter(), remote);
-        let has_session = self.peers.get(other).is_some_and(|peer| peer.peer_session.is_some());
-        self.peers.learn(&mut self.cx, node, other, hint.name, locations.iter().copied());
-        let now = self.cx.now;
-        let request = self.announce_relays.requests.get_mut(&hint.request);
-        let Some(request) = request.filter(|request| {
-            request.peer == node && now < request.until && request.listed < NODES_MAX_A_REQUEST
-        }) else {
-            return;
-        };
+    /// A peer has listed a node for a request of this node. Returns after which pause to dial it, if that is still wanted.
+    pub(super) fn note_listed(&mut self, cx: &NodeCx, node: NodeId, request: u64) -> Option<Duration> {
+        let request = self.requests.get_mut(&request).filter(|request| {
+            request.peer == node && cx.now < request.until && request.listed < NODES_MAX_A_REQUEST
+        })?;
         request.listed += 1;
-        let after = DIAL_INTERVAL * (request.listed - 1);
-        let allowed = locations.iter().find(|at| self.cx.settings.may_dial(**at));
-        // A node behind a gateway lists its own address first and the gateway's last. Only the last is reachable from
-        // other networks.
-        if let Some(at) = allowed.or(locations.last()).copied()
-            && !has_session
-            && other != self.cx.me
-        {
-            self.dial_requested(at, after);
-        }
+        Some(DIAL_INTERVAL * (request.listed - 1))
     }
 }

@@ -15,6 +15,7 @@ use antiphon_wire::{
 use slab::Slab;
 
 use super::NodeCore;
+use super::context::NodeCx;
 use super::driver::{ConnId, Driver, Output, OverTls};
 use super::peer::Peer;
 use super::timers::{NodeTimer, TimerQueue};
@@ -308,6 +309,40 @@ impl Connection {
     }
 }
 
+impl NodeCx {
+    /// Sets the deadline by which a connection must be established, or have written its last bytes.
+    pub(super) fn set_deadline(&mut self, id: ConnId, span: Duration) {
+        let deadline = self.now + span;
+        let Some(conn) = self.connections.get(id) else { return };
+        if let Some(before) = conn.deadline.replace(deadline) {
+            self.timers.remove(before, NodeTimer::Connection(id));
+        }
+        self.timers.add(deadline, NodeTimer::Connection(id));
+    }
+
+    /// Removes a connection from the table, and its timer.
+    pub(super) fn remove_conn(&mut self, id: ConnId) -> Option<Connection> {
+        let conn = self.connections.remove(id)?;
+        if let Some(deadline) = conn.deadline {
+            self.timers.remove(deadline, NodeTimer::Connection(id));
+        }
+        Some(conn)
+    }
+
+    /// Logs that a connection was closed before its proof and without a refusal.
+    fn log_closed_before_proof(&mut self, remote: SocketAddr, reason: &str) {
+        if self.may_log("no proof", format_args!("{} {reason}", remote.ip())) {
+            tracing::warn!(%remote, reason, "a connection was closed before its proof (logged at most once an hour)");
+        }
+    }
+
+    fn log_refusal(&mut self, remote: SocketAddr, error: &HandshakeError) {
+        if self.may_log("no connection", format_args!("{} {error}", remote.ip())) {
+            tracing::warn!(%remote, reason = %error, "a handshake failed (logged at most once an hour)");
+        }
+    }
+}
+
 impl NodeCore {
     /// Takes a connection that was accepted from `remote`. Returns its id, or `None` if the driver must close it at once.
     /// If there are too many unproven connections, one of them is closed.
@@ -321,12 +356,12 @@ impl NodeCore {
         {
             self.cx.counts.refused_handshakes += 1;
             let from = self.cx.connections.get(oldest).map_or(remote, |conn| conn.remote);
-            self.log_closed_before_proof(from, "there were too many connections without a proof");
+            self.cx.log_closed_before_proof(from, "there were too many connections without a proof");
             self.close_conn(oldest, driver);
         }
         let id = self.cx.connections.add(remote, false, self.cx.now);
         // The time includes that of TLS, which has no timeout of its own.
-        self.set_deadline(id, self.cx.settings.limits().handshake_timeout);
+        self.cx.set_deadline(id, self.cx.settings.limits().handshake_timeout);
         Some(id)
     }
 
@@ -361,25 +396,6 @@ impl NodeCore {
             HandshakeError::Refused(refusal)
         };
         self.on_handshake_error(id, error, driver);
-    }
-
-    /// Sets the deadline by which a connection must be established, or have written its last bytes.
-    pub(super) fn set_deadline(&mut self, id: ConnId, span: Duration) {
-        let deadline = self.cx.now + span;
-        let Some(conn) = self.cx.connections.get(id) else { return };
-        if let Some(before) = conn.deadline.replace(deadline) {
-            self.cx.timers.remove(before, NodeTimer::Connection(id));
-        }
-        self.cx.timers.add(deadline, NodeTimer::Connection(id));
-    }
-
-    /// Removes a connection from the table, and its timer.
-    pub(super) fn remove_conn(&mut self, id: ConnId) -> Option<Connection> {
-        let conn = self.cx.connections.remove(id)?;
-        if let Some(deadline) = conn.deadline {
-            self.cx.timers.remove(deadline, NodeTimer::Connection(id));
-        }
-        Some(conn)
     }
 
     /// The buffer into which the driver reads the bytes of a connection. Empty if the core needs no more of them.
@@ -441,7 +457,7 @@ impl NodeCore {
             Handshake::dial(&self.cx.settings.profile, entropy, resume_state, exporter, &mut conn.out);
         conn.state = ConnectionState::Handshaking(Box::new(handshake));
         conn.opened_at = self.cx.now;
-        self.set_deadline(id, self.cx.settings.limits().handshake_timeout);
+        self.cx.set_deadline(id, self.cx.settings.limits().handshake_timeout);
         driver.output(Output::Write(id));
     }
 
@@ -453,9 +469,12 @@ impl NodeCore {
         let with_session = there().filter(|peer| peer.peer_session.is_some()).take(GUESSES_MAX);
         let without_session = there().find(|peer| peer.peer_session.is_none());
         let mut guesses: Vec<NodeId> =
-            [self.dialer.answered_at(at), self.dialer.node_at(at)].into_iter().flatten().collect();
+            [self.discovery.dialer.answered_at(at), self.discovery.dialer.node_at(at)]
+                .into_iter()
+                .flatten()
+                .collect();
         guesses.extend(with_session.chain(without_session).map(|peer| peer.node));
-        let refused = self.dialer.refused_guesses(at) as usize % (guesses.len() + 1);
+        let refused = self.discovery.dialer.refused_guesses(at) as usize % (guesses.len() + 1);
         let Some(node) = guesses.get(refused).copied() else {
             return ResumeState::unknown(self.cx.epochs.of_unknown_node());
         };
@@ -478,7 +497,7 @@ impl NodeCore {
             ConnectionState::Handshaking(_) => {
                 let remote = conn.remote;
                 self.cx.counts.refused_handshakes += 1;
-                self.log_closed_before_proof(remote, "its handshake timed out");
+                self.cx.log_closed_before_proof(remote, "its handshake timed out");
                 self.fail_conn(id, driver);
             }
             // The other side does not read the last bytes.
@@ -567,8 +586,8 @@ impl NodeCore {
         let (dialled, certificate) = (conn.dialled, conn.certificate);
         let has_other_certificate = self.has_other_certificate(hello.node, certificate);
         if let Some(at) = dialled {
-            self.dialer.answered(at, hello.node);
-            if self.is_found_connected(at, hello) || self.is_found_disconnected(at, hello) {
+            self.discovery.dialer.answered(at, hello.node);
+            if self.is_found(at, hello) {
                 handshake.refuse(Refusal::Duplicate, out);
                 return Err(HandshakeError::Refused(Refusal::Duplicate));
             }
@@ -618,6 +637,13 @@ impl NodeCore {
         };
         handshake.refuse(refusal, out);
         Err(HandshakeError::Refused(refusal))
+    }
+
+    /// Whether a dial has found a node with which no further connection is needed.
+    fn is_found(&mut self, at: SocketAddr, hello: &Hello) -> bool {
+        let dialer = &self.discovery.dialer;
+        dialer.is_found_connected(&mut self.peers, at, hello)
+            || dialer.is_found_disconnected(&self.cx, &self.peers, at, hello)
     }
 
     /// Whether a node has connected before with another certificate. Unless the other side proves that it holds the session, it
@@ -780,16 +806,16 @@ impl NodeCore {
         );
         if !is_expected {
             self.cx.counts.refused_handshakes += 1;
-            self.log_refusal(remote, &error);
+            self.cx.log_refusal(remote, &error);
         }
         if let (Some(at), HandshakeError::RefusedByPeer(reason)) = (dialled, error) {
             if let Refusal::OldEpoch { node, known } = reason {
                 self.on_old_epoch(at, node, known, driver);
             } else if let Refusal::EpochTooHigh { node, .. } = reason {
                 // The hello had the epoch for another node.
-                self.dialer.answered(at, node);
+                self.discovery.dialer.answered(at, node);
             } else if matches!(reason, Refusal::Duplicate | Refusal::Superseded) {
-                self.dialer.guess_refused(at);
+                self.discovery.dialer.guess_refused(at);
             }
         }
         if let (Some(at), HandshakeError::Refused(reason) | HandshakeError::RefusedByPeer(reason)) =
@@ -823,13 +849,13 @@ impl NodeCore {
 
     /// Closes a connection in any state. The caller has detached it from its session, if it had one.
     pub(super) fn close_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
-        if self.remove_conn(id).is_some() {
+        if self.cx.remove_conn(id).is_some() {
             driver.output(Output::Close(id));
         }
     }
 
     pub(super) fn on_closed(&mut self, id: ConnId, driver: &mut impl Driver) {
-        let Some(conn) = self.remove_conn(id) else { return };
+        let Some(conn) = self.cx.remove_conn(id) else { return };
         driver.output(Output::Close(id));
         match conn.state {
             ConnectionState::Established(node) => self.on_connection_lost(node, id, conn.dialled, driver),

@@ -6,11 +6,12 @@ use std::fmt::Display;
 
 use antiphon_sched::{NodeId, Time};
 use antiphon_wire as wire;
+use antiphon_wire::{Datagram, Locations, Presence};
 
 use super::access_table::AccessTable;
 use super::awaited_replies::AwaitedReplies;
 use super::connections::Connections;
-use super::driver::Driver;
+use super::driver::{Driver, Output};
 use super::ended_sessions::EndedSessions;
 use super::log_throttle::LogThrottle;
 use super::mailbox_budget::AllBudgets;
@@ -121,6 +122,33 @@ impl NodeCx {
                 }
                 LoopAction::Writable(writer, target) => driver.local().mailboxes().writable(writer, target),
             }
+        }
+    }
+
+    /// The id, name and locations of this node.
+    pub(super) fn presence(&self) -> Presence<'_> {
+        Presence {
+            node: self.me,
+            name: &self.settings.name,
+            locations: Locations::Plain(&self.settings.profile.locations),
+        }
+    }
+
+    /// The bytes of a datagram, with the tag that proves the secret.
+    pub(super) fn sealed(&self, datagram: &Datagram<'_>) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match datagram.encode(self.settings.datagram_key.as_ref(), &mut bytes) {
+            Ok(()) => Some(bytes),
+            Err(reason) => {
+                tracing::warn!(%reason, "a datagram cannot be sent");
+                None
+            }
+        }
+    }
+
+    pub(super) fn broadcast(&self, datagram: &Datagram<'_>, driver: &mut impl Driver) {
+        if let Some(bytes) = self.sealed(datagram) {
+            driver.output(Output::Broadcast(bytes));
         }
     }
 }

@@ -43,7 +43,7 @@ impl NodeCore {
         at: Location,
         timeout: Duration,
     ) -> Option<Result<(), CloseError>> {
-        let nodes = if at.addr().port() == 0 { Vec::new() } else { self.nodes_at(at) };
+        let nodes = if at.addr().port() == 0 { Vec::new() } else { self.peers.nodes_at(at.addr()) };
         if nodes.is_empty() {
             return Some(Err(UnknownPeer { at }.into()));
         }
@@ -134,10 +134,16 @@ impl NodeCore {
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
         let reached = dialled.into_iter().chain(peer.reached_at).chain(peer.found_at);
         let stated = peer.locations.iter().chain(&peer.shown_location).copied();
-        let dialled_for_it = stated.filter(|at| self.dialer.node_at(*at) == Some(node));
+        let dialled_for_it = stated.filter(|at| self.discovery.dialer.node_at(*at) == Some(node));
         let all: Vec<SocketAddr> = reached.chain(dialled_for_it).collect();
         let is_connected = peer.peer_session.is_some();
         all.into_iter().for_each(|at| self.give_up_dial(at, !is_connected));
+    }
+
+    /// Stops dialling a location, even if it is configured. With `at_once`, also a dial that waits for its next attempt.
+    fn give_up_dial(&mut self, at: SocketAddr, at_once: bool) {
+        let is_requested = self.discovery.requests.are_open_for(at);
+        self.discovery.dialer.give_up_dial(&self.cx, at, at_once, is_requested);
     }
 
     pub(super) fn on_disconnect_due(&mut self, node: NodeId, driver: &mut impl Driver) {

@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use antiphon_sched::{NodeId, Time};
-use antiphon_wire::{Datagram, Locations, Probe, ProbeReply, Route};
+use antiphon_sched::Time;
+use antiphon_wire::{Datagram, Probe, ProbeReply, Route};
 
-use super::NodeCore;
+use super::context::NodeCx;
+use super::discovery::spread;
 use super::driver::{Driver, Output};
+use super::peers::Peers;
 use super::timers::NodeTimer;
-use crate::location::seen_from;
 
 /// The pauses between probes of one host: they double from the first to the last.
 const PROBE_PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -31,7 +32,7 @@ const REPLY_PAUSE: Duration = Duration::from_millis(50);
 /// Nodes that are dialled because of one probe.
 const NODES_MAX_A_PROBE: u32 = 256;
 /// Siblings that a reply lists.
-const SIBLINGS_MAX: usize = 32;
+pub(super) const SIBLINGS_MAX: usize = 32;
 
 #[derive(Debug, Default)]
 pub(super) struct HostProbes {
@@ -65,85 +66,95 @@ impl HostProbes {
     }
 }
 
-impl NodeCore {
+impl HostProbes {
     /// Probes a host now, and repeats the probe until `until`.
-    pub(super) fn probe_host(&mut self, host: SocketAddr, until: Time) {
-        let now = self.cx.now;
+    pub(super) fn probe_host(&mut self, cx: &mut NodeCx, host: SocketAddr, until: Time) {
+        let now = cx.now;
         let new = ProbedHost { until, attempts: 0, new_nodes: 0, due: now };
-        let probed = self.host_probes.probed.entry(host).or_insert(new);
-        self.cx.timers.remove(probed.due, NodeTimer::Probe(host));
+        let probed = self.probed.entry(host).or_insert(new);
+        cx.timers.remove(probed.due, NodeTimer::Probe(host));
         (probed.until, probed.attempts, probed.due) = (probed.until.max(until), 0, now);
-        self.cx.timers.add(now, NodeTimer::Probe(host));
+        cx.timers.add(now, NodeTimer::Probe(host));
     }
 
     /// No connect request waits for a host any longer: stops its probes, unless the host is configured.
-    pub(super) fn forget_host(&mut self, host: SocketAddr) {
-        if let Some(probed) = self.host_probes.probed.get(&host).filter(|probed| probed.until < Time::MAX) {
-            self.cx.timers.remove(probed.due, NodeTimer::Probe(host));
-            self.host_probes.probed.remove(&host);
+    pub(super) fn forget_host(&mut self, cx: &mut NodeCx, host: SocketAddr) {
+        if let Some(probed) = self.probed.get(&host).filter(|probed| probed.until < Time::MAX) {
+            cx.timers.remove(probed.due, NodeTimer::Probe(host));
+            self.probed.remove(&host);
         }
     }
 
-    pub(super) fn on_probe_due(&mut self, host: SocketAddr, driver: &mut impl Driver) {
-        let now = self.cx.now;
-        let Some(probed) = self.host_probes.probed.get_mut(&host) else { return };
-        if now >= probed.until || self.cx.leaving {
-            self.host_probes.probed.remove(&host);
+    pub(super) fn on_probe_due(&mut self, cx: &mut NodeCx, host: SocketAddr, driver: &mut impl Driver) {
+        let now = cx.now;
+        let Some(probed) = self.probed.get_mut(&host) else { return };
+        if now >= probed.until || cx.leaving {
+            self.probed.remove(&host);
             return;
         }
         let pause = PROBE_PAUSE_FIRST.saturating_mul(1 << probed.attempts.min(16)).min(PROBE_PAUSE_LAST);
         probed.attempts += 1;
         probed.new_nodes = 0;
         probed.due = probed.until.min(now + pause);
-        self.cx.timers.add(probed.due, NodeTimer::Probe(host));
-        let probe = Probe { from: self.presence(), reply_to: None };
-        if let Some(bytes) = self.sealed(&Datagram::Probe(probe)) {
+        cx.timers.add(probed.due, NodeTimer::Probe(host));
+        let probe = Probe { from: cx.presence(), reply_to: None };
+        if let Some(bytes) = cx.sealed(&Datagram::Probe(probe)) {
             driver.output(Output::Ask(host, bytes));
         }
     }
 
     /// A node probes this host. Only a sibling may name the address that a repeated probe came from.
-    pub(super) fn on_probe(&mut self, probe: &Probe<'_>, from: SocketAddr, driver: &mut impl Driver) {
-        let here = self.cx.settings.location.addr().ip();
+    pub(super) fn on_probe(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &Peers,
+        probe: &Probe<'_>,
+        from: SocketAddr,
+        driver: &mut impl Driver,
+    ) {
+        let here = cx.settings.location.addr().ip();
         let is_sibling = from.ip().is_loopback() || from.ip() == here;
         let to = match probe.reply_to {
             Some(to) if is_sibling => to,
             Some(_) => {
-                self.cx.counts.refused_datagrams += 1;
+                cx.counts.refused_datagrams += 1;
                 return;
             }
             None => from,
         };
         let is_reached = to.ip().is_loopback() || !here.is_loopback();
-        if !self.cx.settings.discover
-            || self.cx.settings.ignores(to.ip())
-            || !self.host_probes.may_reply(to, self.cx.now)
-        {
+        if !cx.settings.discover || cx.settings.ignores(to.ip()) || !self.may_reply(to, cx.now) {
             return;
         }
         if probe.reply_to.is_none()
-            && let Some(bytes) = self.sealed(&Datagram::Probe(Probe { reply_to: Some(to), ..*probe }))
+            && let Some(bytes) = cx.sealed(&Datagram::Probe(Probe { reply_to: Some(to), ..*probe }))
         {
             driver.output(Output::Siblings(bytes));
         }
-        if is_reached && probe.from.node != self.cx.me {
-            let spread = self.spread(to.port().into());
-            self.cx.timers.add(self.cx.now + spread, NodeTimer::ProbeReply(to));
+        if is_reached && probe.from.node != cx.me {
+            let spread = spread(cx, peers, to.port().into());
+            cx.timers.add(cx.now + spread, NodeTimer::ProbeReply(to));
         }
     }
 
     /// Sends a reply to a probe, with this node and as many of the siblings that it knows as fit.
-    pub(super) fn reply_to_probe(&mut self, to: SocketAddr, driver: &mut impl Driver) {
-        let here = self.cx.settings.location.addr().ip();
-        let siblings = self.peers.iter().filter(|peer| {
+    pub(super) fn reply_to_probe(
+        &self,
+        cx: &NodeCx,
+        peers: &Peers,
+        to: SocketAddr,
+        driver: &mut impl Driver,
+    ) {
+        let here = cx.settings.location.addr().ip();
+        let siblings = peers.iter().filter(|peer| {
             peer.is_online() && !peer.undiscovered && peer.shown_location.is_some_and(|at| at.ip() == here)
         });
         let siblings = siblings.map(|peer| (peer.node, peer.stated_locations.clone()));
         let mut siblings: Vec<_> = siblings.take(SIBLINGS_MAX).collect();
         loop {
-            let reply = ProbeReply { from: self.presence(), siblings: Route::Plain(&siblings) };
+            let reply = ProbeReply { from: cx.presence(), siblings: Route::Plain(&siblings) };
             let mut bytes = Vec::new();
-            match Datagram::ProbeReply(reply).encode(self.cx.settings.datagram_key.as_ref(), &mut bytes) {
+            match Datagram::ProbeReply(reply).encode(cx.settings.datagram_key.as_ref(), &mut bytes) {
                 Ok(()) => return driver.output(Output::Datagram(to, bytes)),
                 Err(reason) if siblings.pop().is_none() => {
                     return tracing::warn!(%reason, "a reply to a probe cannot be encoded");
@@ -153,38 +164,17 @@ impl NodeCore {
         }
     }
 
-    /// A probed host has sent a reply.
-    pub(super) fn on_probe_reply(&mut self, reply: &ProbeReply<'_>, from: SocketAddr) {
-        if !self.host_probes.probed.contains_key(&from) {
-            return;
-        }
-        self.on_node_listed(from, reply.from.node, reply.from.locations);
-        for (node, locations) in reply.siblings.iter().take(SIBLINGS_MAX) {
-            self.on_node_listed(from, node, locations);
-        }
+    /// Whether a host is probed, so that a reply of it is expected.
+    pub(super) fn is_probed(&self, host: SocketAddr) -> bool {
+        self.probed.contains_key(&host)
     }
 
-    /// A probed host has listed a node. Dials it on that host, or at a location that the settings allow.
-    fn on_node_listed(&mut self, host: SocketAddr, node: NodeId, locations: Locations<'_>) {
-        if node == self.cx.me {
-            return;
-        }
-        let with_session = self.peers.get(node).filter(|peer| peer.peer_session.is_some());
-        if let Some(at) = with_session.and_then(|peer| peer.shown_location) {
-            self.found_on_host(host, at);
-            return;
-        }
-        let is_on_host = |at: &SocketAddr| at.ip() == host.ip() && at.port() != 0;
-        let best = seen_from(locations.iter(), host)
-            .into_iter()
-            .find(|at| is_on_host(at) || self.cx.settings.may_dial(*at));
-        let Some(at) = best.filter(|at| !self.cx.settings.ignores(at.ip())) else { return };
-        let Some(probed) = self.host_probes.probed.get_mut(&host) else { return };
-        probed.new_nodes += u32::from(!self.dialer.has(at));
-        let until = probed.until.min(self.cx.now + DIAL_FOR);
-        if probed.new_nodes <= NODES_MAX_A_PROBE {
-            self.found_on_host(host, at);
-            self.dial_until(at, until);
-        }
+    /// A probed host has listed a node; `is_new`: its location is not dialled yet. Returns until when to dial it, if it may be
+    /// dialled.
+    pub(super) fn note_listed(&mut self, cx: &NodeCx, host: SocketAddr, is_new: bool) -> Option<Time> {
+        let probed = self.probed.get_mut(&host)?;
+        probed.new_nodes += u32::from(is_new);
+        let until = probed.until.min(cx.now + DIAL_FOR);
+        (probed.new_nodes <= NODES_MAX_A_PROBE).then_some(until)
     }
 }

@@ -89,71 +89,22 @@ impl NodeCore {
     /// # Errors
     /// This node knows no peer there.
     pub(crate) fn stream_send(&mut self, at: Location, keep_open: bool) -> Result<(), UnknownPeer> {
-        let nodes = self.nodes_at(at);
-        for node in &nodes {
-            if let Some(peer) = self.peers.get_mut(*node) {
-                peer.keep_open = Some(keep_open);
-            }
-            self.schedule_idle_check(*node);
-            if keep_open {
-                self.reopen(*node);
-            }
-        }
-        if nodes.is_empty() { Err(UnknownPeer { at }) } else { Ok(()) }
+        let count = self.discovery.stream_send(&mut self.cx, &mut self.peers, at.addr(), keep_open);
+        if count == 0 { Err(UnknownPeer { at }) } else { Ok(()) }
     }
 
-    /// As [`NodeCore::stream_send`], for the location of a known peer.
-    pub(super) fn set_stream_send(&mut self, at: SocketAddr, keep_open: bool) {
-        if let Err(reason) = self.stream_send(at.into(), keep_open) {
-            tracing::debug!(%reason, "`stream_send` was not set for a peer; the node's default applies");
-        }
-    }
-
-    /// Dials the peer at a location if its session is closed while idle. Returns whether it was.
-    pub(super) fn reopen_at(&mut self, at: SocketAddr) -> bool {
-        let is_closed = |peer: &Peer| {
-            peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.is_closed())
-        };
-        let closed = self.peers.at(at).filter(|peer| is_closed(peer) && peer.has_session_at(at));
-        let closed: Vec<NodeId> = closed.map(|peer| peer.node).collect();
-        closed.iter().for_each(|node| self.reopen(*node));
-        !closed.is_empty()
-    }
-
-    /// The peers at a location. Port 0 stands for all peers on the host.
-    pub(super) fn nodes_at(&self, at: Location) -> Vec<NodeId> {
-        let at = at.addr();
-        let is_at = |peer: &Peer| match at.port() {
-            0 => peer.shown_location.iter().chain(&peer.locations).any(|other| other.ip() == at.ip()),
-            _ => peer.is_at(at) || peer.has_session_at(at),
-        };
-        self.peers
-            .iter()
-            .filter(|peer| !peer.replaced_by_restart && is_at(peer))
-            .map(|peer| peer.node)
-            .collect()
-    }
-
-    /// Sets the timer of the next idle check, unless the connection is to stay open.
-    pub(super) fn schedule_idle_check(&mut self, node: NodeId) {
-        let by_default = self.cx.settings.stream_send;
-        let now = self.cx.now;
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        let keep_open = peer.keep_open.unwrap_or(by_default);
-        let Some(peer_session) = peer.peer_session.as_mut() else { return };
-        if !keep_open
-            && peer_session.conn.is_some()
-            && !std::mem::replace(&mut peer_session.idle.has_timer, true)
-        {
-            self.cx.timers.add(now + CHECK_EVERY, NodeTimer::Idle(node));
-        }
+    /// The session with a node is needed again: dials the node. If no connection follows, the session is lost.
+    pub(super) fn reopen(&mut self, node: NodeId) {
+        self.discovery.dialer.reopen(&mut self.cx, &mut self.peers, node);
     }
 
     pub(super) fn on_idle_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let is_watched = self.needs_connections(node, driver);
         let Some(peer) = self.peers.get_mut(node) else { return };
         peer.propose_idle_close(&mut self.cx, is_watched);
-        self.schedule_idle_check(node);
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.schedule_idle_check(&mut self.cx);
+        }
         self.mark_dirty(node);
     }
 
@@ -231,25 +182,6 @@ impl NodeCore {
         self.flush_and_close_conn(id, driver);
     }
 
-    /// The session with a node is needed again: dials the node. If no connection follows, the session is lost.
-    pub(super) fn reopen(&mut self, node: NodeId) {
-        let now = self.cx.now;
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        let first = peer.locations.first().copied();
-        let Some(peer_session) =
-            peer.peer_session.as_mut().filter(|peer_session| peer_session.idle.is_closed())
-        else {
-            return;
-        };
-        peer_session.idle.set_active(now);
-        peer_session.session.restart_keepalive(now);
-        (peer_session.unconnected_since, peer_session.refused_dials) = (now, 0);
-        if let Some(at) = peer_session.dialled.or(first) {
-            self.redial_now(node, at);
-        }
-        self.arm_session(node);
-    }
-
     /// Dials all peers that have idle sessions without a connection, because their status is not known.
     pub(super) fn reopen_all(&mut self) {
         self.peers.ids().into_iter().for_each(|node| self.reopen(node));
@@ -321,5 +253,27 @@ impl Peer {
             (CloseReason::Idle, None) => FrameEffect::Continue,
             (CloseReason::Misbehaved, _) => FrameEffect::Rejected,
         }
+    }
+
+    /// Sets the timer of the next idle check, unless the connection is to stay open.
+    pub(super) fn schedule_idle_check(&mut self, cx: &mut NodeCx) {
+        let keep_open = self.keep_open.unwrap_or(cx.settings.stream_send);
+        let Some(peer_session) = &mut self.peer_session else { return };
+        if !keep_open
+            && peer_session.conn.is_some()
+            && !std::mem::replace(&mut peer_session.idle.has_timer, true)
+        {
+            cx.timers.add(cx.now + CHECK_EVERY, NodeTimer::Idle(self.node));
+        }
+    }
+
+    /// The session is needed again that was closed while idle. Returns the location to dial, if the session was closed and a
+    /// location is known.
+    pub(super) fn leave_idle(&mut self, now: Time) -> Option<SocketAddr> {
+        let peer_session = self.peer_session.as_mut().filter(|peer_session| peer_session.idle.is_closed())?;
+        peer_session.idle.set_active(now);
+        peer_session.session.restart_keepalive(now);
+        (peer_session.unconnected_since, peer_session.refused_dials) = (now, 0);
+        peer_session.dialled.or(self.locations.first().copied())
     }
 }

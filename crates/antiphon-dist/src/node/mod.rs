@@ -57,28 +57,29 @@ mod waiting_outbound;
 pub use driver::{ConnId, Driver, Input, Output, OverTls};
 pub use inspection::{NameCursor, NameInfo, NamePage, PeerCursor, PeerInfo, PeerPage, SessionInfo};
 pub use names::Space;
-pub(crate) use names::{FoundName, LookupStart};
+pub(crate) use names::{FoundName, LookupStart, WantedName};
 pub(crate) use payload_faults::check_body;
 pub(crate) use peer_session::is_flood;
 pub(crate) use receipts::log_failed_delivery;
 pub(crate) use settings::Settings;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use antiphon_sched::{ActorId, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Requests, Time};
 
+use antiphon_wire::{Datagram, HandshakeFault, Refusal};
+
 use crate::access::AccessPolicy;
 use crate::credentials::Credentials;
+use crate::error::{DialError, LocateError, PeerError, RegisterError};
 use crate::files::OutgoingFiles;
-use crate::location::Location;
+use crate::location::{Location, PeerAt, PeerOptions};
 use crate::peer_limits::Refusals;
-use announce_relay::AnnounceRelays;
 use channel_relay_table::ChannelRelayTable;
-use connect_requests::ConnectRequests;
 use context::NodeCx;
-use dialer::Dialer;
+use dialer::is_harmless;
 use discovery::Discovery;
-use host_discovery::HostProbes;
 use names::NameRegistry;
 use peer::Peer;
 use peer_watch::PeerWatches;
@@ -90,13 +91,9 @@ use timers::NodeTimer;
 pub struct NodeCore {
     cx: NodeCx,
     peers: Peers,
-    dialer: Dialer,
-    connect_requests: ConnectRequests,
     names: NameRegistry,
     channel_relays: ChannelRelayTable,
     discovery: Discovery,
-    host_probes: HostProbes,
-    announce_relays: AnnounceRelays,
     peer_watches: PeerWatches,
     outgoing_files: OutgoingFiles,
     /// The frames of the last input that need no credit.
@@ -176,13 +173,9 @@ impl NodeCore {
             outgoing_files: OutgoingFiles::new(settings.transfers_max),
             cx: NodeCx::new(me, settings),
             peers: Peers::default(),
-            dialer: Dialer::default(),
-            connect_requests: ConnectRequests::default(),
             names: NameRegistry::default(),
             channel_relays: ChannelRelayTable::default(),
             discovery: Discovery::default(),
-            host_probes: HostProbes::default(),
-            announce_relays: AnnounceRelays::default(),
             peer_watches: PeerWatches::default(),
             control_frames: 0,
             resolved: Vec::new(),
@@ -286,7 +279,7 @@ impl NodeCore {
             || !self.resolved.is_empty()
             || self.new_credentials.is_some()
             || self.names.has_pending()
-            || self.dialer.has_pending()
+            || self.discovery.dialer.has_pending()
             || !self.cx.ended_sessions.is_empty()
     }
 
@@ -302,7 +295,9 @@ impl NodeCore {
             Input::Received(conn, count) => self.on_received(conn, count, driver),
             Input::Written(conn, count) => self.on_written(conn, count, driver),
             Input::Closed(conn) => self.on_closed(conn, driver),
-            Input::Datagram(from, bytes) => self.on_datagram(from, bytes, driver),
+            Input::Datagram(from, bytes) => {
+                self.discovery.on_datagram(&mut self.cx, &mut self.peers, (from, bytes), driver);
+            }
             Input::Networks(networks) => self.cx.settings.set_own_networks(networks),
             // No tick: the data that arrived during the pause is handled before the timers.
             Input::Stalled(span) => return self.on_stalled(span),
@@ -313,16 +308,16 @@ impl NodeCore {
     }
 
     fn start(&mut self, driver: &mut impl Driver) {
-        self.announce(driver);
+        self.discovery.announce(&mut self.cx, driver);
         for at in self.cx.settings.peers.clone() {
-            self.dial_configured(at);
+            self.discovery.dial_configured(&mut self.cx, at);
         }
     }
 
     /// Runs the timers that are due, and sends the results.
     fn tick(&mut self, driver: &mut impl Driver) {
         for (query, found) in std::mem::take(&mut self.resolved) {
-            self.on_resolved(query, found, driver);
+            self.discovery.on_resolved(&mut self.cx, &mut self.peers, (query, found), driver);
         }
         while let Some(due) = self.cx.timers.take_due(self.cx.now) {
             self.cx.steps += 1;
@@ -331,10 +326,10 @@ impl NodeCore {
         if !self.cx.ended_sessions.is_empty() {
             self.report_ended_sessions(driver);
         }
-        self.complete_pending_lookups();
+        self.names.complete_pending_lookups(&mut self.cx, &mut self.peers);
         self.cx.run_loop_actions(driver);
         self.use_new_credentials(driver);
-        self.start_dials(driver);
+        self.discovery.dialer.start_dials(&mut self.cx, &mut self.peers, driver);
         self.transmit(driver);
     }
 
@@ -342,26 +337,32 @@ impl NodeCore {
         match due {
             NodeTimer::Session(node) => self.on_session_due(node, driver),
             NodeTimer::Idle(node) => self.on_idle_due(node, driver),
-            NodeTimer::Dial(at) => self.dialer.schedule(at),
+            NodeTimer::Dial(at) => self.discovery.dialer.schedule(at),
             NodeTimer::Disconnect(node) => self.on_disconnect_due(node, driver),
             NodeTimer::Redial(node) => self.on_redial_due(node),
             NodeTimer::Connection(conn) => self.on_connection_due(conn, driver),
             NodeTimer::Receipt(receipt_number) => self.on_receipt_due(receipt_number, driver),
-            NodeTimer::Lookup(lookup_number) => self.on_lookup_due(lookup_number, driver),
-            NodeTimer::Resolve(query) => self.on_resolve_due(query),
-            NodeTimer::ConnectRequest(request_id) => self.on_connect_request_due(request_id, driver),
+            NodeTimer::Lookup(lookup_number) => {
+                self.names.on_lookup_due(&mut self.cx, &mut self.peers, lookup_number, driver);
+            }
+            NodeTimer::Resolve(query) => self.discovery.dialer.on_resolve_due(query),
+            NodeTimer::ConnectRequest(request_id) => {
+                self.discovery.on_connect_request_due(&mut self.cx, &mut self.peers, request_id, driver);
+            }
             NodeTimer::Backlog(node) => {
                 if let Some(peer) = self.peers.get_mut(node) {
                     peer.on_backlog_due(&mut self.cx, driver);
                 }
             }
             NodeTimer::Unreached(node) => self.on_unreached(node, driver),
-            NodeTimer::Probe(host) => self.on_probe_due(host, driver),
-            NodeTimer::ProbeReply(to) => self.reply_to_probe(to, driver),
+            NodeTimer::Probe(host) => self.discovery.probes.on_probe_due(&mut self.cx, host, driver),
+            NodeTimer::ProbeReply(to) => {
+                self.discovery.probes.reply_to_probe(&self.cx, &self.peers, to, driver);
+            }
             NodeTimer::Predecessor(node) => self.on_predecessor_due(node, driver),
             NodeTimer::Credentials => self.on_credentials_due(driver),
-            NodeTimer::Announce => self.announce(driver),
-            NodeTimer::Hints => self.begin_waiting_hints(),
+            NodeTimer::Announce => self.discovery.announce(&mut self.cx, driver),
+            NodeTimer::Hints => self.discovery.dialer.begin_waiting_hints(&mut self.cx, &mut self.peers),
             NodeTimer::Named => self.peers.on_named_due(&mut self.cx),
         }
     }
@@ -371,13 +372,148 @@ impl NodeCore {
             return;
         }
         self.send_goodbyes(driver);
-        self.broadcast_bye(driver);
+        if self.cx.settings.discover {
+            self.cx.broadcast(&Datagram::Bye { node: self.cx.me }, driver);
+        }
         self.report_all_ended(driver);
     }
 
     /// Sets the time of the loop, before a call other than `handle`.
     pub(crate) fn advance(&mut self, now: Time) {
         self.cx.now = self.cx.now.max(now);
+    }
+
+    /// A dial could not be made, or was not answered.
+    fn on_dial_failed(&mut self, conn: ConnId, refused: bool, driver: &mut impl Driver) {
+        let Some(gone) = self.cx.remove_conn(conn) else { return };
+        let Some(at) = gone.dialled else { return };
+        if refused {
+            self.note_dial_error(at, DialError::ConnectionRefused, false);
+            self.clear_refusals(at, driver);
+        }
+        let node = self.discovery.dialer.node_at(at);
+        self.retry_dial(at, conn);
+        // Others may have named this location for the node: then it says nothing about the node.
+        let is_of = |node: &NodeId| self.peers.get(*node).is_some_and(|peer| peer.is_dialled_at(at));
+        if let Some(node) = node.filter(is_of).filter(|_| refused) {
+            self.on_location_refused(node, driver);
+        }
+    }
+
+    fn retry_dial(&mut self, at: SocketAddr, conn: ConnId) {
+        self.discovery.dialer.retry_dial(&mut self.cx, &mut self.peers, at, conn);
+    }
+
+    /// A dial of a location has failed: the requests and lookups that wait for it may fail.
+    fn note_dial_error(&mut self, at: SocketAddr, error: DialError, is_lasting: bool) {
+        self.discovery.requests.note_dial_error(at, error, is_lasting);
+        self.names.fail_lookups_at(&mut self.cx, at, error, is_lasting);
+    }
+
+    /// A dial was refused. With `by_us` this node refused it; otherwise the peer did, and its refusal is not proven.
+    fn on_dial_refused(&mut self, at: SocketAddr, reason: Refusal, by_us: bool, driver: &mut impl Driver) {
+        if !is_harmless(reason) {
+            self.note_dial_error(at, DialError::Refused(reason), true);
+        }
+        // A peer that leaves says goodbye, and this node itself is no peer.
+        if !is_harmless(reason) && !matches!(reason, Refusal::Leaving | Refusal::SelfConnection) {
+            self.on_peers_refused(at, DialError::Refused(reason), driver);
+        }
+        self.discovery.requests.recheck(&mut self.cx, &self.peers, at);
+        self.discovery.dialer.refused(&self.cx, at, reason, by_us);
+    }
+
+    /// The program at a dialled location does not speak the protocol.
+    fn on_dialled_no_node(&mut self, at: SocketAddr, fault: HandshakeFault, driver: &mut impl Driver) {
+        self.note_dial_error(at, DialError::NotAntiphon(fault), true);
+        self.on_peers_refused(at, DialError::NotAntiphon(fault), driver);
+        self.discovery.requests.recheck(&mut self.cx, &self.peers, at);
+        self.discovery.dialer.end_unconfigured(&self.cx, at);
+    }
+
+    /// A dial was not made, because the process keeps its last descriptors for accepting.
+    pub(crate) fn note_few_descriptors(&mut self, to: SocketAddr) {
+        self.cx.counts.dials_without_descriptors += 1;
+        if self.cx.may_log("few descriptors", "") {
+            tracing::warn!(
+                %to,
+                "a dial is not made yet, because the process keeps its last descriptors for connections that it accepts; close some \
+                 connections, or raise the limit of open files (logged at most once an hour)"
+            );
+        }
+    }
+
+    /// Connects to a peer for an actor. Returns the result if it is known now; otherwise the request completes later.
+    pub(crate) fn open_connect_request(
+        &mut self,
+        request_id: RequestId,
+        at: PeerAt,
+        options: PeerOptions,
+        timeout: Duration,
+    ) -> Option<Result<Vec<Location>, PeerError>> {
+        self.discovery.connect(&mut self.cx, &mut self.peers, (request_id, at), options, timeout)
+    }
+
+    /// See [`NameRegistry::check_free`].
+    pub(crate) fn check_free(&self, space: Space, name: &str) -> Result<(), RegisterError> {
+        self.names.check_free(space, name)
+    }
+
+    /// See [`NameRegistry::register`].
+    pub(crate) fn register(
+        &mut self,
+        name: (Space, &str),
+        key: Key,
+        tag: &'static str,
+        owner: Option<Key>,
+    ) -> Result<Vec<RequestId>, RegisterError> {
+        self.names.register(&mut self.cx, &mut self.peers, name, key, tag, owner)
+    }
+
+    /// See [`NameRegistry::unregister`].
+    pub(crate) fn unregister(
+        &mut self,
+        space: Space,
+        name: &str,
+        owner: Option<Key>,
+    ) -> Result<Key, RegisterError> {
+        self.names.unregister(space, name, owner)
+    }
+
+    /// See [`NameRegistry::locate`]. The location `at` is dialled, if no node was reached there.
+    pub(crate) fn locate(
+        &mut self,
+        request: (RequestId, Key),
+        wanted: WantedName<'_>,
+        timeout: Duration,
+    ) -> LookupStart {
+        let start = self.names.locate(&mut self.cx, &mut self.peers, request, wanted, timeout);
+        if let (LookupStart::Later, Some(at)) = (&start, wanted.at)
+            && !self.peers.has_reached(at.addr())
+        {
+            self.discovery.dialer.dial_until(&self.cx, at.addr(), self.cx.now + timeout);
+        }
+        start
+    }
+
+    /// See [`NameRegistry::locate_all`].
+    pub(crate) fn locate_all(
+        &mut self,
+        request_id: RequestId,
+        wanted: WantedName<'_>,
+        timeout: Duration,
+    ) -> Result<(), LocateError> {
+        self.names.locate_all(&mut self.cx, &mut self.peers, request_id, wanted, timeout)
+    }
+
+    /// See [`NameRegistry::locate_node`].
+    pub(crate) fn locate_node(
+        &mut self,
+        request_id: RequestId,
+        name: &str,
+        timeout: Duration,
+    ) -> Option<Result<Location, LocateError>> {
+        self.names.locate_node(&mut self.cx, &self.peers, request_id, name, timeout)
     }
 
     /// Takes the result of a host query; `query` is the number from [`Output::Resolve`].
@@ -408,7 +544,7 @@ impl NodeCore {
         self.cx.receipts.check(&self.cx.timers);
         self.cx.budgets.check(self.peers.iter().map(|peer| &peer.budget));
         self.cx.replies.check();
-        self.dialer.check(&self.cx.timers);
+        self.discovery.dialer.check(&self.cx.timers);
         self.peers.check();
         self.cx.connections.check(&self.cx.timers);
     }

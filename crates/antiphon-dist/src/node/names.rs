@@ -14,11 +14,13 @@ use std::time::Duration;
 use antiphon_sched::{ActorId, Key, NodeId, RequestId, TYPE_NAME_MAX, Time};
 use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace};
 
+use super::complete_if_open;
+use super::context::NodeCx;
 use super::driver::Driver;
 use super::inspection::NameInfo;
 use super::peer::Peer;
+use super::peers::Peers;
 use super::timers::{NodeTimer, TimerQueue};
-use super::{NodeCore, complete_if_open};
 use crate::error::{DialError, LocateError, RegisterError};
 use crate::location::Location;
 
@@ -66,6 +68,17 @@ impl Space {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct FoundName {
     pub(crate) id: ActorId,
+}
+
+/// What a lookup looks for.
+#[derive(Copy, Clone)]
+pub(crate) struct WantedName<'a> {
+    pub(crate) space: Space,
+    pub(crate) name: &'a str,
+    /// The wire name of the type of its messages.
+    pub(crate) tag: &'static str,
+    /// Only the node at this location is asked.
+    pub(crate) at: Option<Location>,
 }
 
 /// The state of a new lookup.
@@ -232,22 +245,24 @@ fn is_valid_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len())
 }
 
-impl NodeCore {
+impl NameRegistry {
     /// Checks that a name can be registered now.
-    pub(crate) fn check_free(&self, space: Space, name: &str) -> Result<(), RegisterError> {
+    pub(super) fn check_free(&self, space: Space, name: &str) -> Result<(), RegisterError> {
         if !is_valid_name(name) {
             return Err(RegisterError::BadName);
         }
-        if self.names.registered.contains_key(&(space, Box::from(name))) {
+        if self.registered.contains_key(&(space, Box::from(name))) {
             return Err(RegisterError::Taken { name: name.to_owned() });
         }
-        if self.names.registered.len() >= NAMES_MAX { Err(RegisterError::TooMany) } else { Ok(()) }
+        if self.registered.len() >= NAMES_MAX { Err(RegisterError::TooMany) } else { Ok(()) }
     }
 
     /// Registers an actor of this node. Returns the requests of this node that the name completes. Peers receive the result
     /// in the next tick.
-    pub(crate) fn register(
+    pub(super) fn register(
         &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
         (space, name): (Space, &str),
         key: Key,
         tag: &'static str,
@@ -257,24 +272,31 @@ impl NodeCore {
             return Err(RegisterError::TypeNameTooLong { bytes: tag.len() });
         }
         let full_name = (space, Box::from(name));
-        if self.names.registered.get(&full_name).is_some_and(|own| own.key == key) {
+        if self.registered.get(&full_name).is_some_and(|own| own.key == key) {
             return Ok(Vec::new());
         }
         self.check_free(space, name)?;
-        self.names.owned.entry(key).or_default().insert(full_name.clone());
-        self.names.registered.insert(full_name.clone(), Registration { key, tag, owner });
+        self.owned.entry(key).or_default().insert(full_name.clone());
+        self.registered.insert(full_name.clone(), Registration { key, tag, owner });
         tracing::debug!(target: "antiphon::names", name, ?space, actor = %key, tag, "a name is registered");
-        if self.names.peer_lookups.contains_key(&full_name) {
-            self.names.pending.insert(full_name.clone());
+        if self.peer_lookups.contains_key(&full_name) {
+            self.pending.insert(full_name.clone());
         }
-        Ok(self.take_own_lookups(&full_name, key, tag))
+        Ok(self.take_own_lookups(cx, peers, &full_name, key, tag))
     }
 
     /// Removes this node's lookups that a new name completes, and returns their requests. Adds the name to the results of
     /// those that collect all.
-    fn take_own_lookups(&mut self, full_name: &FullName, key: Key, tag: &'static str) -> Vec<RequestId> {
-        let id = ActorId::new(self.cx.me, key);
-        let here = self.cx.settings.location;
+    fn take_own_lookups(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        full_name: &FullName,
+        key: Key,
+        tag: &'static str,
+    ) -> Vec<RequestId> {
+        let id = ActorId::new(cx.me, key);
+        let here = cx.settings.location;
         let fits = |lookup: &OpenLookup| {
             lookup.space == full_name.0
                 && lookup.name == full_name.1
@@ -282,7 +304,6 @@ impl NodeCore {
                 && lookup.at.is_none_or(|at| at == here)
         };
         let fitting: Vec<u64> = self
-            .names
             .lookups
             .iter()
             .filter(|(_, lookup)| fits(lookup))
@@ -290,11 +311,11 @@ impl NodeCore {
             .collect();
         let mut request_ids = Vec::new();
         for lookup_number in fitting {
-            match self.names.lookups.get_mut(&lookup_number).map(|lookup| &mut lookup.kind) {
+            match self.lookups.get_mut(&lookup_number).map(|lookup| &mut lookup.kind) {
                 Some(LookupKind::All(_, found)) => found.push(FoundName { id }),
                 Some(LookupKind::One(request_id)) => {
                     request_ids.push(*request_id);
-                    self.cancel_lookup(lookup_number);
+                    self.cancel_lookup(cx, peers, lookup_number);
                 }
                 None => {}
             }
@@ -303,23 +324,23 @@ impl NodeCore {
     }
 
     /// Unregisters a name for its owner. Returns the key of the actor that it stood for.
-    pub(crate) fn unregister(
+    pub(super) fn unregister(
         &mut self,
         space: Space,
         name: &str,
         owner: Option<Key>,
     ) -> Result<Key, RegisterError> {
         let full_name = (space, Box::from(name));
-        let registered = self.names.registered.get(&full_name).filter(|registered| registered.owner == owner);
+        let registered = self.registered.get(&full_name).filter(|registered| registered.owner == owner);
         let Some(key) = registered.map(|registered| registered.key) else {
             return Err(RegisterError::NotOwner { name: name.to_owned() });
         };
-        self.names.registered.remove(&full_name);
+        self.registered.remove(&full_name);
         tracing::debug!(target: "antiphon::names", name, ?space, actor = %key, "a name is unregistered");
-        if let Some(owned) = self.names.owned.get_mut(&key) {
+        if let Some(owned) = self.owned.get_mut(&key) {
             owned.remove(&full_name);
             if owned.is_empty() {
-                self.names.owned.remove(&key);
+                self.owned.remove(&key);
             }
         }
         Ok(key)
@@ -327,60 +348,58 @@ impl NodeCore {
 
     /// Unregisters all names of an actor that has exited.
     pub(super) fn unregister_all(&mut self, key: Key) {
-        for full_name in self.names.owned.remove(&key).unwrap_or_default() {
-            self.names.registered.remove(&full_name);
+        for full_name in self.owned.remove(&key).unwrap_or_default() {
+            self.registered.remove(&full_name);
             let (space, name) = full_name;
             tracing::debug!(target: "antiphon::names", name, ?space, actor = %key, "a name is unregistered, since its actor has ended");
         }
     }
 
     /// Looks for a name: first on this node, then on its peers, or only at the location `at`.
-    pub(crate) fn locate(
+    pub(super) fn locate(
         &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
         (request_id, asker): (RequestId, Key),
-        (space, name): (Space, &str),
-        tag: &'static str,
-        at: Option<Location>,
+        wanted: WantedName<'_>,
         timeout: Duration,
     ) -> LookupStart {
+        let WantedName { space, name, tag, at } = wanted;
         if let Some(refusal) = self.lookup_refusal(name, tag) {
             log_lookup(name, asker, &Err(refusal.clone()));
             return LookupStart::Now(Err(refusal));
         }
         let full_name = (space, Box::from(name));
-        if at.is_none_or(|at| at == self.cx.settings.location)
-            && let Some(registered) = self.names.registered.get(&full_name)
+        if at.is_none_or(|at| at == cx.settings.location)
+            && let Some(registered) = self.registered.get(&full_name)
         {
-            let id = ActorId::new(self.cx.me, registered.key);
+            let id = ActorId::new(cx.me, registered.key);
             let found = check_type(tag, registered.tag).map(|()| FoundName { id });
             log_lookup(name, asker, &found);
             return LookupStart::Now(found);
         }
-        self.add_lookup(full_name, tag, at, LookupKind::One(request_id), timeout);
+        self.add_lookup(cx, peers, wanted, LookupKind::One(request_id), timeout);
         LookupStart::Later
     }
 
     /// Collects the actors of all nodes that have a name, until the timeout.
-    pub(crate) fn locate_all(
+    pub(super) fn locate_all(
         &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
         request_id: RequestId,
-        (space, name): (Space, &str),
-        tag: &'static str,
+        wanted: WantedName<'_>,
         timeout: Duration,
     ) -> Result<(), LocateError> {
+        let WantedName { space, name, tag, .. } = wanted;
         if let Some(refusal) = self.lookup_refusal(name, tag) {
             return Err(refusal);
         }
         let full_name = (space, Box::from(name));
-        let here = self.names.registered.get(&full_name).filter(|registered| registered.tag == tag);
-        let found = here.map(|registered| FoundName { id: ActorId::new(self.cx.me, registered.key) });
-        self.add_lookup(
-            full_name,
-            tag,
-            None,
-            LookupKind::All(request_id, found.into_iter().collect()),
-            timeout,
-        );
+        let here = self.registered.get(&full_name).filter(|registered| registered.tag == tag);
+        let found = here.map(|registered| FoundName { id: ActorId::new(cx.me, registered.key) });
+        let kind = LookupKind::All(request_id, found.into_iter().collect());
+        self.add_lookup(cx, peers, wanted, kind, timeout);
         Ok(())
     }
 
@@ -391,39 +410,42 @@ impl NodeCore {
         if tag.len() > TYPE_NAME_MAX {
             return Some(LocateError::TypeNameTooLong { bytes: tag.len() });
         }
-        let is_full = self.names.lookups.len() + self.names.node_lookups.len() >= NAMES_MAX;
+        let is_full = self.lookups.len() + self.node_lookups.len() >= NAMES_MAX;
         is_full.then_some(LocateError::TooManyOpen)
     }
 
     fn add_lookup(
         &mut self,
-        (space, name): FullName,
-        tag: &'static str,
-        at: Option<Location>,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        WantedName { space, name, tag, at }: WantedName<'_>,
         kind: LookupKind,
         timeout: Duration,
     ) {
-        let lookup_number = self.cx.next_number();
-        let until = self.cx.now + timeout;
-        self.cx.timers.add(until, NodeTimer::Lookup(lookup_number));
-        if let Some(at) = at
-            && !self.peers.has_reached(at.addr())
-        {
-            self.dial_until(at.addr(), until);
-        }
-        let peers = BTreeSet::new();
-        let lookup =
-            OpenLookup { space, name, tag, at, kind, until, peers, refused: false, unreachable: None };
-        self.names.lookups.insert(lookup_number, lookup);
-        for node in self.peers.ids() {
-            self.send_lookup(node, lookup_number);
+        let lookup_number = cx.next_number();
+        let until = cx.now + timeout;
+        cx.timers.add(until, NodeTimer::Lookup(lookup_number));
+        let lookup = OpenLookup {
+            space,
+            name: name.into(),
+            tag,
+            at,
+            kind,
+            until,
+            peers: BTreeSet::new(),
+            refused: false,
+            unreachable: None,
+        };
+        self.lookups.insert(lookup_number, lookup);
+        for node in peers.ids() {
+            self.send_lookup(cx, peers, node, lookup_number);
         }
     }
 
     /// Sends a lookup to a peer, if it concerns that peer.
-    fn send_lookup(&mut self, node: NodeId, lookup_number: u64) {
-        let Some(lookup) = self.names.lookups.get_mut(&lookup_number) else { return };
-        let Some(peer) = self.peers.get_mut(node) else { return };
+    fn send_lookup(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId, lookup_number: u64) {
+        let Some(lookup) = self.lookups.get_mut(&lookup_number) else { return };
+        let Some(peer) = peers.get_mut(node) else { return };
         let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
         let is_concerned = lookup.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
         let Some(peer_session) = peer.peer_session.as_mut().filter(|_| is_concerned) else { return };
@@ -438,79 +460,99 @@ impl NodeCore {
                 tracing::debug!(%node, %reason, "a lookup was not sent; it is sent again in the next session with the peer");
             }
         }
-        self.mark_dirty(node);
+        peer.mark_dirty(cx);
     }
 
     /// A session has begun: sends the peer all open lookups.
-    pub(super) fn repeat_lookups_to(&mut self, node: NodeId) {
-        let lookup_numbers: Vec<u64> = self.names.lookups.keys().copied().collect();
+    pub(super) fn repeat_lookups_to(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId) {
+        let lookup_numbers: Vec<u64> = self.lookups.keys().copied().collect();
         for lookup_number in lookup_numbers {
-            self.send_lookup(node, lookup_number);
+            self.send_lookup(cx, peers, node, lookup_number);
         }
     }
 
     /// Completes the peers' lookups of the pending names, if the access policies of the actors allow these peers.
-    pub(super) fn complete_pending_lookups(&mut self) {
-        for full_name in std::mem::take(&mut self.names.pending) {
-            let Some(registered) = self.names.registered.get(&full_name) else { continue };
+    pub(super) fn complete_pending_lookups(&mut self, cx: &mut NodeCx, peers: &mut Peers) {
+        for full_name in std::mem::take(&mut self.pending) {
+            let Some(registered) = self.registered.get(&full_name) else { continue };
             let (key, tag) = (registered.key, registered.tag);
-            for (peer, lookup_number) in self.names.peer_lookups.get(&full_name).cloned().unwrap_or_default()
-            {
-                if self.peers.get(peer).is_some_and(|peer| peer.check_reach(&mut self.cx, key)) {
-                    self.complete_peer_lookup(peer, lookup_number, key, tag);
+            for (peer, lookup_number) in self.peer_lookups.get(&full_name).cloned().unwrap_or_default() {
+                if peers.get(peer).is_some_and(|peer| peer.check_reach(cx, key)) {
+                    self.complete_peer_lookup(cx, peers, peer, lookup_number, key, tag);
                 }
             }
         }
     }
 
     /// A peer has sent a lookup. It replaces an open one with the same number.
-    pub(super) fn on_lookup(&mut self, node: NodeId, lookup: &Lookup<'_>) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
+    pub(super) fn on_lookup(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        node: NodeId,
+        lookup: &Lookup<'_>,
+    ) {
+        let Some(peer) = peers.get_mut(node) else { return };
         let lookup_number = lookup.request;
-        self.names.forget_lookup_of(node, lookup_number);
+        self.forget_lookup_of(node, lookup_number);
         let refusal = (!is_valid_name(lookup.name)).then_some(LookupResult::BadName);
-        let open = self.names.lookups_by_peer.get(&node).map_or(0, BTreeMap::len);
-        let too_many = open >= self.cx.settings.peer_limits.lookups_max;
+        let open = self.lookups_by_peer.get(&node).map_or(0, BTreeMap::len);
+        let too_many = open >= cx.settings.peer_limits.lookups_max;
         let refusal = refusal.or(too_many.then_some(LookupResult::TooMany));
         if let Some(result) = refusal {
             if too_many {
-                self.cx.counts.refusals.lookups += 1;
-                peer.log_refused(&mut self.cx, "lookups", "looks for more names than it may");
+                cx.counts.refusals.lookups += 1;
+                peer.log_refused(cx, "lookups", "looks for more names than it may");
             }
             return send_result(peer, &Found { request: lookup_number, result });
         }
         let full_name: FullName = (Space::from_wire(lookup.space), lookup.name.into());
-        if let Some(registered) = self.names.registered.get(&full_name) {
+        if let Some(registered) = self.registered.get(&full_name) {
             let (key, tag) = (registered.key, registered.tag);
-            if peer.check_reach(&mut self.cx, key) {
+            if peer.check_reach(cx, key) {
                 return send_found(peer, lookup_number, key, tag);
             }
         }
-        self.names.peer_lookups.entry(full_name.clone()).or_default().insert((node, lookup_number));
-        self.names.lookups_by_peer.entry(node).or_default().insert(lookup_number, full_name);
+        self.peer_lookups.entry(full_name.clone()).or_default().insert((node, lookup_number));
+        self.lookups_by_peer.entry(node).or_default().insert(lookup_number, full_name);
     }
 
     /// Completes a peer's lookup that this node has kept.
-    fn complete_peer_lookup(&mut self, node: NodeId, lookup_number: u64, key: Key, tag: &'static str) {
-        self.names.forget_lookup_of(node, lookup_number);
-        if let Some(peer) = self.peers.get_mut(node).filter(|peer| peer.peer_session.is_some()) {
+    fn complete_peer_lookup(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        node: NodeId,
+        lookup_number: u64,
+        key: Key,
+        tag: &'static str,
+    ) {
+        self.forget_lookup_of(node, lookup_number);
+        if let Some(peer) = peers.get_mut(node).filter(|peer| peer.peer_session.is_some()) {
             send_found(peer, lookup_number, key, tag);
-            peer.mark_dirty(&mut self.cx);
+            peer.mark_dirty(cx);
         }
     }
 
     /// A peer has sent the result of a lookup.
-    pub(super) fn on_found(&mut self, node: NodeId, found: &Found, driver: &mut impl Driver) {
+    pub(super) fn on_found(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        node: NodeId,
+        found: &Found,
+        driver: &mut impl Driver,
+    ) {
         let (key, tag) = match found.result {
             LookupResult::Found { key, tag } => (key, tag),
             LookupResult::TooMany | LookupResult::BadName => {
-                return self.on_lookup_refused(node, found.request, driver);
+                return self.on_lookup_refused(cx, peers, node, found.request, driver);
             }
         };
-        let Some(lookup) = self.names.lookups.get_mut(&found.request) else {
-            return self.warn_of_second_name(node, found.request);
+        let Some(lookup) = self.lookups.get_mut(&found.request) else {
+            return self.warn_of_second_name(cx, peers, node, found.request);
         };
-        let Some(peer) = self.peers.get(node) else { return };
+        let Some(peer) = peers.get(node) else { return };
         let Some(peer_session) = &peer.peer_session else { return };
         let Some(found_tag) = peer_session.session.tag_name(tag) else { return };
         let is_at = |at: Location| peer.has_session_at(at.addr());
@@ -531,11 +573,11 @@ impl NodeCore {
             }
             LookupKind::One(request_id) => {
                 let request_id = *request_id;
-                if self.names.answered.len() == ANSWERED_MAX {
-                    self.names.answered.pop_front();
+                if self.answered.len() == ANSWERED_MAX {
+                    self.answered.pop_front();
                 }
-                self.names.answered.push_back((found.request, lookup.name.clone(), node));
-                let name = self.cancel_lookup(found.request);
+                self.answered.push_back((found.request, lookup.name.clone(), node));
+                let name = self.cancel_lookup(cx, peers, found.request);
                 complete_lookup(driver, request_id, name, type_check.map(|()| FoundName { id }));
             }
         }
@@ -543,86 +585,96 @@ impl NodeCore {
 
     /// A peer has sent a result for a lookup that another one has answered: both have the name. Names are unique on a node
     /// only, so this is allowed, but perhaps not intended.
-    fn warn_of_second_name(&mut self, node: NodeId, lookup_number: u64) {
-        let answered = self.names.answered.iter().find(|(number, ..)| *number == lookup_number);
+    fn warn_of_second_name(&self, cx: &mut NodeCx, peers: &Peers, node: NodeId, lookup_number: u64) {
+        let answered = self.answered.iter().find(|(number, ..)| *number == lookup_number);
         let Some((_, name, first)) = answered.filter(|(.., first)| *first != node) else { return };
         let (name, first) = (name.clone(), *first);
-        if self.cx.may_log("second name", &name) {
+        if cx.may_log("second name", &name) {
             tracing::warn!(
-                name, one = %self.describe_peer(first), other = %self.describe_peer(node),
+                name, one = %describe_peer(peers, first), other = %describe_peer(peers, node),
                 "two nodes have registered one name; a lookup finds the first that answers (logged at most once an hour)"
             );
         }
     }
 
-    fn describe_peer(&self, node: NodeId) -> String {
-        let peer = self.peers.get(node);
-        let location = peer.and_then(Peer::location).map(|at| at.to_string());
-        let name = peer.map(|peer| &*peer.name).unwrap_or_default();
-        format!("{name} at {}", location.unwrap_or_else(|| node.to_string()))
-    }
-
     /// A peer has refused a lookup. It fails if it was for that peer alone; otherwise another peer may have the name.
-    fn on_lookup_refused(&mut self, node: NodeId, lookup_number: u64, driver: &mut impl Driver) {
-        let Some(lookup) = self.names.lookups.get_mut(&lookup_number) else { return };
+    fn on_lookup_refused(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        node: NodeId,
+        lookup_number: u64,
+        driver: &mut impl Driver,
+    ) {
+        let Some(lookup) = self.lookups.get_mut(&lookup_number) else { return };
         if !lookup.peers.remove(&node) {
             return;
         }
         lookup.refused = true;
         if let (LookupKind::One(request_id), Some(_)) = (&lookup.kind, lookup.at) {
             let request_id = *request_id;
-            let name = self.cancel_lookup(lookup_number);
+            let name = self.cancel_lookup(cx, peers, lookup_number);
             complete_lookup(driver, request_id, name, Err(LocateError::Refused));
         }
     }
 
     /// A dial of a location has failed: the lookups there fail with this reason, at once if it lasts.
-    pub(super) fn fail_lookups_at(&mut self, at: SocketAddr, error: DialError, is_lasting: bool) {
-        let lookups = self.names.lookups.iter_mut();
+    pub(super) fn fail_lookups_at(
+        &mut self,
+        cx: &mut NodeCx,
+        at: SocketAddr,
+        error: DialError,
+        is_lasting: bool,
+    ) {
+        let lookups = self.lookups.iter_mut();
         for (number, lookup) in lookups.filter(|(_, lookup)| lookup.at.is_some_and(|own| own.addr() == at)) {
             if lookup.peers.is_empty() {
                 lookup.unreachable = Some(error);
                 if is_lasting {
-                    self.cx.timers.remove(lookup.until, NodeTimer::Lookup(*number));
-                    lookup.until = self.cx.now;
-                    self.cx.timers.add(lookup.until, NodeTimer::Lookup(*number));
+                    cx.timers.remove(lookup.until, NodeTimer::Lookup(*number));
+                    lookup.until = cx.now;
+                    cx.timers.add(lookup.until, NodeTimer::Lookup(*number));
                 }
             }
         }
     }
 
     /// Removes a lookup, and cancels it at the peers that keep it. Returns the name.
-    fn cancel_lookup(&mut self, lookup_number: u64) -> Box<str> {
-        let Some(lookup) = self.names.lookups.remove(&lookup_number) else { return Box::default() };
-        self.cx.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
+    fn cancel_lookup(&mut self, cx: &mut NodeCx, peers: &mut Peers, lookup_number: u64) -> Box<str> {
+        let Some(lookup) = self.lookups.remove(&lookup_number) else { return Box::default() };
+        cx.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
         for node in lookup.peers {
-            let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
-            else {
-                continue;
-            };
+            let Some(peer) = peers.get_mut(node) else { continue };
+            let Some(peer_session) = &mut peer.peer_session else { continue };
             if let Err(reason) = peer_session.session.send(&CancelLookup { request: lookup_number }.into()) {
                 tracing::debug!(%node, %reason, "the cancellation of a lookup was not sent; the lookup ends with the session");
             }
-            self.mark_dirty(node);
+            peer.mark_dirty(cx);
         }
         lookup.name
     }
 
-    pub(super) fn on_lookup_due(&mut self, lookup_number: u64, driver: &mut impl Driver) {
-        if let Some(lookup) = self.names.node_lookups.remove(&lookup_number) {
+    pub(super) fn on_lookup_due(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        lookup_number: u64,
+        driver: &mut impl Driver,
+    ) {
+        if let Some(lookup) = self.node_lookups.remove(&lookup_number) {
             let timed_out: Result<Location, LocateError> = Err(LocateError::TimedOut);
             return complete_if_open(driver.local().requests(), lookup.request_id, timed_out);
         }
-        let open = self.names.lookups.get_mut(&lookup_number).map(|lookup| match &mut lookup.kind {
+        let open = self.lookups.get_mut(&lookup_number).map(|lookup| match &mut lookup.kind {
             LookupKind::One(request_id) => (*request_id, None),
             LookupKind::All(request_id, found) => (*request_id, Some(std::mem::take(found))),
         });
-        let reason = match self.names.lookups.get(&lookup_number) {
+        let reason = match self.lookups.get(&lookup_number) {
             Some(OpenLookup { refused: true, .. }) => LocateError::Refused,
             Some(OpenLookup { unreachable: Some(error), .. }) => LocateError::Unreachable(*error),
             Some(_) | None => LocateError::TimedOut,
         };
-        let name = self.cancel_lookup(lookup_number);
+        let name = self.cancel_lookup(cx, peers, lookup_number);
         match open {
             Some((request_id, None)) => complete_lookup(driver, request_id, name, Err(reason)),
             Some((request_id, Some(found))) => {
@@ -634,8 +686,10 @@ impl NodeCore {
     }
 
     /// Looks for a node by its name. Returns the result if it is known now; otherwise the request completes later.
-    pub(crate) fn locate_node(
+    pub(super) fn locate_node(
         &mut self,
+        cx: &mut NodeCx,
+        peers: &Peers,
         request_id: RequestId,
         name: &str,
         timeout: Duration,
@@ -643,42 +697,49 @@ impl NodeCore {
         if let Some(refusal) = self.lookup_refusal(name, "") {
             return Some(Err(refusal));
         }
-        if self.cx.settings.name == name {
-            return Some(Ok(self.cx.settings.location));
+        if cx.settings.name == name {
+            return Some(Ok(cx.settings.location));
         }
-        let known = self.peers.iter().find(|peer| peer.name == name && peer.is_online());
+        let known = peers.iter().find(|peer| peer.name == name && peer.is_online());
         if let Some(location) = known.and_then(|peer| peer.location()) {
             return Some(Ok(location));
         }
-        let lookup_number = self.cx.next_number();
-        let until = self.cx.now + timeout;
-        self.cx.timers.add(until, NodeTimer::Lookup(lookup_number));
-        self.names.node_lookups.insert(lookup_number, NodeLookup { name: name.into(), request_id, until });
+        let lookup_number = cx.next_number();
+        let until = cx.now + timeout;
+        cx.timers.add(until, NodeTimer::Lookup(lookup_number));
+        self.node_lookups.insert(lookup_number, NodeLookup { name: name.into(), request_id, until });
         None
     }
 
     /// A session with a node has begun: completes the lookups of its name.
-    pub(super) fn complete_node_lookups(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some((name, Some(location))) =
-            self.peers.get(node).map(|peer| (peer.name.clone(), peer.location()))
+    pub(super) fn complete_node_lookups(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &Peers,
+        node: NodeId,
+        driver: &mut impl Driver,
+    ) {
+        let Some((name, Some(location))) = peers.get(node).map(|peer| (peer.name.clone(), peer.location()))
         else {
             return;
         };
-        let fitting: Vec<u64> = self
-            .names
-            .node_lookups
-            .iter()
-            .filter(|(_, lookup)| *lookup.name == *name)
-            .map(|(id, _)| *id)
-            .collect();
+        let fitting: Vec<u64> =
+            self.node_lookups.iter().filter(|(_, lookup)| *lookup.name == *name).map(|(id, _)| *id).collect();
         for lookup_number in fitting {
-            if let Some(lookup) = self.names.node_lookups.remove(&lookup_number) {
-                self.cx.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
+            if let Some(lookup) = self.node_lookups.remove(&lookup_number) {
+                cx.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
                 let found: Result<Location, LocateError> = Ok(location);
                 complete_if_open(driver.local().requests(), lookup.request_id, found);
             }
         }
     }
+}
+
+fn describe_peer(peers: &Peers, node: NodeId) -> String {
+    let peer = peers.get(node);
+    let location = peer.and_then(Peer::location).map(|at| at.to_string());
+    let name = peer.map(|peer| &*peer.name).unwrap_or_default();
+    format!("{name} at {}", location.unwrap_or_else(|| node.to_string()))
 }
 
 fn send_found(peer: &mut Peer, lookup_number: u64, key: Key, tag: &str) {

@@ -88,7 +88,7 @@ impl Transport for NodeCore {
         self.cx.now = self.cx.now.max(now);
         match signal {
             Signal::Exited { actor } => {
-                self.unregister_all(actor);
+                self.names.unregister_all(actor);
                 self.cx.access.forget(actor);
                 self.forget_room_waiter(actor);
             }
@@ -477,7 +477,7 @@ impl NodeCore {
         let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
         let first = peer.waiting.is_empty();
         if first {
-            let is_dialled = self.dial_node(node, at, until);
+            let is_dialled = self.discovery.dialer.dial_node(&mut self.cx, &mut self.peers, node, at, until);
             if !is_dialled {
                 return Err(Undelivered::NoNode);
             }
@@ -501,7 +501,7 @@ impl NodeCore {
         peer.waiting.until = until;
         self.cx.timers.add(until, NodeTimer::Unreached(node));
         // If too many locations wait, the messages fail when their time is over.
-        self.dial_node(node, at, until);
+        self.discovery.dialer.dial_node(&mut self.cx, &mut self.peers, node, at, until);
     }
 
     /// Sends all waiting messages and signals, in order, after a session has started.

@@ -15,6 +15,7 @@ use super::mailbox_budget::{MailboxBudget, PeerBudget};
 use super::peer_monitors::PeerMonitors;
 use super::peer_session::PeerSession;
 use super::room_waiters::RoomWaiters;
+use super::timers::NodeTimer;
 use super::token_bucket::TokenBucket;
 use super::waiting_outbound::WaitingOutbound;
 use crate::certificates::Fingerprint;
@@ -102,6 +103,25 @@ impl Peer {
         {
             peer_session.dirty = true;
             cx.work.dirty.push(self.node);
+        }
+    }
+
+    /// Sets the timer of its session to the next deadline.
+    pub(super) fn arm_session(&mut self, cx: &mut NodeCx) {
+        let Some(peer_session) = &mut self.peer_session else { return };
+        let due = peer_session.session.poll_timeout();
+        match (due, peer_session.timer) {
+            (Some(at), None) => {
+                peer_session.timer = Some(at);
+                cx.timers.add(at, NodeTimer::Session(self.node));
+            }
+            (Some(at), Some(timer)) if at < timer => {
+                cx.timers.remove(timer, NodeTimer::Session(self.node));
+                peer_session.timer = Some(at);
+                cx.timers.add(at, NodeTimer::Session(self.node));
+            }
+            // The timer fires before the deadline, and is set again then.
+            (Some(_) | None, _) => {}
         }
     }
 

@@ -65,7 +65,7 @@ pub(super) struct PeerSession {
     /// The state of the disconnect, while this side ends the session.
     pub(super) disconnect: Option<Disconnect>,
     /// The time of the `Session` timer, if it is set.
-    timer: Option<Time>,
+    pub(super) timer: Option<Time>,
     /// When the last connection ended, or when the session was needed again after an idle close.
     pub(super) unconnected_since: Time,
     /// The number of refused dials since then.
@@ -198,12 +198,12 @@ impl NodeCore {
         if let Some(old) = old {
             let dialled = self.cx.connections.get(old).and_then(|conn| conn.dialled);
             if let Some(at) = dialled {
-                self.dial_is_over(at, old);
+                self.discovery.dialer.dial_is_over(&mut self.cx, at, old);
             }
             self.close_conn(old, driver);
         }
         if let Some(at) = dialled {
-            self.dialer.succeeded(at, id, node, is_new);
+            self.discovery.dialer.succeeded(at, id, node, is_new);
         }
         if is_new {
             self.on_session_started(node, driver);
@@ -214,8 +214,10 @@ impl NodeCore {
         if is_outdated {
             self.renew(node);
         }
-        self.complete_connect_requests(node, dialled);
-        self.schedule_idle_check(node);
+        self.discovery.requests.note_connected(&mut self.cx, &self.peers, node, dialled);
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.schedule_idle_check(&mut self.cx);
+        }
         self.mark_dirty(node);
         true
     }
@@ -238,9 +240,9 @@ impl NodeCore {
         }
         self.peers.warn_of_duplicate_name(&mut self.cx, node);
         self.set_status(node, Status::Online, driver);
-        self.repeat_lookups_to(node);
+        self.names.repeat_lookups_to(&mut self.cx, &mut self.peers, node);
         self.send_waiting(node);
-        self.complete_node_lookups(node, driver);
+        self.names.complete_node_lookups(&mut self.cx, &self.peers, node, driver);
     }
 
     /// This node has dialled a location, and `node` is there. Other nodes that were at it are earlier incarnations, which never
@@ -296,7 +298,9 @@ impl NodeCore {
         for (other, at) in connected {
             self.ask(other, Some(Successor { node, at, is_there: false }));
         }
-        unconnected.into_iter().for_each(|at| self.look_at(node, at));
+        unconnected
+            .into_iter()
+            .for_each(|at| self.discovery.dialer.look_at(&mut self.cx, &mut self.peers, node, at));
     }
 
     /// Sends a ping to a connected peer, which it must answer within [`PREDECESSOR_WITHIN`]. Returns when the ping was sent that it
@@ -340,7 +344,9 @@ impl NodeCore {
         }
         match unanswered {
             Some(successor) if successor.is_there => self.supersede(node, driver),
-            Some(successor) => self.look_at(successor.node, successor.at),
+            Some(successor) => {
+                self.discovery.dialer.look_at(&mut self.cx, &mut self.peers, successor.node, successor.at)
+            }
             None => {}
         }
         self.decide_contests(node, driver);
@@ -356,7 +362,7 @@ impl NodeCore {
         known: u64,
         driver: &mut impl Driver,
     ) {
-        self.dialer.answered(at, node);
+        self.discovery.dialer.answered(at, node);
         let now = self.cx.now;
         let peer = self.peers.get_mut(node);
         if let Some(peer_session) = peer.and_then(|peer| peer.peer_session.as_mut()) {
@@ -370,7 +376,12 @@ impl NodeCore {
                 return;
             }
             self.end_session(node, "the peer has begun another session with this node's id", driver);
-            self.dial_node_until(node, at, now + self.cx.settings.limits().lost_after);
+            self.discovery.dialer.dial_node_until(
+                &self.cx,
+                node,
+                at,
+                now + self.cx.settings.limits().lost_after,
+            );
         }
         if self.cx.epochs.raise(node, known) && self.cx.may_log("old epoch", node) {
             tracing::warn!(
@@ -494,11 +505,14 @@ impl NodeCore {
                 }
             }
             Frame::Answer(answer) => self.peers.learn_route(&mut self.cx, node, answer.route),
-            Frame::Lookup(lookup) => self.on_lookup(node, lookup),
+            Frame::Lookup(lookup) => self.names.on_lookup(&mut self.cx, &mut self.peers, node, lookup),
             Frame::CancelLookup(cancel_lookup) => self.names.forget_lookup_of(node, cancel_lookup.request),
-            Frame::Found(found) => self.on_found(node, found, driver),
-            Frame::NodeAt(hint) => self.on_node_at(node, hint),
-            Frame::AnnounceRelay(relay) => self.on_announce_relay(node, relay.request, driver),
+            Frame::Found(found) => self.names.on_found(&mut self.cx, &mut self.peers, node, found, driver),
+            Frame::NodeAt(hint) => self.discovery.on_node_at(&mut self.cx, &mut self.peers, node, hint),
+            Frame::AnnounceRelay(relay) => {
+                let relays = &mut self.discovery.relays;
+                relays.on_announce_relay(&mut self.cx, &mut self.peers, node, relay.request, driver);
+            }
             Frame::IdleProposed(proposed) => self.on_idle_proposed(node, *proposed, driver),
             Frame::ReplyDropped(_)
             | Frame::PayloadRefused(_)
@@ -552,7 +566,7 @@ impl NodeCore {
         driver: &mut impl Driver,
     ) {
         if let Some(at) = dialled {
-            self.dial_is_over(at, id);
+            self.discovery.dialer.dial_is_over(&mut self.cx, at, id);
         }
         let now = self.cx.now;
         let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
@@ -576,10 +590,12 @@ impl NodeCore {
             return;
         };
         match peer_session.dialled {
-            Some(at) => self.redial_now(node, at),
+            Some(at) => self.discovery.dialer.redial_now(&mut self.cx, &mut self.peers, node, at),
             None => self.cx.timers.add(now + REDIAL_AFTER, NodeTimer::Redial(node)),
         }
-        self.arm_session(node);
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.arm_session(&mut self.cx);
+        }
         self.poll_events(node, driver);
     }
 
@@ -594,7 +610,7 @@ impl NodeCore {
         if peer.peer_session.as_deref().is_some_and(needs_redial)
             && let Some(at) = peer.locations.first().copied()
         {
-            self.redial_now(node, at);
+            self.discovery.dialer.redial_now(&mut self.cx, &mut self.peers, node, at);
         }
     }
 
@@ -657,33 +673,14 @@ impl NodeCore {
             if let Some(peer) = self.peers.get_mut(node) {
                 peer.report_short_queue(&mut self.cx, driver);
             }
-            self.arm_session(node);
+            if let Some(peer) = self.peers.get_mut(node) {
+                peer.arm_session(&mut self.cx);
+            }
         }
         if self.cx.work.dirty.is_empty() {
             self.cx.work.dirty = dirty;
         }
         self.report_room_to_all(driver);
-    }
-
-    /// Sets the timer of a session to its next deadline.
-    pub(super) fn arm_session(&mut self, node: NodeId) {
-        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
-            return;
-        };
-        let due = peer_session.session.poll_timeout();
-        match (due, peer_session.timer) {
-            (Some(at), None) => {
-                peer_session.timer = Some(at);
-                self.cx.timers.add(at, NodeTimer::Session(node));
-            }
-            (Some(at), Some(timer)) if at < timer => {
-                self.cx.timers.remove(timer, NodeTimer::Session(node));
-                peer_session.timer = Some(at);
-                self.cx.timers.add(at, NodeTimer::Session(node));
-            }
-            // The timer fires before the deadline, and is set again then.
-            (Some(_) | None, _) => {}
-        }
     }
 
     pub(super) fn on_session_due(&mut self, node: NodeId, driver: &mut impl Driver) {
@@ -715,7 +712,7 @@ impl NodeCore {
                     self.set_status(node, Status::Suspect, driver);
                     // The connection may be half open. A new one shows whether it is, and replaces it.
                     if let Some(at) = self.renewal_location(node) {
-                        self.look_for_silent(node, at);
+                        self.discovery.dialer.look_for_silent(&mut self.cx, &mut self.peers, node, at);
                     }
                 }
                 SessionEvent::Liveness(wire::Liveness::Lost) => {
@@ -746,7 +743,7 @@ impl NodeCore {
     /// present one when it is proven.
     pub(super) fn renew(&mut self, node: NodeId) {
         if let Some(at) = self.renewal_location(node) {
-            self.renew_dial(node, at);
+            self.discovery.dialer.renew_dial(&mut self.cx, node, at);
         }
     }
 
@@ -781,7 +778,7 @@ impl NodeCore {
             self.cx.timers.remove(at, NodeTimer::Session(node));
         }
         if let Some(at) = peer_session.dialled {
-            self.forget_dialled(at, node);
+            self.discovery.dialer.forget_dialled(&self.cx, at, node);
         }
         let expires = self.cx.now + self.cx.settings.limits().lost_after;
         self.end_backlog_session(node, expires, driver);
@@ -831,12 +828,12 @@ impl NodeCore {
         let Some(conn) = self.cx.connections.get(id) else { return };
         conn.state = ConnectionState::Closing;
         if let Some(at) = conn.dialled {
-            self.dial_is_over(at, id);
+            self.discovery.dialer.dial_is_over(&mut self.cx, at, id);
         }
         if self.unwritten(id) == 0 {
             self.close_conn(id, driver);
         } else {
-            self.set_deadline(id, LINGER);
+            self.cx.set_deadline(id, LINGER);
             driver.output(Output::Write(id));
         }
     }
@@ -915,15 +912,35 @@ fn concerns_node(frame: &Frame<'_>) -> bool {
     match frame {
         Frame::Message(message) => !message.route.is_empty(),
         Frame::Answer(answer) => !answer.route.is_empty(),
-        frame => matches!(
-            frame,
-            Frame::Lookup(_)
-                | Frame::CancelLookup(_)
-                | Frame::Found(_)
-                | Frame::NodeAt(_)
-                | Frame::AnnounceRelay(_)
-                | Frame::IdleProposed(_)
-        ),
+        Frame::Lookup(_)
+        | Frame::CancelLookup(_)
+        | Frame::Found(_)
+        | Frame::NodeAt(_)
+        | Frame::AnnounceRelay(_)
+        | Frame::IdleProposed(_) => true,
+        Frame::ReplyDropped(_)
+        | Frame::PayloadRefused(_)
+        | Frame::Receipt(_)
+        | Frame::Monitor(_)
+        | Frame::Demonitor(_)
+        | Frame::Down(_)
+        | Frame::Notify(_)
+        | Frame::Terminate(_)
+        | Frame::Throw(_)
+        | Frame::Resume(_)
+        | Frame::Goodbye(_)
+        | Frame::Lagged(_)
+        | Frame::Tag(_)
+        | Frame::Fragment(_)
+        | Frame::Ack(_)
+        | Frame::Credit(_)
+        | Frame::Ping(_)
+        | Frame::Pong(_)
+        | Frame::Pause(_)
+        | Frame::Unpause(_)
+        | Frame::Close(_)
+        | Frame::IdleAgreed(_)
+        | Frame::Begin(_) => false,
     }
 }
 

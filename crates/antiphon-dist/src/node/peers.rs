@@ -84,6 +84,16 @@ impl Peers {
         self.by_location.at_any(all)
     }
 
+    /// The known nodes at a location. Port 0 stands for all nodes of the host.
+    pub(super) fn nodes_at(&self, at: SocketAddr) -> Vec<NodeId> {
+        let is_at = |peer: &Peer| match at.port() {
+            0 => peer.shown_location.iter().chain(&peer.locations).any(|other| other.ip() == at.ip()),
+            _ => peer.is_at(at) || peer.has_session_at(at),
+        };
+        let there = self.iter().filter(|peer| !peer.replaced_by_restart && is_at(peer));
+        there.map(|peer| peer.node).collect()
+    }
+
     /// Whether there is a session with a node that was reached at a location.
     pub(super) fn has_reached(&self, at: SocketAddr) -> bool {
         self.at(at).any(|peer| peer.was_reached_at(at))

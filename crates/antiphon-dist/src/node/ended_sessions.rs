@@ -4,31 +4,23 @@
 //! Invariant: each monitor, request, receipt and frame here is reported once. Meanwhile there may be another session with the same peer.
 //! The numbers of requests and receipts are not used again, but a peer may set a monitor again: it stays.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use antiphon_sched::{
-    ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Time, Undelivered,
-};
+use antiphon_sched::{Key, MonitorId, NodeId, RequestId, Time, Undelivered};
 use antiphon_wire::{Frame, Session};
 
-use super::backlog::BacklogItem;
-use super::context::NodeCx;
-use super::driver::Driver;
+use super::NO_ACTOR;
 use super::peer_monitors::LocalWatchers;
-use super::timers::NodeTimer;
-use super::{NO_ACTOR, NodeCore};
-use crate::error::DeliverError;
 
 /// About how many reports are made in one round of the loop.
-const REPORTS_A_ROUND: usize = 2_000;
+pub(super) const REPORTS_A_ROUND: usize = 2_000;
 
 /// The ended sessions with something to report, in the order in which they ended.
 #[derive(Debug, Default)]
 pub(super) struct EndedSessions {
-    sessions: VecDeque<EndedSession>,
+    pub(super) sessions: VecDeque<EndedSession>,
     /// The monitors that the peers of these sessions have set.
-    remote_watchers: BTreeMap<NodeId, BTreeSet<(Key, MonitorId)>>,
+    pub(super) remote_watchers: BTreeMap<NodeId, BTreeSet<(Key, MonitorId)>>,
 }
 
 /// What was open on a session when it ended.
@@ -54,7 +46,7 @@ impl EndedSessions {
         self.sessions.is_empty()
     }
 
-    fn add_watchers(&mut self, node: NodeId, mut watchers: BTreeSet<(Key, MonitorId)>) {
+    pub(super) fn add_watchers(&mut self, node: NodeId, mut watchers: BTreeSet<(Key, MonitorId)>) {
         if !watchers.is_empty() {
             self.remote_watchers.entry(node).or_default().append(&mut watchers);
         }
@@ -67,7 +59,7 @@ impl EndedSessions {
         }
     }
 
-    fn pop_watcher(&mut self, node: NodeId) -> Option<(Key, MonitorId)> {
+    pub(super) fn pop_watcher(&mut self, node: NodeId) -> Option<(Key, MonitorId)> {
         let watchers = self.remote_watchers.get_mut(&node)?;
         let first = watchers.pop_first();
         if watchers.is_empty() {
@@ -77,118 +69,16 @@ impl EndedSessions {
     }
 }
 
-impl NodeCore {
-    /// Begins to report what was open on a session.
-    pub(super) fn report_ended(
-        &mut self,
-        ended: EndedSession,
-        remote_watchers: BTreeSet<(Key, MonitorId)>,
-        driver: &mut impl Driver,
-    ) {
-        self.cx.ended_sessions.add_watchers(ended.node, remote_watchers);
-        self.cx.ended_sessions.sessions.push_back(ended);
-        if self.cx.ended_sessions.sessions.len() == 1 {
-            self.report_ended_sessions(driver);
-        }
-    }
-
-    /// Reports as much of the ended sessions as one round allows.
-    pub(super) fn report_ended_sessions(&mut self, driver: &mut impl Driver) {
-        let mut reports = 0;
-        while reports < REPORTS_A_ROUND
-            && let Some(mut ended) = self.cx.ended_sessions.sessions.pop_front()
-        {
-            let (is_over, made) = self.report_some(&mut ended, REPORTS_A_ROUND - reports, driver);
-            reports += made;
-            self.cx.steps += made as u64;
-            if !is_over {
-                self.cx.ended_sessions.sessions.push_front(ended);
-            }
-        }
-    }
-
-    /// Reports everything of all ended sessions: no round of the loop may follow.
-    pub(super) fn report_all_ended(&mut self, driver: &mut impl Driver) {
-        while !self.cx.ended_sessions.is_empty() {
-            self.report_ended_sessions(driver);
-        }
-    }
-
-    /// Makes about `most` reports. Returns whether nothing is left, and their number.
-    fn report_some(
-        &mut self,
-        ended: &mut EndedSession,
-        most: usize,
-        driver: &mut impl Driver,
-    ) -> (bool, usize) {
-        let mut reports = 0;
-        while reports < most {
-            reports += 1;
-            if let Some((id, (watcher, actor))) = ended.local_watchers.pop_first() {
-                self.report_node_lost(ended, (watcher, id, actor), driver);
-            } else if let Some((target, id)) = self.cx.ended_sessions.pop_watcher(ended.node) {
-                driver.local().signals().remove_watcher(target, id);
-            } else if let Some(request_id) = ended.requests.pop_front() {
-                driver.local().requests().fail(request_id, AskError::from(ended.peer_lost.clone()));
-            } else if let Some(receipt_number) = ended.receipts.pop_front() {
-                let NodeCx { receipts, timers, .. } = &mut self.cx;
-                receipts.complete(receipt_number, Err(DeliverError::Unknown), timers, driver);
-            } else {
-                let (is_over, frames) = self.report_frames(ended, driver);
-                reports += frames;
-                if is_over {
-                    return (true, reports);
-                }
-            }
-        }
-        (false, reports)
-    }
-
-    /// Sends a `Down` to a local watcher, behind what waits for its mailbox.
-    fn report_node_lost(
-        &mut self,
-        ended: &EndedSession,
-        (watcher, id, actor): (Key, MonitorId, ActorId),
-        driver: &mut impl Driver,
-    ) {
-        let peer = self.peers.get_mut(ended.node);
-        let Some(peer) = peer.filter(|peer| peer.backlog.has_entries_for(watcher.actor())) else {
-            return driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
-        };
-        let item = BacklogItem::NodeLost { watcher, id, actor };
-        peer.add_entry(&mut self.cx, watcher.actor(), item, Some(ended.expires), driver);
-        self.cx.timers.add(ended.expires, NodeTimer::Backlog(ended.node));
-    }
-
-    /// Reports some of the frames that may not have arrived as dead letters. Returns whether none is left, and their number.
-    fn report_frames(&mut self, ended: &mut EndedSession, driver: &mut impl Driver) -> (bool, usize) {
-        let (me, node) = (self.cx.me, ended.node);
-        let (mut dead_letters, mut frames) = (Vec::new(), 0);
-        let is_over = !ended.session.take_undelivered(|frame, _| {
-            frames += 1;
-            dead_letters.extend(dead_letter_of(frame).map(|dead| (dead, frame.tag())));
-        });
-        for (DeadFrame { from, to, what }, tag) in dead_letters {
-            let type_name = tag.and_then(|tag| ended.session.sent_tag_name(tag));
-            let what = type_name.map_or(Cow::Borrowed(what), |name| Cow::Owned(name.to_owned()));
-            let from = (from != NO_ACTOR).then(|| ActorId::new(me, from));
-            let dead_letter = DeadLetter::new(ActorId::new(node, to), what, Undelivered::NoNode);
-            driver.local().dead_letter(dead_letter.sent_by(from));
-        }
-        (is_over, frames)
-    }
-}
-
 /// The sender and receiver of a frame that was lost with its session, and its kind.
-struct DeadFrame {
-    from: Key,
-    to: Key,
-    what: &'static str,
+pub(super) struct DeadFrame {
+    pub(super) from: Key,
+    pub(super) to: Key,
+    pub(super) what: &'static str,
 }
 
 /// The dead letter for a frame that was in flight when its session ended. `None` if the sender learns of the loss
 /// otherwise, by a receipt or a `Down`.
-fn dead_letter_of(frame: &Frame<'_>) -> Option<DeadFrame> {
+pub(super) fn dead_letter_of(frame: &Frame<'_>) -> Option<DeadFrame> {
     let dead = |from: Key, to: Key, what| DeadFrame { from, to, what };
     match frame {
         Frame::Message(message) if message.receipt.is_none() => {

@@ -1,22 +1,19 @@
 //! What a running node shows of itself: its peers and its names, in pages.
 
 use std::fmt::Display;
-use std::ops::Bound;
 use std::time::Duration;
 
 use antiphon_sched::{ActorId, NodeId};
 use antiphon_wire::Suite;
 use serde::{Serialize, Serializer};
 
-use super::NodeCore;
 use super::names::Space;
-use super::peer::Peer;
 use crate::certificates::Fingerprint;
 use crate::error::{DialError, Status};
 use crate::location::Location;
 
 /// The most entries of one page.
-const PAGE_MAX: usize = 1000;
+pub(super) const PAGE_MAX: usize = 1000;
 
 /// Some of the nodes that a node knows: at most 1,000.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -30,7 +27,7 @@ pub struct PeerPage {
 
 /// The beginning of a page of peers.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PeerCursor(#[serde(serialize_with = "as_text")] NodeId);
+pub struct PeerCursor(#[serde(serialize_with = "as_text")] pub(super) NodeId);
 
 /// Another node, as this one knows it at the moment of the call.
 ///
@@ -98,7 +95,7 @@ pub struct NamePage {
 
 /// The beginning of a page of names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct NameCursor(Space, Box<str>);
+pub struct NameCursor(pub(super) Space, pub(super) Box<str>);
 
 /// A name that is registered on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -115,70 +112,13 @@ pub struct NameInfo {
     pub actor: ActorId,
 }
 
-fn as_text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
-fn as_optional_text<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_optional_text<T: Display, S: Serializer>(
+    value: &Option<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     value.as_ref().map(ToString::to_string).serialize(serializer)
-}
-
-impl NodeCore {
-    /// The peers from `from` on. Sends a ping to each, so that a later call shows its round-trip time.
-    pub(crate) fn peers_from(&mut self, from: Option<PeerCursor>) -> PeerPage {
-        let from = self.peers.from(from.map(|cursor| cursor.0));
-        let mut peers: Vec<PeerInfo> =
-            from.take(PAGE_MAX + 1).map(|peer| self.peer_info(peer.node, peer)).collect();
-        let next = peers.get(PAGE_MAX).map(|peer| PeerCursor(peer.node));
-        peers.truncate(PAGE_MAX);
-        for peer in &peers {
-            self.ping(peer.node);
-        }
-        PeerPage { peers, next }
-    }
-
-    fn peer_info(&self, node: NodeId, peer: &Peer) -> PeerInfo {
-        let session = peer.peer_session.as_deref().map(|peer_session| SessionInfo {
-            age: self.cx.now.since(peer_session.started),
-            suite: peer_session.session.suite(),
-            is_idle: peer_session.idle.is_closed(),
-            round_trip: peer_session.session.round_trip(),
-            frames_sent: peer_session.session.frames_sent(),
-            frames_received: peer_session.session.frames_received(),
-        });
-        let queued = peer.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.queued_bytes());
-        PeerInfo {
-            node,
-            name: peer.name.clone(),
-            location: peer.location(),
-            status: peer.status,
-            refusal: peer.refusal,
-            certificate: peer.certificate,
-            session,
-            queued_bytes: queued + peer.waiting.bytes(),
-            inbound_bytes: peer.budget.bytes(),
-            monitors: peer.monitors_len(),
-        }
-    }
-
-    /// Measures the round-trip time to a peer, if it is connected.
-    fn ping(&mut self, node: NodeId) {
-        let now = self.cx.now;
-        if let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
-            && peer_session.conn.is_some()
-        {
-            peer_session.session.ping(now);
-            self.mark_dirty(node);
-        }
-    }
-
-    /// The names of this node from `from` on.
-    pub(crate) fn names_from(&self, from: Option<NameCursor>) -> NamePage {
-        let first = from.map_or(Bound::Unbounded, |NameCursor(space, name)| Bound::Included((space, name)));
-        let mut names: Vec<NameInfo> =
-            self.names.registered_from(first, self.cx.me).take(PAGE_MAX + 1).collect();
-        let next = names.get(PAGE_MAX).map(|name| NameCursor(name.space, name.name.as_str().into()));
-        names.truncate(PAGE_MAX);
-        NamePage { names, next }
-    }
 }

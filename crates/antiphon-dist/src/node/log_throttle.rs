@@ -9,26 +9,25 @@ use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
 
-use super::NodeCore;
 use super::token_bucket::{Rate, TokenBucket};
 
 /// How long a line is suppressed after it was logged.
-const REPEAT_AFTER: Duration = Duration::from_secs(3600);
+pub(super) const REPEAT_AFTER: Duration = Duration::from_secs(3600);
 /// Lines of one kind, about all peers, that may be logged.
-const RATE: Rate = Rate { burst: 256, refill_every: Duration::from_secs(10) };
+pub(super) const RATE: Rate = Rate { burst: 256, refill_every: Duration::from_secs(10) };
 /// Lines that the table holds. While it is full of lines younger than [`REPEAT_AFTER`], nothing more is logged.
-const LINES_MAX: usize = 16_384;
+pub(super) const LINES_MAX: usize = 16_384;
 
 #[derive(Debug, Default)]
 pub(super) struct LogThrottle {
     /// When each line was logged last, by kind and subject.
-    lines: BTreeMap<(&'static str, Subject), Time>,
-    buckets: BTreeMap<&'static str, TokenBucket>,
+    pub(super) lines: BTreeMap<(&'static str, Subject), Time>,
+    pub(super) buckets: BTreeMap<&'static str, TokenBucket>,
 }
 
 /// What distinguishes lines of one kind.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Subject {
+pub(super) enum Subject {
     Node(NodeId),
     Text(String),
 }
@@ -45,7 +44,7 @@ impl LogThrottle {
         self.may_about(now, kind, Subject::Node(node))
     }
 
-    fn may_about(&mut self, now: Time, kind: &'static str, about: Subject) -> bool {
+    pub(super) fn may_about(&mut self, now: Time, kind: &'static str, about: Subject) -> bool {
         let line = (kind, about);
         if self.lines.get(&line).is_some_and(|at| now.since(*at) < REPEAT_AFTER) {
             return false;
@@ -58,20 +57,6 @@ impl LogThrottle {
         }
         self.lines.insert(line, now);
         true
-    }
-}
-
-impl NodeCore {
-    /// Whether a line may be logged now; see [`LogThrottle::may`].
-    pub(crate) fn may_log(&mut self, kind: &'static str, about: impl Display) -> bool {
-        self.cx.may_log(kind, about)
-    }
-
-    /// Logs that a peer exceeds one of its limits. `what` is the predicate of the line's sentence.
-    pub(crate) fn log_refused(&mut self, node: NodeId, kind: &'static str, what: &'static str) {
-        if let Some(peer) = self.peers.get(node) {
-            peer.log_refused(&mut self.cx, kind, what);
-        }
     }
 }
 

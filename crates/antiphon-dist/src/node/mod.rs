@@ -63,28 +63,62 @@ pub(crate) use peer_session::is_flood;
 pub(crate) use receipts::log_failed_delivery;
 pub(crate) use settings::Settings;
 
-use std::net::SocketAddr;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Requests, Time};
+use antiphon_sched::{
+    ActorId, Addr, AskError, DeadLetter, Destination, ExitReason, Key, MonitorId, NodeId, OutboundMessage,
+    PayloadRules, QueueRoom, RequestId, Requests, SendMode, Signal, Time, Transport, Turn, Undelivered,
+    with_origin,
+};
+use antiphon_wire::frame::{Close, CloseReason, Goodbye, GoodbyeReason, IdleProposed};
+use antiphon_wire::{
+    Admission, Datagram, Frame, Handshake, HandshakeError, HandshakeFault, HandshakeStep, Hello,
+    ProvenConnection, Refusal, ResumeState, SendMark, Session, SessionError, SessionEvent, TlsFault,
+};
+use smallvec::SmallVec;
 
-use antiphon_wire::{Datagram, HandshakeFault, Refusal};
-
-use crate::access::AccessPolicy;
-use crate::credentials::Credentials;
-use crate::error::{DialError, LocateError, PeerError, RegisterError};
+use crate::access::{AccessError, AccessPolicy};
+use crate::certificates::Fingerprint;
+use crate::credentials::{Credentials, ReloadError};
+use crate::error::{
+    CloseError, DeliverError, DialError, LocateError, NodeError, PeerError, PeerStatus, RegisterError,
+    Status, UnknownNode, UnknownPeer,
+};
 use crate::files::OutgoingFiles;
-use crate::location::{Location, PeerAt, PeerOptions};
+use crate::location::{Ignored, Location, PeerAt, PeerOptions, seen_from};
 use crate::peer_limits::Refusals;
+use antiphon_wire as wire;
+use backlog::BacklogItem;
 use channel_relay_table::ChannelRelayTable;
+use connections::{Connection, ConnectionState, Contention, Contest, GUESSES_MAX, HandshakeProgress};
 use context::NodeCx;
 use dialer::is_harmless;
+use disconnect::{DISCONNECT_WITHIN, Disconnect};
 use discovery::Discovery;
+use ended_sessions::{DeadFrame, EndedSession, REPORTS_A_ROUND, dead_letter_of};
+use frames::destination_node;
+use idle_close::{IdleStage, frame_counts};
+use inspection::PAGE_MAX;
 use names::NameRegistry;
+use outbound_messages::{ALL_QUEUES_MAX, OutboundRefusal, UNREACHED_AFTER, mark_of, wants_receipt};
+use outbound_signals::{NodeHint, node_of_signal, value_of};
 use peer::Peer;
-use peer_watch::PeerWatches;
-use peers::Peers;
+use peer_session::{
+    FrameEffect, Inquiry, LINGER, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, OUT_BYTES_MAX, PREDECESSOR_WITHIN,
+    PeerSession, REDIAL_AFTER, REFUSALS_MAX, REFUSED_FOR, Successor, concerns_node,
+};
+use peer_watch::{PeerWatches, status_of};
+use peers::{PEERS_MAX, Peers};
+use receipts::Withdrawal;
+use room_waiters::NeededRoom;
 use timers::NodeTimer;
+use waiting_outbound::{QueuedOutbound, WaitingBudget, message_bytes};
 
 /// The core of one node.
 #[derive(Debug)]
@@ -108,9 +142,9 @@ pub struct NodeCore {
 #[derive(Debug)]
 enum LoopAction {
     Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
-    FailRequest(RequestId, antiphon_sched::AskError),
+    FailRequest(RequestId, AskError),
     DeadLetter(DeadLetter),
-    FailReceipt(u64, antiphon_sched::Undelivered),
+    FailReceipt(u64, Undelivered),
     Writable(Option<Key>, ActorId),
 }
 
@@ -192,8 +226,8 @@ impl NodeCore {
         config: &crate::Config,
         me: NodeId,
         location: Location,
-        networks: Vec<(std::net::IpAddr, u8)>,
-    ) -> Result<Self, crate::NodeError> {
+        networks: Vec<(IpAddr, u8)>,
+    ) -> Result<Self, NodeError> {
         Ok(Self::new(me, Settings::new(config, me.to_bits(), location, networks)?))
     }
 
@@ -547,6 +581,2300 @@ impl NodeCore {
         self.discovery.dialer.check(&self.cx.timers);
         self.peers.check();
         self.cx.connections.check(&self.cx.timers);
+    }
+
+    // Access policies.
+
+    /// Checks that this node can apply a policy. Logs a warning if the policy separates no peers.
+    ///
+    /// # Errors
+    /// The policy needs the certificates of peers, and the node does not use TLS.
+    pub(crate) fn check_access(&mut self, access: &AccessPolicy) -> Result<(), AccessError> {
+        if access.needs_tls() && !self.cx.settings.is_tls() {
+            return Err(AccessError::NoTls);
+        }
+        if let Some(shared) =
+            self.cx.settings.shared_certificate.filter(|shared| access.names_certificate(shared))
+            && self.cx.may_log("shared certificate in access policy", shared)
+        {
+            tracing::warn!(
+                certificate = %shared,
+                "an access policy names the certificate that all nodes share, and so allows every peer: give each node its \
+                 own certificate (`pinned`, `ca_files`) to distinguish peers (logged at most once an hour)"
+            );
+        }
+        Ok(())
+    }
+
+    /// Replaces the access policy of an actor. `Signal::Exited` removes it when the actor exits.
+    pub(crate) fn set_access(&mut self, actor: Key, access: AccessPolicy) {
+        let before = if access.allows_all() {
+            self.cx.access.policies.remove(&actor)
+        } else {
+            self.cx.access.policies.insert(actor, access)
+        };
+        if before.is_some() {
+            self.names.recheck_peer_lookups();
+        }
+    }
+
+    /// The access policy of an actor.
+    pub(crate) fn access_of(&self, actor: Key) -> AccessPolicy {
+        self.cx.access.policies.get(&actor).cloned().unwrap_or_default()
+    }
+
+    // Relays of channels.
+
+    /// Counts one more subscriber of a peer on a channel of this node; `has` is the number that it has on this channel.
+    /// `None` if the peer has reached a limit. Dropping the returned value frees the place.
+    pub(crate) fn take_subscription(&mut self, by: NodeId, has: usize) -> Option<Arc<()>> {
+        let limits = self.cx.settings.peer_limits;
+        let subscriptions = &self.peers.get(by)?.subscriptions;
+        let has_in_all = Arc::strong_count(subscriptions) - 1;
+        let is_full = has >= limits.channel_subscriptions_max || has_in_all >= limits.subscriptions_max;
+        (!is_full).then(|| subscriptions.clone())
+    }
+
+    /// The relay of a channel, if there is one; it may have exited.
+    pub(crate) fn relay_of(&self, channel: ActorId, tag: &'static str) -> Option<Key> {
+        self.channel_relays.by_channel.get(&(channel, tag)).copied()
+    }
+
+    /// Makes `relay` the relay of a channel.
+    pub(crate) fn add_relay(&mut self, channel: ActorId, tag: &'static str, relay: Key) {
+        self.channel_relays.by_channel.insert((channel, tag), relay);
+    }
+
+    /// Removes a relay, so that it accepts no more subscribers.
+    pub(crate) fn remove_relay(&mut self, channel: ActorId, tag: &'static str, relay: Key) {
+        if self.relay_of(channel, tag) == Some(relay) {
+            self.channel_relays.by_channel.remove(&(channel, tag));
+        }
+    }
+
+    // Connections and handshakes.
+
+    /// Takes a connection that was accepted from `remote`. Returns its id, or `None` if the driver must close it at once.
+    /// If there are too many unproven connections, one of them is closed.
+    pub fn accept(&mut self, now: Time, remote: SocketAddr, driver: &mut impl Driver) -> Option<ConnId> {
+        self.cx.now = self.cx.now.max(now);
+        if self.cx.leaving || self.cx.settings.ignores(remote.ip()) {
+            return None;
+        }
+        if let Some(oldest) =
+            self.cx.connections.unproven_to_evict(self.cx.settings.limits().unproven_connections_max)
+        {
+            self.cx.counts.refused_handshakes += 1;
+            let from = self.cx.connections.get(oldest).map_or(remote, |conn| conn.remote);
+            self.cx.log_closed_before_proof(from, "there were too many connections without a proof");
+            self.close_conn(oldest, driver);
+        }
+        let id = self.cx.connections.add(remote, false, self.cx.now);
+        // The time includes that of TLS, which has no timeout of its own.
+        self.cx.set_deadline(id, self.cx.settings.limits().handshake_timeout);
+        Some(id)
+    }
+
+    fn on_accepted(&mut self, id: ConnId, tls: Option<OverTls>) {
+        if let Some(conn) = self.cx.connections.get(id)
+            && matches!(conn.state, ConnectionState::Handshaking(_))
+        {
+            conn.certificate = tls.map(|tls| tls.certificate);
+            conn.state =
+                ConnectionState::Handshaking(Box::new(Handshake::accept(tls.map(|tls| tls.exporter))));
+        }
+    }
+
+    /// Whether this node dialled the connection.
+    pub fn is_dialled(&mut self, conn: ConnId) -> bool {
+        self.cx.connections.get(conn).is_some_and(|conn| conn.dialled.is_some())
+    }
+
+    /// Handles a failure of TLS: it fails the handshake. An established session continues without the connection.
+    fn on_tls_failed(&mut self, id: ConnId, fault: TlsFault, driver: &mut impl Driver) {
+        let Some(conn) = self.cx.connections.get(id) else { return };
+        if matches!(conn.state, ConnectionState::Established(_)) {
+            return self.on_closed(id, driver);
+        }
+        // The other side would not read any of it.
+        conn.out.clear();
+        conn.written = 0;
+        let refusal = Refusal::Tls(fault);
+        let error = if fault.is_rejected_by_peer() {
+            HandshakeError::RefusedByPeer(refusal)
+        } else {
+            HandshakeError::Refused(refusal)
+        };
+        self.on_handshake_error(id, error, driver);
+    }
+
+    /// The buffer into which the driver reads the bytes of a connection. Empty if the core needs no more of them.
+    pub fn space(&mut self, conn: ConnId) -> &mut [u8] {
+        match self.cx.connections.get(conn) {
+            Some(conn) if !matches!(conn.state, ConnectionState::Closing) => conn.deframer.space(),
+            Some(_) | None => &mut [],
+        }
+    }
+
+    /// The number of frames that need no credit among those of the last [`Input::Received`](super::Input::Received). A driver
+    /// limits their number in a round.
+    pub fn control_frames(&self) -> u64 {
+        self.control_frames
+    }
+
+    /// Whether a connection has received frames that the core has not taken: a peer has sent very many that need no credit. Then the
+    /// driver calls with [`Input::Received`](super::Input::Received) of no bytes in the next round, before it reads more.
+    pub fn has_unread(&mut self, conn: ConnId) -> bool {
+        let is_unread =
+            |conn: &mut Connection| conn.has_unread && matches!(conn.state, ConnectionState::Established(_));
+        self.cx.connections.get(conn).is_some_and(is_unread)
+    }
+
+    /// The bytes that the driver must write to a connection.
+    pub fn outgoing(&mut self, conn: ConnId) -> &[u8] {
+        self.cx.connections.get(conn).map_or(&[], |conn| &conn.out[conn.written..])
+    }
+
+    /// The number of bytes that wait in the buffer of a connection.
+    fn unwritten(&mut self, conn: ConnId) -> usize {
+        self.outgoing(conn).len()
+    }
+
+    fn on_written(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
+        let Some(conn) = self.cx.connections.get(id) else { return };
+        conn.written += count;
+        self.cx.counts.bytes_sent += count as u64;
+        if conn.written < conn.out.len() {
+            return;
+        }
+        conn.out.clear();
+        conn.written = 0;
+        match conn.state {
+            ConnectionState::Established(node) => self.mark_dirty(node),
+            ConnectionState::Closing => self.close_conn(id, driver),
+            ConnectionState::Dialling | ConnectionState::Handshaking(_) => {}
+        }
+    }
+
+    fn on_connected(&mut self, id: ConnId, tls: Option<OverTls>, driver: &mut impl Driver) {
+        let Some(at) = self.cx.connections.get(id).and_then(|conn| conn.dialled) else { return };
+        let Some(entropy) = driver.entropy() else { return self.fail_conn(id, driver) };
+        let resume_state = self.resume_state_for(at);
+        let Some(conn) = self.cx.connections.get(id) else { return };
+        conn.certificate = tls.map(|tls| tls.certificate);
+        let exporter = tls.map(|tls| tls.exporter);
+        let handshake =
+            Handshake::dial(&self.cx.settings.profile, entropy, resume_state, exporter, &mut conn.out);
+        conn.state = ConnectionState::Handshaking(Box::new(handshake));
+        conn.opened_at = self.cx.now;
+        self.cx.set_deadline(id, self.cx.settings.limits().handshake_timeout);
+        driver.output(Output::Write(id));
+    }
+
+    /// The resume state for the hello to a location. The node there is known for certain only after its hello, so this is a guess. A
+    /// wrong one costs a second dial: a refusal names no node, so the next attempt is for another one.
+    fn resume_state_for(&mut self, at: SocketAddr) -> ResumeState {
+        let is_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
+        let there = || self.peers.at(at).filter(|peer| is_there(peer));
+        let with_session = there().filter(|peer| peer.peer_session.is_some()).take(GUESSES_MAX);
+        let without_session = there().find(|peer| peer.peer_session.is_none());
+        let mut guesses: Vec<NodeId> =
+            [self.discovery.dialer.answered_at(at), self.discovery.dialer.node_at(at)]
+                .into_iter()
+                .flatten()
+                .collect();
+        guesses.extend(with_session.chain(without_session).map(|peer| peer.node));
+        let refused = self.discovery.dialer.refused_guesses(at) as usize % (guesses.len() + 1);
+        let Some(node) = guesses.get(refused).copied() else {
+            return ResumeState::unknown(self.cx.epochs.of_unknown_node());
+        };
+        let session = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut());
+        session.map_or_else(
+            || ResumeState::unknown(self.cx.epochs.of(node)),
+            |peer_session| peer_session.session.next_resume_state(),
+        )
+    }
+
+    fn on_connection_due(&mut self, id: ConnId, driver: &mut impl Driver) {
+        let Some(conn) = self.cx.connections.get(id) else { return };
+        conn.deadline = None;
+        match conn.state {
+            ConnectionState::Dialling => {
+                tracing::debug!(remote = %conn.remote, "a dial timed out");
+                self.cx.counts.refused_handshakes += 1;
+                self.fail_conn(id, driver);
+            }
+            ConnectionState::Handshaking(_) => {
+                let remote = conn.remote;
+                self.cx.counts.refused_handshakes += 1;
+                self.cx.log_closed_before_proof(remote, "its handshake timed out");
+                self.fail_conn(id, driver);
+            }
+            // The other side does not read the last bytes.
+            ConnectionState::Closing => self.close_conn(id, driver),
+            ConnectionState::Established(_) => {}
+        }
+    }
+
+    fn on_received(&mut self, id: ConnId, count: usize, driver: &mut impl Driver) {
+        self.control_frames = 0;
+        let Some(conn) = self.cx.connections.get(id) else { return };
+        conn.deframer.filled(count);
+        self.cx.counts.bytes_received += count as u64;
+        conn.is_idle = false;
+        self.advance_connection(id, driver);
+    }
+
+    /// Continues the handshake of a connection, or handles the records that have arrived on it.
+    fn advance_connection(&mut self, id: ConnId, driver: &mut impl Driver) {
+        loop {
+            let Some(conn) = self.cx.connections.get(id) else { return };
+            match conn.state {
+                ConnectionState::Handshaking(_) => {
+                    if !self.handshake(id, driver) {
+                        return;
+                    }
+                }
+                ConnectionState::Established(node) => return self.receive(node, id, driver),
+                ConnectionState::Dialling | ConnectionState::Closing => return,
+            }
+        }
+    }
+
+    /// Makes one step of a handshake. False if the handshake waits for bytes, or has failed.
+    fn handshake(&mut self, id: ConnId, driver: &mut impl Driver) -> bool {
+        let Some(conn) = self.cx.connections.get(id) else { return false };
+        let ConnectionState::Handshaking(mut handshake) =
+            std::mem::replace(&mut conn.state, ConnectionState::Closing)
+        else {
+            return false;
+        };
+        let mut out = std::mem::take(&mut conn.out);
+        let certificate = conn.certificate;
+        let profile = &self.cx.settings.profile;
+        let stepped = handshake.advance(profile, &mut conn.deframer, &mut out);
+        let next = match stepped {
+            Ok(HandshakeStep::Wait) => Ok(HandshakeProgress::Wait),
+            Ok(HandshakeStep::Introduced) => self.introduce(id, &mut handshake, &mut out, driver),
+            Ok(HandshakeStep::Proven) => self.confirm(id, &mut handshake, certificate, &mut out),
+            Ok(HandshakeStep::Done(connection)) => Ok(HandshakeProgress::Proven(connection)),
+            Err(error) => Err(error),
+        };
+        let Some(conn) = self.cx.connections.get(id) else { return false };
+        conn.out = out;
+        if conn.written < conn.out.len() {
+            driver.output(Output::Write(id));
+        }
+        match next {
+            Ok(HandshakeProgress::Wait) => {
+                conn.state = ConnectionState::Handshaking(handshake);
+                false
+            }
+            Ok(HandshakeProgress::Continue) => {
+                conn.state = ConnectionState::Handshaking(handshake);
+                true
+            }
+            Ok(HandshakeProgress::Proven(connection)) => self.on_proven(id, connection, driver),
+            Err(error) => {
+                self.on_handshake_error(id, error, driver);
+                false
+            }
+        }
+    }
+
+    /// Handles the hello of the other side: the acceptor sends its own hello, the dialling side its proof.
+    fn introduce(
+        &mut self,
+        id: ConnId,
+        handshake: &mut Handshake,
+        out: &mut Vec<u8>,
+        driver: &mut impl Driver,
+    ) -> Result<HandshakeProgress, HandshakeError> {
+        let (Some(hello), Some(conn)) = (handshake.peer(), self.cx.connections.get(id)) else {
+            return Err(HandshakeError::CallerMisused);
+        };
+        let (dialled, certificate) = (conn.dialled, conn.certificate);
+        let has_other_certificate = self.has_other_certificate(hello.node, certificate);
+        if let Some(at) = dialled {
+            self.discovery.dialer.answered(at, hello.node);
+            if self.is_found(at, hello) {
+                handshake.refuse(Refusal::Duplicate, out);
+                return Err(HandshakeError::Refused(Refusal::Duplicate));
+            }
+        }
+        let session = self.peers.get(hello.node).and_then(|peer| peer.peer_session.as_ref());
+        let session = session.map(|peer_session| &peer_session.session);
+        // A node that has replaced its certificate claims to hold the session, and proves it next.
+        let claims_session = session.is_some() && hello.resume_state.known != 0;
+        let has_other_certificate = has_other_certificate && !claims_session;
+        let is_ignored_as_unknown =
+            dialled.is_none() && session.is_none() && self.cx.settings.ignores_unknown_nodes;
+        let ignored =
+            is_ignored_as_unknown || hello.locations.iter().any(|at| self.cx.settings.ignores(at.ip()));
+        if ignored || self.cx.leaving || has_other_certificate {
+            self.cx.counts.refusals.certificates += u64::from(has_other_certificate);
+            let refusal = match () {
+                () if ignored => Refusal::Ignored,
+                () if self.cx.leaving => Refusal::Leaving,
+                () => Refusal::Certificate,
+            };
+            handshake.refuse(refusal, out);
+            return Err(HandshakeError::Refused(refusal));
+        }
+        let profile = &self.cx.settings.profile;
+        let refusal = if dialled.is_some() {
+            match Session::prove_to(session, &mut self.cx.epochs, handshake) {
+                Ok(held) => match self.contest(id, hello) {
+                    Contest::Undecided => return Ok(HandshakeProgress::Wait),
+                    Contest::Lost => Refusal::NodeIdInUse,
+                    Contest::Won => {
+                        let profile = &self.cx.settings.profile;
+                        return handshake.prove(profile, held, out).map(|()| HandshakeProgress::Continue);
+                    }
+                },
+                Err(refusal) => refusal,
+            }
+        } else {
+            match (Session::answer_to(session, &self.cx.epochs, hello), driver.entropy()) {
+                (Ok(resume_state), Some(entropy)) => {
+                    return handshake
+                        .answer(profile, entropy, resume_state, out)
+                        .map(|()| HandshakeProgress::Continue);
+                }
+                (Ok(_), None) => Refusal::Busy,
+                (Err(refusal), _) => refusal,
+            }
+        };
+        handshake.refuse(refusal, out);
+        Err(HandshakeError::Refused(refusal))
+    }
+
+    /// Whether a dial has found a node with which no further connection is needed.
+    fn is_found(&mut self, at: SocketAddr, hello: &Hello) -> bool {
+        let dialer = &self.discovery.dialer;
+        dialer.is_found_connected(&mut self.peers, at, hello)
+            || dialer.is_found_disconnected(&self.cx, &self.peers, at, hello)
+    }
+
+    /// Whether a node has connected before with another certificate. Unless the other side proves that it holds the session, it
+    /// may be a different node that uses this node's id.
+    fn has_other_certificate(&self, node: NodeId, certificate: Option<Fingerprint>) -> bool {
+        self.peers.get(node).is_some_and(|peer| peer.status.is_some() && peer.certificate != certificate)
+    }
+
+    /// Handles the valid proof of the dialling side: this side sends its own proof.
+    fn confirm(
+        &mut self,
+        id: ConnId,
+        handshake: &mut Handshake,
+        certificate: Option<Fingerprint>,
+        out: &mut Vec<u8>,
+    ) -> Result<HandshakeProgress, HandshakeError> {
+        let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
+        let has_other_certificate = self.has_other_certificate(hello.node, certificate);
+        let session = self.peers.get(hello.node).and_then(|peer| peer.peer_session.as_ref());
+        let confirmed = Session::confirm_to(
+            session.map(|peer_session| &peer_session.session),
+            &mut self.cx.epochs,
+            handshake,
+        );
+        match confirmed {
+            Ok(held) if has_other_certificate && !handshake.is_resumed(&held) => {
+                self.cx.counts.refusals.certificates += 1;
+                handshake.refuse(Refusal::Certificate, out);
+                Err(HandshakeError::Refused(Refusal::Certificate))
+            }
+            Ok(held) => match self.contest(id, hello) {
+                Contest::Undecided => Ok(HandshakeProgress::Wait),
+                Contest::Lost => {
+                    handshake.refuse(Refusal::NodeIdInUse, out);
+                    Err(HandshakeError::Refused(Refusal::NodeIdInUse))
+                }
+                Contest::Won => {
+                    handshake.confirm(&self.cx.settings.profile, &held, out).map(HandshakeProgress::Proven)
+                }
+            },
+            Err(refusal) => {
+                handshake.refuse(refusal, out);
+                Err(HandshakeError::Refused(refusal))
+            }
+        }
+    }
+
+    /// Whether a connection with this hello may end the session with its node. If that has a connection, it is asked: a node that has
+    /// lost its half of the session has closed it, or does not answer on it. If it answers, another program uses the
+    /// node's id. A session that rests without a connection is reopened first.
+    fn contest(&mut self, id: ConnId, hello: &Hello) -> Contest {
+        let (node, now) = (hello.node, self.cx.now);
+        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
+            return Contest::Won;
+        };
+        if !peer_session.session.would_be_replaced_by(hello) {
+            return Contest::Won;
+        }
+        let (is_connected, is_resting) = (peer_session.conn.is_some(), peer_session.idle.is_closed());
+        let (last_received, answer_within) = (peer_session.session.last_received(), self.answer_within());
+        let Some(conn) = self.cx.connections.get(id) else { return Contest::Lost };
+        match conn.contention {
+            Some(Contention { since, .. }) if is_connected && last_received >= since => Contest::Lost,
+            Some(Contention { since, reopens }) if now < since + answer_within => {
+                if is_connected || reopens {
+                    self.contend(id, node)
+                } else {
+                    Contest::Won
+                }
+            }
+            Some(_) => Contest::Won,
+            None if is_connected || is_resting => {
+                let contest = self.contend(id, node);
+                if is_resting {
+                    self.reopen(node);
+                }
+                let contention = self.ask(node, None).map(|since| Contention { since, reopens: is_resting });
+                if let Some(conn) = self.cx.connections.get(id) {
+                    conn.contention = contention;
+                }
+                contest
+            }
+            None => Contest::Won,
+        }
+    }
+
+    fn contend(&mut self, id: ConnId, node: NodeId) -> Contest {
+        if self.cx.connections.add_contender(node, id) { Contest::Undecided } else { Contest::Lost }
+    }
+
+    /// The present connection of a node has had its time to answer, or is lost: the handshakes that waited for that continue.
+    fn decide_contests(&mut self, node: NodeId, driver: &mut impl Driver) {
+        for id in self.cx.connections.take_contenders(node) {
+            self.advance_connection(id, driver);
+        }
+        // Some may wait for a session to be reopened. A timer for that is set.
+    }
+
+    /// The connection of a session has closed, or the session has ended: nothing needs to wait for its answer.
+    fn decide_contests_soon(&mut self, node: NodeId) {
+        if self.cx.connections.has_contenders(node) {
+            self.cx.timers.add(self.cx.now, NodeTimer::Predecessor(node));
+        }
+    }
+
+    /// Handles a completed handshake. False if the connection is not used.
+    fn on_proven(&mut self, id: ConnId, connection: Box<ProvenConnection>, driver: &mut impl Driver) -> bool {
+        let node = connection.peer().node;
+        let certificate = self.cx.connections.get(id).and_then(|conn| conn.certificate);
+        if !connection.resumes() && self.has_other_certificate(node, certificate) {
+            self.cx.counts.refusals.certificates += 1;
+            self.on_handshake_error(id, HandshakeError::Refused(Refusal::Certificate), driver);
+            return false;
+        }
+        let session = self
+            .peers
+            .get(node)
+            .and_then(|peer| peer.peer_session.as_ref())
+            .map(|peer_session| &peer_session.session);
+        match Session::admit(session, &self.cx.epochs, &connection) {
+            Admission::Continues => {}
+            // The session has changed since the hello of the other side arrived.
+            Admission::Begins if self.contest(id, connection.peer()) != Contest::Won => {
+                tracing::debug!(%node, "a proven connection would end a session that answers");
+                self.fail_conn(id, driver);
+                return false;
+            }
+            Admission::Begins => {
+                if self.peers.get(node).is_some_and(|peer| peer.peer_session.is_some()) {
+                    self.end_session(node, "the peer has started a new session", driver);
+                }
+            }
+            Admission::Refused(refusal) => {
+                tracing::debug!(%node, %refusal, "a proven connection was refused");
+                self.fail_conn(id, driver);
+                return false;
+            }
+        }
+        let is_attached = self.attach_connection(id, node, connection, driver);
+        if let Some(conn) = self.cx.connections.get(id).filter(|_| is_attached)
+            && let Some(deadline) = conn.deadline.take()
+        {
+            self.cx.timers.remove(deadline, NodeTimer::Connection(id));
+        }
+        is_attached
+    }
+
+    fn on_handshake_error(&mut self, id: ConnId, error: HandshakeError, driver: &mut impl Driver) {
+        let Some(conn) = self.cx.connections.get(id) else { return };
+        let (remote, dialled) = (conn.remote, conn.dialled);
+        let refusal = match error {
+            HandshakeError::Refused(refusal) | HandshakeError::RefusedByPeer(refusal) => Some(refusal),
+            HandshakeError::PeerMisbehaved(_) | HandshakeError::CallerMisused | _ => None,
+        };
+        let is_expected = matches!(
+            refusal,
+            Some(
+                Refusal::Duplicate | Refusal::Superseded | Refusal::SelfConnection | Refusal::OldEpoch { .. }
+            )
+        );
+        if !is_expected {
+            self.cx.counts.refused_handshakes += 1;
+            self.cx.log_refusal(remote, &error);
+        }
+        if let (Some(at), HandshakeError::RefusedByPeer(reason)) = (dialled, error) {
+            if let Refusal::OldEpoch { node, known } = reason {
+                self.on_old_epoch(at, node, known, driver);
+            } else if let Refusal::EpochTooHigh { node, .. } = reason {
+                // The hello had the epoch for another node.
+                self.discovery.dialer.answered(at, node);
+            } else if matches!(reason, Refusal::Duplicate | Refusal::Superseded) {
+                self.discovery.dialer.guess_refused(at);
+            }
+        }
+        if let (Some(at), HandshakeError::Refused(reason) | HandshakeError::RefusedByPeer(reason)) =
+            (dialled, error)
+        {
+            self.on_dial_refused(at, reason, matches!(error, HandshakeError::Refused(_)), driver);
+        }
+        if let (Some(at), HandshakeError::PeerMisbehaved(fault)) = (dialled, error) {
+            self.on_dialled_no_node(at, fault, driver);
+        }
+        match self.cx.connections.get(id) {
+            Some(conn) if conn.out.len() > conn.written => {
+                conn.state = ConnectionState::Closing;
+                driver.output(Output::Write(id));
+                if let Some(at) = dialled {
+                    self.retry_dial(at, id);
+                }
+            }
+            Some(_) => self.fail_conn(id, driver),
+            None => {}
+        }
+    }
+
+    /// Closes a connection after a failed handshake.
+    fn fail_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
+        if let Some(at) = self.cx.connections.get(id).and_then(|conn| conn.dialled) {
+            self.retry_dial(at, id);
+        }
+        self.close_conn(id, driver);
+    }
+
+    /// Closes a connection in any state. The caller has detached it from its session, if it had one.
+    fn close_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
+        if self.cx.remove_conn(id).is_some() {
+            driver.output(Output::Close(id));
+        }
+    }
+
+    fn on_closed(&mut self, id: ConnId, driver: &mut impl Driver) {
+        let Some(conn) = self.cx.remove_conn(id) else { return };
+        driver.output(Output::Close(id));
+        match conn.state {
+            ConnectionState::Established(node) => self.on_connection_lost(node, id, conn.dialled, driver),
+            ConnectionState::Dialling | ConnectionState::Handshaking(_) | ConnectionState::Closing => {
+                if let Some(at) = conn.dialled {
+                    self.retry_dial(at, id);
+                }
+            }
+        }
+    }
+
+    // Sessions.
+
+    /// Attaches a proven connection to the session with `node`. Starts the session if there is none.
+    /// False if the connection was closed instead.
+    fn attach_connection(
+        &mut self,
+        id: ConnId,
+        node: NodeId,
+        connection: Box<ProvenConnection>,
+        driver: &mut impl Driver,
+    ) -> bool {
+        let now = self.cx.now;
+        let Some(conn) = self.cx.connections.get(id) else { return false };
+        let (dialled, remote, certificate) = (conn.dialled, conn.remote, conn.certificate);
+        let is_outdated = conn.is_outdated();
+        let hello = connection.peer();
+        let (name, undiscovered) = (hello.name.clone(), hello.flags & wire::UNDISCOVERED != 0);
+        let stated = seen_from(hello.locations.iter().copied(), remote);
+        let shown_location = self.cx.settings.shown_location(&stated, remote, dialled);
+        let locations = stated.clone();
+        if let Some(at) = dialled {
+            self.supersede_predecessors(node, at, driver);
+        }
+        // This node dials a location that the peer states only if the configuration allows it, or if this connection was
+        // dialled there.
+        let locations: Vec<SocketAddr> = locations
+            .into_iter()
+            .filter(|at| Some(*at) == dialled || self.cx.settings.may_dial(*at))
+            .collect();
+        let has_room = self.peers.make_room_for(&mut self.cx, node)
+            || (self.end_unconnected(driver) && self.peers.make_room_for(&mut self.cx, node));
+        if !has_room {
+            if self.cx.may_log("peer table full", remote.ip()) {
+                tracing::warn!(%node, %remote, peers_max = PEERS_MAX, "the peer table is full; a connection is refused (logged at most once an hour)");
+            }
+            self.fail_conn(id, driver);
+            return false;
+        }
+        self.peers.edit(node, |peer| {
+            (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
+                (name, shown_location, locations, false);
+            peer.has_left = false;
+            peer.reached_at = dialled.or(peer.reached_at);
+        });
+        self.peers.note_met(node);
+        let Some(peer) = self.peers.get_mut(node) else { return false };
+        let was_refused = peer.refusal.take().is_some();
+        (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
+        (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
+        self.cx.connections.note_proven(remote.ip(), self.cx.now);
+        let is_new = peer.peer_session.is_none();
+        let limits = self.cx.settings.limits();
+        let peer_session = peer.peer_session.get_or_insert_with(|| {
+            let session = Session::begin(now, limits, self.cx.me, &connection);
+            Box::new(PeerSession::new(session, self.cx.now))
+        });
+        if let Err(reason) = peer_session.session.connected(now, connection) {
+            if self.cx.may_log("connection mismatch", node) {
+                tracing::warn!(%node, %reason, "a proven connection does not match its session (logged at most once an hour)");
+            }
+            self.end_session(node, "the peer broke the protocol", driver);
+            self.fail_conn(id, driver);
+            return false;
+        }
+        (peer_session.refused_dials, peer_session.old_epochs) = (0, 0);
+        peer_session.connected_at = self.cx.now;
+        peer_session.idle.set_active(self.cx.now);
+        peer_session.dialled = dialled.or(peer_session.dialled);
+        let old = peer_session.conn.replace(id).filter(|old| *old != id);
+        if let Some(conn) = self.cx.connections.get(id) {
+            conn.state = ConnectionState::Established(node);
+        }
+        if let Some(old) = old {
+            let dialled = self.cx.connections.get(old).and_then(|conn| conn.dialled);
+            if let Some(at) = dialled {
+                self.discovery.dialer.dial_is_over(&mut self.cx, at, old);
+            }
+            self.close_conn(old, driver);
+        }
+        if let Some(at) = dialled {
+            self.discovery.dialer.succeeded(at, id, node, is_new);
+        }
+        if is_new {
+            self.on_session_started(node, driver);
+            self.ask_predecessors(node, dialled);
+        } else if was_refused {
+            self.send_status(node, driver);
+        }
+        if is_outdated {
+            self.renew(node);
+        }
+        self.discovery.requests.note_connected(&mut self.cx, &self.peers, node, dialled);
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.schedule_idle_check(&mut self.cx);
+        }
+        self.mark_dirty(node);
+        true
+    }
+
+    /// In a full table, sessions without a connection give way. False if there is none.
+    fn end_unconnected(&mut self, driver: &mut impl Driver) -> bool {
+        let unused = self.peers.unconnected();
+        for node in &unused {
+            let reason = "the table of known nodes is full, and the peer is not connected";
+            self.end_session(*node, reason, driver);
+        }
+        !unused.is_empty()
+    }
+
+    /// Handles the start of a session: sends the messages that waited for it, and reports the status of the peer.
+    fn on_session_started(&mut self, node: NodeId, driver: &mut impl Driver) {
+        if let Some(peer) = self.peers.get(node) {
+            let location = peer.location().map(tracing::field::display);
+            tracing::info!(target: "antiphon::peers", %node, name = peer.name, location, "a peer has connected");
+        }
+        self.peers.warn_of_duplicate_name(&mut self.cx, node);
+        self.set_status(node, Status::Online, driver);
+        self.names.repeat_lookups_to(&mut self.cx, &mut self.peers, node);
+        self.send_waiting(node);
+        self.names.complete_node_lookups(&mut self.cx, &self.peers, node, driver);
+    }
+
+    /// This node has dialled a location, and `node` is there. Other nodes that were at it are earlier incarnations, which never
+    /// return: their sessions end. A node that is connected is asked first: it may state a wrong location.
+    fn supersede_predecessors(&mut self, node: NodeId, at: SocketAddr, driver: &mut impl Driver) {
+        let was_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
+        let old = self.peers.at(at).filter(|peer| peer.node != node && was_there(peer));
+        let old: Vec<NodeId> = old.map(|peer| peer.node).collect();
+        for old in old {
+            let peer_session = self.peers.get(old).and_then(|peer| peer.peer_session.as_ref());
+            let may_answer = |peer_session: &PeerSession| {
+                let last_received = peer_session.session.last_received();
+                peer_session.conn.is_some()
+                    && peer_session.silent_since.is_none_or(|since| last_received >= since)
+            };
+            if peer_session.is_some_and(|peer_session| may_answer(peer_session)) {
+                self.ask(old, Some(Successor { node, at, is_there: true }));
+            } else {
+                self.supersede(old, driver);
+            }
+        }
+    }
+
+    /// Another incarnation runs at the location of a node.
+    fn supersede(&mut self, old: NodeId, driver: &mut impl Driver) {
+        self.end_session(old, "another incarnation runs at the peer's location", driver);
+        if let Some(peer) = self.peers.get_mut(old) {
+            peer.replaced_by_restart = true;
+        }
+        self.peers.drop_waiting(&mut self.cx, old, &Undelivered::NoActor);
+        self.peers.remember_ended(&mut self.cx, old);
+    }
+
+    /// A session has started whose peer states the location of another node. If that is an earlier incarnation, it does not
+    /// answer. A member may state any location, so the statement alone ends no session: the location is dialled, which shows which of
+    /// the two is there.
+    fn ask_predecessors(&mut self, node: NodeId, dialled: Option<SocketAddr>) {
+        let Some(peer) = self.peers.get(node) else { return };
+        let stated: Vec<SocketAddr> =
+            peer.locations.iter().copied().filter(|at| Some(*at) != dialled).collect();
+        let (mut connected, mut unconnected) = (Vec::new(), BTreeSet::new());
+        for other in self.peers.at_any(stated.iter().copied()) {
+            let Some(peer) = self.peers.get(other).filter(|_| other != node) else { continue };
+            let is_there =
+                |at: &SocketAddr| peer.has_session_at(*at) || (!peer.replaced_by_restart && peer.is_at(*at));
+            let Some(at) = stated.iter().copied().find(is_there) else { continue };
+            if peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some()) {
+                connected.push((other, at));
+            } else {
+                unconnected.insert(at);
+            }
+        }
+        for (other, at) in connected {
+            self.ask(other, Some(Successor { node, at, is_there: false }));
+        }
+        unconnected
+            .into_iter()
+            .for_each(|at| self.discovery.dialer.look_at(&mut self.cx, &mut self.peers, node, at));
+    }
+
+    /// Sends a ping to a connected peer, which it must answer within [`PREDECESSOR_WITHIN`]. Returns when the ping was sent that it
+    /// has to answer.
+    fn ask(&mut self, node: NodeId, successor: Option<Successor>) -> Option<Time> {
+        let now = self.cx.now;
+        let peer_session = self.peers.get_mut(node)?.peer_session.as_mut()?;
+        if let Some(inquiry) = &mut peer_session.inquiry {
+            inquiry.successor = successor.or(inquiry.successor);
+            return Some(inquiry.since);
+        }
+        peer_session.inquiry = Some(Inquiry { since: now, successor });
+        peer_session.session.ping(now);
+        self.mark_dirty(node);
+        self.cx.timers.add(self.cx.now + self.answer_within(), NodeTimer::Predecessor(node));
+        Some(now)
+    }
+
+    /// How long a peer may take to answer such a ping: connections that wait for it must not time out before.
+    fn answer_within(&self) -> Duration {
+        PREDECESSOR_WITHIN.min(self.cx.settings.limits().handshake_timeout / 2)
+    }
+
+    /// A peer was asked whether it is still there, and has had its time to answer. If it has not, or is not connected any more,
+    /// another one may have taken its place.
+    fn on_predecessor_due(&mut self, node: NodeId, driver: &mut impl Driver) {
+        let (now, answer_within) = (self.cx.now, self.answer_within());
+        let mut unanswered = None;
+        if let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
+            && let Some(inquiry) = &peer_session.inquiry
+        {
+            let is_connected = peer_session.conn.is_some();
+            if is_connected && now < inquiry.since + answer_within {
+                // The timer is that of an earlier inquiry: each has its own.
+                return;
+            }
+            let has_answered = is_connected && peer_session.session.last_received() >= inquiry.since;
+            unanswered = inquiry.successor.filter(|_| !has_answered);
+            peer_session.silent_since = (!has_answered).then_some(inquiry.since);
+            peer_session.inquiry = None;
+        }
+        match unanswered {
+            Some(successor) if successor.is_there => self.supersede(node, driver),
+            Some(successor) => {
+                self.discovery.dialer.look_at(&mut self.cx, &mut self.peers, successor.node, successor.at)
+            }
+            None => {}
+        }
+        self.decide_contests(node, driver);
+    }
+
+    /// The peer at a location refuses this node because it knows a higher epoch of its node id: another program has used that. The
+    /// refusal is not proven. If it is repeated while there is no connection, the present session ends, which the peer does not have
+    /// any more; the next dial has a higher epoch.
+    fn on_old_epoch(&mut self, at: SocketAddr, node: NodeId, known: u64, driver: &mut impl Driver) {
+        self.discovery.dialer.answered(at, node);
+        let now = self.cx.now;
+        let peer = self.peers.get_mut(node);
+        if let Some(peer_session) = peer.and_then(|peer| peer.peer_session.as_mut()) {
+            if !peer_session.needs_connection() || peer_session.session.epoch() > known {
+                return;
+            }
+            peer_session.old_epochs += 1;
+            if peer_session.old_epochs < OLD_EPOCHS_MAX
+                || now.since(peer_session.unconnected_since) < OLD_EPOCHS_FOR
+            {
+                return;
+            }
+            self.end_session(node, "the peer has begun another session with this node's id", driver);
+            self.discovery.dialer.dial_node_until(
+                &self.cx,
+                node,
+                at,
+                now + self.cx.settings.limits().lost_after,
+            );
+        }
+        if self.cx.epochs.raise(node, known) && self.cx.may_log("old epoch", node) {
+            tracing::warn!(
+                %node, %at,
+                "another program has used the id of this node, which is random; this node returns with a higher epoch (logged at most once an hour)"
+            );
+        }
+    }
+
+    /// Handles all records that have arrived on an established connection.
+    fn receive(&mut self, node: NodeId, id: ConnId, driver: &mut impl Driver) {
+        let now = self.cx.now;
+        let Some(conn) = self.cx.connections.get(id) else { return };
+        let mut deframer = std::mem::take(&mut conn.deframer);
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        let before = peer.frames_received();
+        let origin = peer.take_origin(&self.cx);
+        let (received, origin) = with_origin(origin, || self.take_records(now, node, &mut deframer, driver));
+        if let Some(conn) = self.cx.connections.get(id) {
+            conn.deframer = deframer;
+            conn.has_unread = matches!(received, Ok(FrameEffect::Unfinished));
+        }
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.origin = origin;
+            peer.count_queue(&mut self.cx.queues.bytes);
+            let received = peer.frames_received();
+            self.control_frames = received.control - before.control;
+            self.cx.steps += self.control_frames + received.numbered - before.numbered;
+        }
+        match received {
+            // The connection is in use as long as frames are left.
+            Ok(FrameEffect::Unfinished) => {
+                self.poll_events(node, driver);
+                self.mark_dirty(node);
+            }
+            Ok(FrameEffect::Continue) => {
+                self.poll_events(node, driver);
+                self.mark_dirty(node);
+                self.close_idle(node, driver);
+                self.advance_disconnect(node, driver);
+            }
+            Ok(FrameEffect::Goodbye(reason)) => self.on_goodbye(node, reason, driver),
+            Ok(FrameEffect::Rejected) => {
+                if self.cx.may_log("rejected by peer", node) {
+                    tracing::warn!(%node, "a peer has ended the session: in its view this node broke the protocol; its log says how (logged at most once an hour)");
+                }
+                self.end_session(node, "the peer says that this node broke the protocol", driver);
+            }
+            Err(SessionError::PeerMisbehaved(fault)) => {
+                self.cx.counts.misbehaved += 1;
+                if self.cx.may_log("protocol violated", node) {
+                    tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (logged at most once an hour)");
+                }
+                self.send_misbehaved(node, id);
+                self.end_session(node, "the peer broke the protocol", driver);
+            }
+            Err(reason) => {
+                self.cx.counts.broken_connections += 1;
+                if self.cx.may_log("connection broke", node) {
+                    tracing::warn!(%node, %reason, "a connection broke; its session continues over a new one (logged at most once an hour)");
+                }
+                self.on_closed(id, driver);
+            }
+        }
+    }
+
+    /// Appends a `Close` for the log of a peer that broke the protocol. The end of the session writes it.
+    fn send_misbehaved(&mut self, node: NodeId, id: ConnId) {
+        let now = self.cx.now;
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        let close = Close { reason: CloseReason::Misbehaved };
+        if let Some(conn) = self.cx.connections.get(id)
+            && peer_session.session.send_control(&close.into()).is_ok()
+        {
+            while conn.out.len() < OUT_BYTES_MAX && peer_session.session.poll_transmit(now, &mut conn.out) {}
+        }
+    }
+
+    /// Handles the records that have arrived on the connection of a session.
+    fn take_records(
+        &mut self,
+        now: Time,
+        node: NodeId,
+        deframer: &mut wire::Deframer,
+        driver: &mut impl Driver,
+    ) -> Result<FrameEffect, SessionError> {
+        let Some(mut peer) = self.peers.get_mut(node) else { return Ok(FrameEffect::Continue) };
+        let control_frames = peer.frames_received().control;
+        while let Some(mut frames) = peer.next_record(now, deframer)? {
+            while let Some(incoming) = peer.next_frame(now, &mut frames)? {
+                let frame = incoming.frame();
+                if concerns_node(&frame) {
+                    self.on_node_frame(node, &frame, driver);
+                    let Some(again) = self.peers.get_mut(node) else { return Ok(FrameEffect::Continue) };
+                    peer = again;
+                }
+                let effect = peer.on_frame(&mut self.cx, &frame, driver);
+                if effect != FrameEffect::Continue {
+                    return Ok(effect);
+                }
+            }
+            let unread = frames.unread();
+            deframer.put_back(unread);
+            // A record of which a part is left has had its share.
+            if is_flood(peer.frames_received().control - control_frames) {
+                return Ok(FrameEffect::Unfinished);
+            }
+        }
+        Ok(FrameEffect::Continue)
+    }
+
+    /// Handles what a frame means for other parts of the node than its peer: lookups, and the locations of other nodes.
+    fn on_node_frame(&mut self, node: NodeId, frame: &Frame<'_>, driver: &mut impl Driver) {
+        match frame {
+            Frame::Message(message) => {
+                let may_reach = |peer: &Peer| peer.may_reach(&self.cx, message.to);
+                if self.peers.get(node).is_some_and(may_reach) {
+                    self.peers.learn_route(&mut self.cx, node, message.route);
+                }
+            }
+            Frame::Answer(answer) => self.peers.learn_route(&mut self.cx, node, answer.route),
+            Frame::Lookup(lookup) => self.names.on_lookup(&mut self.cx, &mut self.peers, node, lookup),
+            Frame::CancelLookup(cancel_lookup) => self.names.forget_lookup_of(node, cancel_lookup.request),
+            Frame::Found(found) => self.names.on_found(&mut self.cx, &mut self.peers, node, found, driver),
+            Frame::NodeAt(hint) => self.discovery.on_node_at(&mut self.cx, &mut self.peers, node, hint),
+            Frame::AnnounceRelay(relay) => {
+                let relays = &mut self.discovery.relays;
+                relays.on_announce_relay(&mut self.cx, &mut self.peers, node, relay.request, driver);
+            }
+            Frame::IdleProposed(proposed) => self.on_idle_proposed(node, *proposed, driver),
+            Frame::ReplyDropped(_)
+            | Frame::PayloadRefused(_)
+            | Frame::Receipt(_)
+            | Frame::Monitor(_)
+            | Frame::Demonitor(_)
+            | Frame::Down(_)
+            | Frame::Notify(_)
+            | Frame::Terminate(_)
+            | Frame::Throw(_)
+            | Frame::Resume(_)
+            | Frame::Goodbye(_)
+            | Frame::Lagged(_)
+            | Frame::Tag(_)
+            | Frame::Fragment(_)
+            | Frame::Ack(_)
+            | Frame::Credit(_)
+            | Frame::Ping(_)
+            | Frame::Pong(_)
+            | Frame::Pause(_)
+            | Frame::Unpause(_)
+            | Frame::Close(_)
+            | Frame::IdleAgreed(_)
+            | Frame::Begin(_) => {}
+        }
+    }
+
+    /// Handles the goodbye of a peer: all its messages have arrived. Those that wait for full mailboxes stay in the backlog.
+    fn on_goodbye(&mut self, node: NodeId, reason: GoodbyeReason, driver: &mut impl Driver) {
+        if reason != GoodbyeReason::Leaving {
+            self.stop_auto_dial(node);
+        } else if let Some(peer) = self.peers.get_mut(node) {
+            peer.has_left = true;
+        }
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        // The peer may wait for the acknowledgement.
+        peer_session.session.acknowledge_now();
+        self.mark_dirty(node);
+        self.transmit(driver);
+        self.end_session(node, "the peer sent a goodbye", driver);
+    }
+
+    /// Handles the end of a session's connection: the session waits for a new one.
+    fn on_connection_lost(
+        &mut self,
+        node: NodeId,
+        id: ConnId,
+        dialled: Option<SocketAddr>,
+        driver: &mut impl Driver,
+    ) {
+        if let Some(at) = dialled {
+            self.discovery.dialer.dial_is_over(&mut self.cx, at, id);
+        }
+        let now = self.cx.now;
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        if peer_session.conn != Some(id) {
+            return;
+        }
+        peer_session.conn = None;
+        peer_session.unconnected_since = now;
+        (peer_session.refused_dials, peer_session.old_epochs) = (0, 0);
+        if !peer_session.session.is_idle() {
+            self.cx.counts.cut_with_unacked += 1;
+        }
+        peer_session.session.connection_lost();
+        self.decide_contests_soon(node);
+        if self.finish_disconnect_if_goodbye_sent(node, driver) {
+            return;
+        }
+        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
+            return;
+        };
+        match peer_session.dialled {
+            Some(at) => self.discovery.dialer.redial_now(&mut self.cx, &mut self.peers, node, at),
+            None => self.cx.timers.add(now + REDIAL_AFTER, NodeTimer::Redial(node)),
+        }
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.arm_session(&mut self.cx);
+        }
+        self.poll_events(node, driver);
+    }
+
+    /// Dials a peer that has not dialled again after its connection ended.
+    fn on_redial_due(&mut self, node: NodeId) {
+        let now = self.cx.now;
+        let Some(peer) = self.peers.get(node) else { return };
+        // The timer may be that of an earlier connection: each sets its own.
+        let needs_redial = |peer_session: &PeerSession| {
+            peer_session.needs_connection() && now.since(peer_session.unconnected_since) >= REDIAL_AFTER
+        };
+        if peer.peer_session.as_deref().is_some_and(needs_redial)
+            && let Some(at) = peer.locations.first().copied()
+        {
+            self.discovery.dialer.redial_now(&mut self.cx, &mut self.peers, node, at);
+        }
+    }
+
+    /// Counts a refused dial to a peer without a connection. After [`REFUSALS_MAX`] the session ends. If it has ended before,
+    /// what waits for another one fails: a process that has ended never returns as the same node.
+    fn on_location_refused(&mut self, node: NodeId, driver: &mut impl Driver) {
+        let now = self.cx.now;
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        let Some(peer_session) = peer.peer_session.as_mut() else {
+            if peer.status == Some(Status::Offline) && peer.waiting.note_refused_dial() >= REFUSALS_MAX {
+                self.peers.drop_waiting(&mut self.cx, node, &Undelivered::NoNode);
+                self.cx.run_loop_actions(driver);
+            }
+            return;
+        };
+        if !peer_session.needs_connection() {
+            return;
+        }
+        peer_session.refused_dials += 1;
+        if peer_session.refused_dials >= REFUSALS_MAX
+            && now.since(peer_session.unconnected_since) >= REFUSED_FOR
+        {
+            self.end_session(node, "the connection closed, and the peer's location refuses new ones", driver);
+        }
+    }
+
+    /// Notes that the session of a peer has, or may have, something to transmit.
+    fn mark_dirty(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.mark_dirty(&mut self.cx);
+        }
+    }
+
+    /// Seals the frames of all dirty sessions into the buffers of their connections.
+    fn transmit(&mut self, driver: &mut impl Driver) {
+        let now = self.cx.now;
+        let mut dirty = std::mem::take(&mut self.cx.work.dirty);
+        for node in dirty.drain(..) {
+            let Some(peer) = self.peers.get_mut(node) else { continue };
+            let Some(peer_session) = peer.peer_session.as_mut() else { continue };
+            peer_session.dirty = false;
+            if let Some(id) = peer_session.conn
+                && let Some(conn) = self.cx.connections.get(id)
+            {
+                let (before, frames) = (conn.out.len(), peer_session.session.frames_sent());
+                while conn.out.len() < OUT_BYTES_MAX && peer_session.session.poll_transmit(now, &mut conn.out)
+                {
+                }
+                self.cx.steps += peer_session.session.frames_sent() - frames;
+                if conn.out.len() > before {
+                    driver.output(Output::Write(id));
+                }
+            }
+            let is_needed = peer_session.idle.is_closed() && !peer_session.session.is_idle();
+            peer.count_queue(&mut self.cx.queues.bytes);
+            if is_needed {
+                self.reopen(node);
+            }
+            self.poll_events(node, driver);
+            if let Some(peer) = self.peers.get_mut(node) {
+                peer.report_short_queue(&mut self.cx, driver);
+            }
+            if let Some(peer) = self.peers.get_mut(node) {
+                peer.arm_session(&mut self.cx);
+            }
+        }
+        if self.cx.work.dirty.is_empty() {
+            self.cx.work.dirty = dirty;
+        }
+        self.report_room_to_all(driver);
+    }
+
+    fn on_session_due(&mut self, node: NodeId, driver: &mut impl Driver) {
+        let now = self.cx.now;
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        peer_session.timer = None;
+        peer_session.session.on_timeout(now);
+        if let Some(conn) = peer_session.conn.and_then(|id| self.cx.connections.get(id)) {
+            conn.release_buffers();
+        }
+        self.poll_events(node, driver);
+        self.mark_dirty(node);
+    }
+
+    fn poll_events(&mut self, node: NodeId, driver: &mut impl Driver) {
+        while let Some(event) = self
+            .peers
+            .get_mut(node)
+            .and_then(|peer| peer.peer_session.as_mut())
+            .and_then(|peer_session| peer_session.session.poll_event())
+        {
+            match event {
+                SessionEvent::Liveness(wire::Liveness::Online) => {
+                    self.set_status(node, Status::Online, driver)
+                }
+                SessionEvent::Liveness(wire::Liveness::Suspect) => {
+                    self.set_status(node, Status::Suspect, driver);
+                    // The connection may be half open. A new one shows whether it is, and replaces it.
+                    if let Some(at) = self.renewal_location(node) {
+                        self.discovery.dialer.look_for_silent(&mut self.cx, &mut self.peers, node, at);
+                    }
+                }
+                SessionEvent::Liveness(wire::Liveness::Lost) => {
+                    self.end_session(node, "the peer was silent for too long", driver)
+                }
+                SessionEvent::Writable { actor } => {
+                    if let Some(peer) = self.peers.get_mut(node) {
+                        peer.report_room(actor, driver);
+                    }
+                }
+                SessionEvent::Renew => self.renew(node),
+                SessionEvent::Unresponsive => {
+                    self.cx.counts.unresponsive += 1;
+                    if self.cx.may_log("takes no answers", node) {
+                        tracing::warn!(%node, "a peer takes none of the answers that it causes; its session ends (logged at most once an hour)");
+                    }
+                    self.end_session(
+                        node,
+                        "the peer takes no answers, and acknowledged nothing for `peer_timeout`",
+                        driver,
+                    );
+                }
+            }
+        }
+    }
+
+    /// Dials a new connection because the present one is exhausted or may be broken. The new connection replaces the
+    /// present one when it is proven.
+    fn renew(&mut self, node: NodeId) {
+        if let Some(at) = self.renewal_location(node) {
+            self.discovery.dialer.renew_dial(&mut self.cx, node, at);
+        }
+    }
+
+    /// Where this node dials another connection of a session.
+    fn renewal_location(&self, node: NodeId) -> Option<SocketAddr> {
+        let peer = self.peers.get(node)?;
+        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
+        dialled.or(peer.locations.first().copied())
+    }
+
+    /// Excludes a pause of this process from the silence of its peers.
+    fn on_stalled(&mut self, span: Duration) {
+        for peer_session in self.peers.iter_mut().filter_map(|peer| peer.peer_session.as_mut()) {
+            peer_session.session.exclude_stall(span);
+        }
+    }
+
+    /// Ends the session with a node, and completes every open operation on it.
+    fn end_session(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        let Some(mut peer_session) = peer.peer_session.take() else { return };
+        peer.count_queue(&mut self.cx.queues.bytes);
+        let disconnect = peer_session.disconnect.take();
+        let peer_lost = peer.undelivered();
+        tracing::info!(target: "antiphon::peers", %node, name = peer.name, reason, "the session with a peer has ended");
+        self.cx.epochs.ended(node);
+        let (local_watchers, remote_watchers) = peer.monitors.take();
+        // The messages that wait for the next session, after a disconnect, keep their receipts and requests.
+        let (requests, spared) = peer.waiting.open();
+        let awaited_replies = self.cx.replies.take_except(node, &spared.into_iter().collect());
+        if let Some(at) = peer_session.timer {
+            self.cx.timers.remove(at, NodeTimer::Session(node));
+        }
+        if let Some(at) = peer_session.dialled {
+            self.discovery.dialer.forget_dialled(&self.cx, at, node);
+        }
+        let expires = self.cx.now + self.cx.settings.limits().lost_after;
+        self.end_backlog_session(node, expires, driver);
+        let ended = EndedSession {
+            node,
+            peer_lost,
+            local_watchers,
+            expires,
+            requests: awaited_replies.into(),
+            receipts: self.cx.receipts.awaited_from(node, &requests).into(),
+            session: peer_session.session,
+        };
+        self.report_ended(ended, remote_watchers, driver);
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.release_room_waiters(&mut self.cx);
+        }
+        self.cx.run_loop_actions(driver);
+        self.names.forget_peer(node);
+        if let Some(conn) = peer_session.conn {
+            self.flush_and_close_conn(conn, driver);
+        }
+        if self.peers.get(node).is_some_and(|peer| peer.no_auto_dial) {
+            self.stop_auto_dial(node);
+        }
+        self.set_status(node, Status::Offline, driver);
+        self.decide_contests_soon(node);
+        self.peers.release_named_by(&mut self.cx, node);
+        self.peers.remember_ended(&mut self.cx, node);
+        if let Some(disconnect) = disconnect {
+            self.complete_close_requests(node, disconnect, driver);
+        }
+    }
+
+    /// At the end of a session: its backlog stays until it expires.
+    fn end_backlog_session(&mut self, node: NodeId, expires: Time, driver: &mut impl Driver) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        for (actor, ticket) in peer.backlog.end_session(expires) {
+            driver.local().mailboxes().cancel_wait(actor, ticket);
+        }
+        if peer.backlog.has_entries() {
+            self.cx.timers.add(expires, NodeTimer::Backlog(node));
+        }
+    }
+
+    /// Closes a connection after its last bytes are written, without a report to its session.
+    fn flush_and_close_conn(&mut self, id: ConnId, driver: &mut impl Driver) {
+        let Some(conn) = self.cx.connections.get(id) else { return };
+        conn.state = ConnectionState::Closing;
+        if let Some(at) = conn.dialled {
+            self.discovery.dialer.dial_is_over(&mut self.cx, at, id);
+        }
+        if self.unwritten(id) == 0 {
+            self.close_conn(id, driver);
+        } else {
+            self.cx.set_deadline(id, LINGER);
+            driver.output(Output::Write(id));
+        }
+    }
+
+    /// Sends a goodbye to each peer, behind the frames that were sent before.
+    fn send_goodbyes(&mut self, driver: &mut impl Driver) {
+        for node in self.peers.ids() {
+            let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
+            else {
+                continue;
+            };
+            let goodbye = Goodbye { reason: GoodbyeReason::Leaving };
+            if let Err(reason) = peer_session.session.send(&goodbye.into()) {
+                tracing::debug!(%node, %reason, "a goodbye was not sent");
+            }
+            self.mark_dirty(node);
+        }
+        self.transmit(driver);
+    }
+
+    /// Whether the peers have acknowledged all frames. While the node stops: whether all bytes are written.
+    pub fn is_flushed(&mut self) -> bool {
+        if !self.cx.leaving {
+            return self.peers.iter().all(|peer| {
+                let is_session_idle =
+                    peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.session.is_idle());
+                is_session_idle && peer.waiting.is_empty()
+            });
+        }
+        let connections: Vec<ConnId> = self
+            .peers
+            .iter()
+            .filter_map(|peer| peer.peer_session.as_ref())
+            .filter_map(|peer_session| peer_session.conn)
+            .collect();
+        self.cx.work.dirty.is_empty() && connections.into_iter().all(|conn| self.unwritten(conn) == 0)
+    }
+
+    // Idle close.
+
+    /// Sets whether the connection with the peers at a location stays open when nothing needs it. Port 0 stands for all
+    /// peers on the host.
+    ///
+    /// # Errors
+    /// This node knows no peer there.
+    pub(crate) fn stream_send(&mut self, at: Location, keep_open: bool) -> Result<(), UnknownPeer> {
+        let count = self.discovery.stream_send(&mut self.cx, &mut self.peers, at.addr(), keep_open);
+        if count == 0 { Err(UnknownPeer { at }) } else { Ok(()) }
+    }
+
+    /// The session with a node is needed again: dials the node. If no connection follows, the session is lost.
+    fn reopen(&mut self, node: NodeId) {
+        self.discovery.dialer.reopen(&mut self.cx, &mut self.peers, node);
+    }
+
+    fn on_idle_due(&mut self, node: NodeId, driver: &mut impl Driver) {
+        let is_watched = self.needs_connections(node, driver);
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        peer.propose_idle_close(&mut self.cx, is_watched);
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.schedule_idle_check(&mut self.cx);
+        }
+        self.mark_dirty(node);
+    }
+
+    /// Whether something beside the peer itself needs its connection: an actor that watches the statuses of peers, or a lookup.
+    fn needs_connections(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
+        self.remove_exited_watchers(driver);
+        !self.peer_watchers().is_empty() || self.names.has_lookups_with(node)
+    }
+
+    /// A peer proposes to close the connection. It has received all frames of this side; otherwise this side would wait for an
+    /// acknowledgement.
+    fn on_idle_proposed(&mut self, node: NodeId, proposed: IdleProposed, driver: &mut impl Driver) {
+        let is_needed = self.needs_connections(node, driver);
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.on_idle_proposed(&self.cx, proposed, is_needed);
+        }
+    }
+
+    /// All frames that arrived are handled: closes the connection, if both sides agree.
+    fn close_idle(&mut self, node: NodeId, driver: &mut impl Driver) {
+        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
+            return;
+        };
+        let stage = peer_session.idle.stage;
+        let is_unchanged = frame_counts(peer_session) == peer_session.idle.frames;
+        match stage {
+            IdleStage::Agreed if is_unchanged && self.needs_no_connection(node, driver) => {
+                self.close_connection(node, true, driver);
+            }
+            IdleStage::Agreed => self.keep_connection(node),
+            IdleStage::ClosedByPeer => {
+                let is_needed = !self.needs_no_connection(node, driver);
+                self.close_connection(node, false, driver);
+                if is_needed {
+                    self.reopen(node);
+                }
+            }
+            IdleStage::Active | IdleStage::Proposed | IdleStage::Closed => {}
+        }
+    }
+
+    fn needs_no_connection(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
+        let is_needed = self.needs_connections(node, driver);
+        !is_needed && self.peers.get(node).is_some_and(|peer| peer.needs_no_connection(&self.cx))
+    }
+
+    fn keep_connection(&mut self, node: NodeId) {
+        if let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) {
+            peer_session.idle.stage = IdleStage::Active;
+        }
+    }
+
+    /// Closes a connection, and keeps its session. With `send_close`, sends the peer a `Close` first.
+    fn close_connection(&mut self, node: NodeId, send_close: bool, driver: &mut impl Driver) {
+        let now = self.cx.now;
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        let Some(id) = peer_session.conn.take() else { return };
+        if send_close && let Some(conn) = self.cx.connections.get(id) {
+            let close: Frame<'_> = Close { reason: CloseReason::Idle }.into();
+            if let Err(reason) = peer_session.session.send_control(&close) {
+                tracing::debug!(%node, %reason, "the `Close` of an idle connection was not sent");
+            }
+            while peer_session.session.poll_transmit(now, &mut conn.out) {}
+        }
+        peer_session.idle.stage = IdleStage::Closed;
+        peer_session.session.connection_closed_idle();
+        tracing::debug!(%node, "an idle connection was closed; the node dials again when it is needed");
+        self.flush_and_close_conn(id, driver);
+    }
+
+    /// Dials all peers that have idle sessions without a connection, because their status is not known.
+    fn reopen_all(&mut self) {
+        self.peers.ids().into_iter().for_each(|node| self.reopen(node));
+    }
+
+    // Disconnects.
+
+    /// Ends the session with the peer at a location, for an actor. No peer is at port 0. Returns the result if it is
+    /// known now; otherwise the request completes later.
+    pub(crate) fn close_peer(
+        &mut self,
+        request_id: RequestId,
+        at: Location,
+        timeout: Duration,
+    ) -> Option<Result<(), CloseError>> {
+        let nodes = if at.addr().port() == 0 { Vec::new() } else { self.peers.nodes_at(at.addr()) };
+        if nodes.is_empty() {
+            return Some(Err(UnknownPeer { at }.into()));
+        }
+        self.give_up_dial(at.addr(), false);
+        let mut request_id = Some(request_id);
+        for node in nodes {
+            if self.start_disconnect(node, GoodbyeReason::Closed, timeout)
+                && let Some(disconnect) = self.disconnect_of(node)
+            {
+                disconnect.request_ids.extend(request_id.take());
+            }
+        }
+        request_id.map(|_| Ok(()))
+    }
+
+    /// Ignores these peers, in addition to those of the configuration.
+    pub(crate) fn ignore_peers(&mut self, peers: Ignored) {
+        match peers {
+            Ignored::None => {
+                self.cx.settings.ignored_by_actors.clear();
+                self.cx.settings.ignores_unknown_nodes = false;
+            }
+            Ignored::UnknownNodes => self.cx.settings.ignores_unknown_nodes = true,
+            Ignored::At(addresses) => {
+                for ip in addresses {
+                    if !self.cx.settings.ignores(ip) {
+                        self.cx.settings.ignored_by_actors.push(ip);
+                    }
+                }
+                self.disconnect_ignored();
+            }
+        }
+    }
+
+    fn disconnect_ignored(&mut self) {
+        let mut ignored = Vec::new();
+        for peer in self.peers.iter() {
+            let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
+            let all = peer
+                .stated_locations
+                .iter()
+                .chain(&peer.locations)
+                .chain(&peer.shown_location)
+                .chain(&dialled);
+            if all.map(SocketAddr::ip).any(|ip: IpAddr| self.cx.settings.ignores(ip)) {
+                ignored.push(peer.node);
+            }
+        }
+        for node in ignored {
+            self.start_disconnect(node, GoodbyeReason::Ignored, DISCONNECT_WITHIN);
+        }
+    }
+
+    /// Begins to end a session. `false` if there is none, or if the peer has already sent a goodbye.
+    fn start_disconnect(&mut self, node: NodeId, reason: GoodbyeReason, within: Duration) -> bool {
+        // An idle session without a connection needs the goodbye too: without it, the peer would lose the messages that
+        // it sends next.
+        self.reopen(node);
+        self.stop_auto_dial(node);
+        let (now, until) = (self.cx.now, self.cx.now + within);
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return false;
+        };
+        if peer_session.disconnect.is_none() {
+            peer_session.disconnect = Some(Disconnect {
+                reason,
+                goodbye_sent: false,
+                until,
+                request_ids: Vec::new(),
+                outcome: Ok(()),
+            });
+            self.cx.timers.add(until, NodeTimer::Disconnect(node));
+            // Also now: without unacknowledged frames, no acknowledgement would advance the disconnect.
+            self.cx.timers.add(now, NodeTimer::Disconnect(node));
+        }
+        true
+    }
+
+    fn disconnect_of(&mut self, node: NodeId) -> Option<&mut Disconnect> {
+        self.peers.get_mut(node)?.peer_session.as_mut()?.disconnect.as_mut()
+    }
+
+    /// Marks a peer so that this node no longer dials it by itself. A location that it only states may be that of another node,
+    /// whose dials go on.
+    fn stop_auto_dial(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        peer.no_auto_dial = true;
+        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
+        let reached = dialled.into_iter().chain(peer.reached_at).chain(peer.found_at);
+        let stated = peer.locations.iter().chain(&peer.shown_location).copied();
+        let dialled_for_it = stated.filter(|at| self.discovery.dialer.node_at(*at) == Some(node));
+        let all: Vec<SocketAddr> = reached.chain(dialled_for_it).collect();
+        let is_connected = peer.peer_session.is_some();
+        all.into_iter().for_each(|at| self.give_up_dial(at, !is_connected));
+    }
+
+    /// Stops dialling a location, even if it is configured. With `at_once`, also a dial that waits for its next attempt.
+    fn give_up_dial(&mut self, at: SocketAddr, at_once: bool) {
+        let is_requested = self.discovery.requests.are_open_for(at);
+        self.discovery.dialer.give_up_dial(&self.cx, at, at_once, is_requested);
+    }
+
+    fn on_disconnect_due(&mut self, node: NodeId, driver: &mut impl Driver) {
+        let now = self.cx.now;
+        let Some(disconnect) = self.disconnect_of(node) else { return };
+        if now < disconnect.until {
+            return self.advance_disconnect(node, driver);
+        }
+        disconnect.outcome = Err(CloseError::TimedOut);
+        self.send_goodbye(node);
+        self.transmit(driver);
+        self.finish_disconnect(node, driver);
+    }
+
+    /// Frames have arrived, perhaps with an acknowledgement. Sends the goodbye when all earlier frames are acknowledged,
+    /// and ends the session when the goodbye is.
+    fn advance_disconnect(&mut self, node: NodeId, driver: &mut impl Driver) {
+        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
+            return;
+        };
+        let Some(disconnect) = peer_session.disconnect.as_ref().filter(|_| peer_session.session.is_idle())
+        else {
+            return;
+        };
+        if disconnect.goodbye_sent {
+            self.finish_disconnect(node, driver);
+        } else {
+            self.send_goodbye(node);
+        }
+    }
+
+    fn send_goodbye(&mut self, node: NodeId) {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+            return;
+        };
+        let PeerSession { session, disconnect: Some(disconnect), .. } = peer_session.as_mut() else { return };
+        if std::mem::replace(&mut disconnect.goodbye_sent, true) {
+            return;
+        }
+        if let Err(reason) = session.send(&Goodbye { reason: disconnect.reason }.into()) {
+            tracing::debug!(%node, %reason, "the goodbye to a peer was not sent");
+        }
+        self.mark_dirty(node);
+    }
+
+    /// The connection is closed. Ends the session and returns `true` if the goodbye was sent before.
+    fn finish_disconnect_if_goodbye_sent(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
+        let is_over = self.disconnect_of(node).is_some_and(|disconnect| disconnect.goodbye_sent);
+        if is_over {
+            self.finish_disconnect(node, driver);
+        }
+        is_over
+    }
+
+    fn finish_disconnect(&mut self, node: NodeId, driver: &mut impl Driver) {
+        self.end_session(node, "this node closed the peer", driver);
+    }
+
+    /// A session with a disconnect has ended: completes its requests.
+    fn complete_close_requests(&mut self, node: NodeId, disconnect: Disconnect, driver: &mut impl Driver) {
+        self.cx.timers.remove(disconnect.until, NodeTimer::Disconnect(node));
+        for request_id in disconnect.request_ids {
+            complete_if_open(driver.local().requests(), request_id, disconnect.outcome);
+        }
+        // The messages that were sent meanwhile need a new session.
+        self.dial_for_waiting(node);
+    }
+
+    // Ended sessions.
+
+    /// Begins to report what was open on a session.
+    fn report_ended(
+        &mut self,
+        ended: EndedSession,
+        remote_watchers: BTreeSet<(Key, MonitorId)>,
+        driver: &mut impl Driver,
+    ) {
+        self.cx.ended_sessions.add_watchers(ended.node, remote_watchers);
+        self.cx.ended_sessions.sessions.push_back(ended);
+        if self.cx.ended_sessions.sessions.len() == 1 {
+            self.report_ended_sessions(driver);
+        }
+    }
+
+    /// Reports as much of the ended sessions as one round allows.
+    fn report_ended_sessions(&mut self, driver: &mut impl Driver) {
+        let mut reports = 0;
+        while reports < REPORTS_A_ROUND
+            && let Some(mut ended) = self.cx.ended_sessions.sessions.pop_front()
+        {
+            let (is_over, made) = self.report_some(&mut ended, REPORTS_A_ROUND - reports, driver);
+            reports += made;
+            self.cx.steps += made as u64;
+            if !is_over {
+                self.cx.ended_sessions.sessions.push_front(ended);
+            }
+        }
+    }
+
+    /// Reports everything of all ended sessions: no round of the loop may follow.
+    fn report_all_ended(&mut self, driver: &mut impl Driver) {
+        while !self.cx.ended_sessions.is_empty() {
+            self.report_ended_sessions(driver);
+        }
+    }
+
+    /// Makes about `most` reports. Returns whether nothing is left, and their number.
+    fn report_some(
+        &mut self,
+        ended: &mut EndedSession,
+        most: usize,
+        driver: &mut impl Driver,
+    ) -> (bool, usize) {
+        let mut reports = 0;
+        while reports < most {
+            reports += 1;
+            if let Some((id, (watcher, actor))) = ended.local_watchers.pop_first() {
+                self.report_node_lost(ended, (watcher, id, actor), driver);
+            } else if let Some((target, id)) = self.cx.ended_sessions.pop_watcher(ended.node) {
+                driver.local().signals().remove_watcher(target, id);
+            } else if let Some(request_id) = ended.requests.pop_front() {
+                driver.local().requests().fail(request_id, AskError::from(ended.peer_lost.clone()));
+            } else if let Some(receipt_number) = ended.receipts.pop_front() {
+                let NodeCx { receipts, timers, .. } = &mut self.cx;
+                receipts.complete(receipt_number, Err(DeliverError::Unknown), timers, driver);
+            } else {
+                let (is_over, frames) = self.report_frames(ended, driver);
+                reports += frames;
+                if is_over {
+                    return (true, reports);
+                }
+            }
+        }
+        (false, reports)
+    }
+
+    /// Sends a `Down` to a local watcher, behind what waits for its mailbox.
+    fn report_node_lost(
+        &mut self,
+        ended: &EndedSession,
+        (watcher, id, actor): (Key, MonitorId, ActorId),
+        driver: &mut impl Driver,
+    ) {
+        let peer = self.peers.get_mut(ended.node);
+        let Some(peer) = peer.filter(|peer| peer.backlog.has_entries_for(watcher.actor())) else {
+            return driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
+        };
+        let item = BacklogItem::NodeLost { watcher, id, actor };
+        peer.add_entry(&mut self.cx, watcher.actor(), item, Some(ended.expires), driver);
+        self.cx.timers.add(ended.expires, NodeTimer::Backlog(ended.node));
+    }
+
+    /// Reports some of the frames that may not have arrived as dead letters. Returns whether none is left, and their number.
+    fn report_frames(&mut self, ended: &mut EndedSession, driver: &mut impl Driver) -> (bool, usize) {
+        let (me, node) = (self.cx.me, ended.node);
+        let (mut dead_letters, mut frames) = (Vec::new(), 0);
+        let is_over = !ended.session.take_undelivered(|frame, _| {
+            frames += 1;
+            dead_letters.extend(dead_letter_of(frame).map(|dead| (dead, frame.tag())));
+        });
+        for (DeadFrame { from, to, what }, tag) in dead_letters {
+            let type_name = tag.and_then(|tag| ended.session.sent_tag_name(tag));
+            let what = type_name.map_or(Cow::Borrowed(what), |name| Cow::Owned(name.to_owned()));
+            let from = (from != NO_ACTOR).then(|| ActorId::new(me, from));
+            let dead_letter = DeadLetter::new(ActorId::new(node, to), what, Undelivered::NoNode);
+            driver.local().dead_letter(dead_letter.sent_by(from));
+        }
+        (is_over, frames)
+    }
+
+    // Turns of what waits for mailboxes.
+
+    /// Gives the free places of mailboxes to the messages of peers that wait for them, each in its turn.
+    fn take_turns(&mut self, driver: &mut impl Driver) {
+        while let Some(Turn { target, peer: node, .. }) = driver.local().mailboxes().next_turn() {
+            self.cx.steps += 1;
+            if let Some(peer) = self.peers.get_mut(node) {
+                peer.take_turn(&mut self.cx, target, driver);
+            }
+        }
+        if !self.cx.work.holding_credit.is_empty() {
+            self.release_credit(driver);
+        }
+    }
+
+    /// Returns the credit that was held, to the peers that use fewer bytes again.
+    fn release_credit(&mut self, driver: &mut impl Driver) {
+        let budgets = self.peers.iter_mut().map(|peer| &mut peer.budget);
+        self.cx.budgets.sweep(self.cx.now, budgets, driver);
+        for node in std::mem::take(&mut self.cx.work.holding_credit) {
+            let Some(peer) = self.peers.get_mut(node) else { continue };
+            if peer.budget.must_hold_credit(&self.cx.budgets, None) {
+                self.cx.work.holding_credit.insert(node);
+            } else {
+                peer.release_credit(&mut self.cx);
+            }
+        }
+    }
+
+    // Outbound messages.
+
+    /// Forgets a sender that has exited.
+    fn forget_room_waiter(&mut self, sender: Key) {
+        let peers = &mut self.peers;
+        self.cx.work.with_room_waiters.retain(|node| {
+            let Some(peer) = peers.get_mut(*node) else { return false };
+            peer.room_waiters.remove_sender(sender);
+            !peer.room_waiters.is_empty()
+        });
+    }
+
+    /// After messages were refused because of the total of all queues: releases their senders when it has decreased.
+    fn report_room_to_all(&mut self, driver: &mut impl Driver) {
+        if !self.cx.queues.has_refused || self.cx.queues.bytes > ALL_QUEUES_MAX / 8 * 7 {
+            return;
+        }
+        self.cx.queues.has_refused = false;
+        for node in self.cx.work.with_room_waiters.iter().copied().collect::<Vec<_>>() {
+            let Some(peer) = self.peers.get_mut(node) else { continue };
+            let waiters = peer.room_waiters.take_by_total();
+            peer.release(&mut self.cx, waiters);
+        }
+        self.cx.run_loop_actions(driver);
+    }
+
+    /// Queues a message until there is a session.
+    fn queue_outbound(
+        &mut self,
+        node: NodeId,
+        outbound: &OutboundMessage<'_>,
+    ) -> Result<(), OutboundRefusal> {
+        let Some(peer) = self.peers.get(node) else { return Err(Undelivered::NoNode.into()) };
+        let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
+        if outbound.mode == SendMode::Try
+            && let Destination::Actor(to) = outbound.to
+        {
+            let (of_actor, of_all) = peer.waiting.bytes_for(to.key().actor());
+            if !self.cx.settings.profile.limits.admits(of_actor, of_all, bytes, SendMark::High) {
+                return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
+            }
+        }
+        peer.check_waiting_room(&mut self.cx, WaitingBudget::of_message(outbound.to), bytes)?;
+        let receipt_number = wants_receipt(outbound).then(|| self.cx.next_number());
+        let queued = QueuedOutbound::Message {
+            from: outbound.from,
+            to: outbound.to,
+            tag: outbound.type_name,
+            body: outbound.body.into(),
+            receipt_number,
+            nodes: outbound.nodes.into(),
+            replies: outbound.requests.into(),
+        };
+        self.push_waiting(node, queued)?;
+        self.cx.await_outcome(node, outbound, receipt_number);
+        Ok(())
+    }
+
+    /// Adds an entry to the waiting queue of a node. The first entry dials the node.
+    fn push_waiting(&mut self, node: NodeId, queued: QueuedOutbound) -> Result<(), Undelivered> {
+        let until = self.cx.now + UNREACHED_AFTER;
+        let Some(peer) = self.peers.get_mut(node) else { return Err(Undelivered::NoNode) };
+        let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
+        let first = peer.waiting.is_empty();
+        if first {
+            let is_dialled = self.discovery.dialer.dial_node(&mut self.cx, &mut self.peers, node, at, until);
+            if !is_dialled {
+                return Err(Undelivered::NoNode);
+            }
+            self.cx.timers.add(until, NodeTimer::Unreached(node));
+        }
+        let Some(peer) = self.peers.get_mut(node) else { return Err(Undelivered::NoNode) };
+        if first {
+            peer.waiting.until = until;
+        }
+        peer.waiting.push(queued);
+        peer.count_queue(&mut self.cx.queues.bytes);
+        self.peers.note_use(&mut self.cx, node);
+        Ok(())
+    }
+
+    /// Dials a node for which messages wait, and gives them their full time again.
+    fn dial_for_waiting(&mut self, node: NodeId) {
+        let until = self.cx.now + UNREACHED_AFTER;
+        let Some(peer) = self.peers.get_mut(node).filter(|peer| !peer.waiting.is_empty()) else { return };
+        let Some(at) = peer.locations.first().copied() else { return };
+        peer.waiting.until = until;
+        self.cx.timers.add(until, NodeTimer::Unreached(node));
+        // If too many locations wait, the messages fail when their time is over.
+        self.discovery.dialer.dial_node(&mut self.cx, &mut self.peers, node, at, until);
+    }
+
+    /// Sends all waiting messages and signals, in order, after a session has started.
+    fn send_waiting(&mut self, node: NodeId) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        let queue = peer.waiting.take();
+        peer.count_queue(&mut self.cx.queues.bytes);
+        for queued in queue {
+            match queued {
+                QueuedOutbound::Signal(signal) => self.signal_peer(signal),
+                QueuedOutbound::Message { from, to, tag, body, receipt_number, nodes, .. } => {
+                    let route = self.route_of(node, &nodes);
+                    let outbound = OutboundMessage {
+                        from,
+                        to,
+                        type_name: tag,
+                        body: &body,
+                        mode: SendMode::Send,
+                        is_checked: true,
+                        nodes: &nodes,
+                        requests: &[],
+                    };
+                    let Some(peer) = self.peers.get_mut(node) else { return };
+                    if let Err(reason) = peer.send_waiting_message(&outbound, receipt_number, &route) {
+                        if let Destination::Request(node, request_id) = to {
+                            let reason = AskError::from_reply(&reason);
+                            self.signal_peer(Signal::ReplyDropped { node, request_id, reason });
+                        }
+                        self.cx.fail_message((from, to), tag, receipt_number, reason);
+                    }
+                }
+            }
+        }
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        for actor in peer.room_waiters.actors() {
+            peer.await_least_room(actor);
+        }
+    }
+
+    /// Fails the waiting messages of a node that was not reached in time.
+    fn on_unreached(&mut self, node: NodeId, driver: &mut impl Driver) {
+        // The timer may be that of earlier messages: there may have been a session since.
+        if self.peers.get(node).is_some_and(|peer| self.cx.now >= peer.waiting.until) {
+            self.peers.drop_waiting(&mut self.cx, node, &Undelivered::NoNode);
+            self.cx.run_loop_actions(driver);
+        }
+    }
+
+    /// The locations of the nodes that the addresses in a message name. The peer may not know these nodes.
+    fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(NodeId, Vec<SocketAddr>)> {
+        let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.cx.me);
+        third_nodes.map(|node| (*node, self.peers.locations_of(&self.cx, *node))).collect()
+    }
+
+    // Outbound signals.
+
+    /// Sends a signal to its peer. Without a session, the signal waits for one or fails.
+    fn signal_peer(&mut self, signal: Signal) {
+        let Some(node) = node_of_signal(&signal) else { return };
+        let hints = self.hints_for(node, &signal);
+        let Some(peer) = self.peers.get_mut(node) else {
+            return self.cx.report_failed_signal(signal, Undelivered::NoNode);
+        };
+        if let Some(signal) = peer.signal(&mut self.cx, signal, &hints) {
+            self.queue_signal(node, signal);
+        }
+    }
+
+    /// Queues a signal until there is a session, within the limits for messages.
+    fn queue_signal(&mut self, node: NodeId, signal: Signal) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        let fits = peer.fits_waiting_queue(&mut self.cx, &signal);
+        let pushed = if fits {
+            self.push_waiting(node, QueuedOutbound::Signal(signal.clone()))
+        } else {
+            Err(Undelivered::Busy)
+        };
+        if let (Err(reason), Some(peer)) = (pushed, self.peers.get_mut(node)) {
+            peer.fail_signal(&mut self.cx, signal, reason);
+        }
+    }
+
+    /// The nodes that the addresses in a signal's value name, with their locations. A message has a route instead.
+    fn hints_for(&self, peer: NodeId, signal: &Signal) -> Vec<NodeHint> {
+        let Some((_, nodes)) = value_of(signal) else { return Vec::new() };
+        let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.cx.me);
+        let hints = third_nodes.map(|node| NodeHint {
+            node: *node,
+            name: self.peers.get(*node).map(|peer| peer.name.clone()).unwrap_or_default(),
+            locations: self.peers.locations_of(&self.cx, *node),
+        });
+        hints.filter(|hint| !hint.locations.is_empty()).collect()
+    }
+
+    // Receipts.
+
+    /// Sets how long `request_id` waits for its receipt.
+    pub(crate) fn set_receipt_timeout(&mut self, request_id: RequestId, timeout: Duration) {
+        let until = self.cx.now + timeout;
+        self.cx.receipts.set_timeout(request_id, until, &mut self.cx.timers);
+    }
+
+    /// The receipt for which `request_id` waits, right after its message was sent.
+    pub(crate) fn newest_receipt(&self, request_id: RequestId) -> Option<u64> {
+        self.cx.receipts.newest_of(request_id)
+    }
+
+    /// Forgets a receipt whose request is closed.
+    pub(crate) fn forget_receipt(&mut self, receipt_number: u64) {
+        self.cx.receipts.forget(receipt_number);
+    }
+
+    /// Forgets a request that is closed, and the receipts of messages that ended with it.
+    fn on_request_closed(&mut self, request_id: RequestId) {
+        let NodeCx { receipts, replies, .. } = &mut self.cx;
+        for receipt_number in replies.all_receipts_of(request_id) {
+            receipts.forget_if_only_for(receipt_number, request_id);
+        }
+        replies.forget(request_id);
+    }
+
+    /// Withdraws a message that still waits for transmission at its timeout. A message that was transmitted may arrive
+    /// later.
+    fn on_receipt_due(&mut self, receipt_number: u64, driver: &mut impl Driver) {
+        let reason = match self.withdraw_message(receipt_number) {
+            Some(Withdrawal::ActorFull) => DeliverError::Refused(Undelivered::Full),
+            Some(Withdrawal::NotSent) | None => DeliverError::TimedOut,
+        };
+        self.cx.receipts.complete(receipt_number, Err(reason), &mut self.cx.timers, driver);
+    }
+
+    /// Withdraws the message of a receipt from the queue in which it waits for transmission; `None` if it waits in none.
+    fn withdraw_message(&mut self, receipt_number: u64) -> Option<Withdrawal> {
+        let receiver = self.cx.receipts.receiver(receipt_number)?;
+        let peer = self.peers.get_mut(receiver.node())?;
+        let withdrawal = peer.withdraw(&mut self.cx, receiver.key(), receipt_number);
+        self.peers.note_use(&mut self.cx, receiver.node());
+        withdrawal
+    }
+
+    /// Withdraws the message that holds the only `ReplyTo` of a request, at the timeout of the request. Returns the error
+    /// with which the request fails.
+    fn withdraw_request(&mut self, request_id: RequestId) -> AskError {
+        let receipts: SmallVec<[u64; 1]> = self.cx.replies.receipts_of(request_id).collect();
+        let mut reason = AskError::TimedOut;
+        for receipt_number in receipts {
+            if self.cx.receipts.serves_only(receipt_number, request_id)
+                && let Some(withdrawal) = self.withdraw_message(receipt_number)
+            {
+                self.cx.receipts.forget(receipt_number);
+                if withdrawal == Withdrawal::ActorFull {
+                    reason = AskError::Full;
+                }
+            }
+        }
+        reason
+    }
+
+    // Statuses of peers.
+
+    /// The locations of the peers that are online.
+    pub(crate) fn online(&self) -> Vec<Location> {
+        let online = self.peers.iter().filter(|peer| peer.is_online());
+        online.filter_map(|peer| peer.location()).collect()
+    }
+
+    /// Subscribes an actor to the statuses of peers. Returns the statuses of the peers that are online now.
+    pub(crate) fn watch_peers(&mut self, watcher: Addr<PeerStatus>) -> Vec<PeerStatus> {
+        self.peer_watches.actors.push(watcher);
+        self.reopen_all();
+        let online = self.peers.iter().filter(|peer| peer.is_online());
+        online.filter_map(status_of).collect()
+    }
+
+    /// The actors that receive status changes; some may have exited.
+    pub(crate) fn peer_watchers(&self) -> &[Addr<PeerStatus>] {
+        &self.peer_watches.actors
+    }
+
+    /// Removes the actors that have exited.
+    fn remove_exited_watchers(&mut self, driver: &mut impl Driver) {
+        let local = driver.local();
+        self.peer_watches.actors.retain(|watcher| local.is_alive(watcher.id().key()));
+    }
+
+    /// Cancels the subscription of an actor.
+    pub(crate) fn unwatch_peers(&mut self, watcher: Addr<PeerStatus>) {
+        self.peer_watches.actors.retain(|other| *other != watcher);
+    }
+
+    /// The location of a node, which may be this one.
+    ///
+    /// # Errors
+    /// This node does not know the node, or not its location.
+    pub(crate) fn location_of(&self, node: NodeId) -> Result<Location, UnknownNode> {
+        if node == self.cx.me {
+            return Ok(self.cx.settings.location);
+        }
+        self.peers.get(node).and_then(|peer| peer.location()).ok_or(UnknownNode { node })
+    }
+
+    /// Sets the status of a peer, and sends it to the subscribed actors if it has changed.
+    fn set_status(&mut self, node: NodeId, status: Status, driver: &mut impl Driver) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        if peer.status == Some(status) {
+            return;
+        }
+        peer.status = Some(status);
+        self.send_status(node, driver);
+    }
+
+    /// A dial of a location was refused, and a further one would be: the peers there that are not connected have this status,
+    /// and what waits for a session with them fails.
+    fn on_peers_refused(&mut self, at: SocketAddr, refusal: DialError, driver: &mut impl Driver) {
+        let is_unconnected =
+            |peer: &Peer| peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.conn.is_none());
+        let refused = self
+            .peers
+            .at(at)
+            .filter(|peer| peer.is_dialled_at(at) && !peer.replaced_by_restart && is_unconnected(peer));
+        let refused: Vec<NodeId> = refused.map(|peer| peer.node).collect();
+        for node in refused {
+            let Some(peer) = self.peers.get_mut(node) else { continue };
+            let is_new = peer.refusal.replace(refusal) != Some(refusal);
+            let undelivered = peer.undelivered();
+            if is_new {
+                self.send_status(node, driver);
+            }
+            self.peers.drop_waiting(&mut self.cx, node, &undelivered);
+        }
+        self.cx.run_loop_actions(driver);
+    }
+
+    /// No program listens at a location any more: what refused the peers there has gone.
+    fn clear_refusals(&mut self, at: SocketAddr, driver: &mut impl Driver) {
+        let there = self.peers.at(at).filter(|peer| peer.is_dialled_at(at) && peer.refusal.is_some());
+        let refused: Vec<NodeId> = there.map(|peer| peer.node).collect();
+        for node in refused {
+            if let Some(peer) = self.peers.get_mut(node) {
+                peer.refusal = None;
+            }
+            self.send_status(node, driver);
+        }
+    }
+
+    /// Sends the status of a peer to the subscribed actors.
+    fn send_status(&mut self, node: NodeId, driver: &mut impl Driver) {
+        let Some(changed) = self.peers.get(node).and_then(status_of) else { return };
+        let mut local = driver.local();
+        self.peer_watches.actors.retain(|watcher| match local.send(*watcher, changed.clone()) {
+            Ok(()) => true,
+            Err(error) if error.reason() == Undelivered::NoActor => false,
+            Err(error) => {
+                local.dead_letter(DeadLetter::new(watcher.id(), "a peer's status", error.reason()));
+                true
+            }
+        });
+    }
+
+    // Replacement of credentials.
+
+    /// Replaces the secrets and the certificates of this node, at the next tick.
+    pub(crate) fn reload(&mut self, credentials: Credentials) -> Result<(), ReloadError> {
+        let profile = &self.cx.settings.profile;
+        if credentials.suites != profile.suites
+            || credentials.keyring.is_empty() != profile.keyring.is_empty()
+        {
+            return Err(ReloadError::Protection);
+        }
+        let ip = self.cx.settings.location.addr().ip();
+        if !ip.is_loopback() && credentials.is_weak {
+            return Err(NodeError::WeakSecret { ip }.into());
+        }
+        self.new_credentials = Some(credentials);
+        Ok(())
+    }
+
+    /// Uses the new credentials, if there are any. Handshakes that have begun with those of before are repeated.
+    fn use_new_credentials(&mut self, driver: &mut impl Driver) {
+        let Some(credentials) = self.new_credentials.take() else { return };
+        self.cx.settings.set_credentials(&credentials);
+        if let Some(tls) = credentials.tls {
+            driver.output(Output::UseTls(tls));
+        }
+        for conn in self.cx.connections.in_handshake() {
+            self.fail_conn(conn, driver);
+        }
+        self.cx.connections.set_outdated(self.cx.now);
+        let connected = self.peers.iter().filter(|peer| {
+            peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some())
+        });
+        let connected: Vec<NodeId> = connected.map(|peer| peer.node).collect();
+        connected.into_iter().for_each(|node| self.renew(node));
+        self.cx.timers.add(self.cx.now + self.cx.settings.limits().lost_after, NodeTimer::Credentials);
+        tracing::info!("the node uses new secrets and certificates");
+    }
+
+    /// Closes the connections that were not replaced since the credentials were. Their sessions try to connect again.
+    fn on_credentials_due(&mut self, driver: &mut impl Driver) {
+        for conn in self.cx.connections.outdated_for(self.cx.settings.limits().lost_after, self.cx.now) {
+            self.on_closed(conn, driver);
+        }
+    }
+
+    // Inspection.
+
+    /// The peers from `from` on. Sends a ping to each, so that a later call shows its round-trip time.
+    pub(crate) fn peers_from(&mut self, from: Option<PeerCursor>) -> PeerPage {
+        let from = self.peers.from(from.map(|cursor| cursor.0));
+        let mut peers: Vec<PeerInfo> =
+            from.take(PAGE_MAX + 1).map(|peer| self.peer_info(peer.node, peer)).collect();
+        let next = peers.get(PAGE_MAX).map(|peer| PeerCursor(peer.node));
+        peers.truncate(PAGE_MAX);
+        for peer in &peers {
+            self.ping(peer.node);
+        }
+        PeerPage { peers, next }
+    }
+
+    fn peer_info(&self, node: NodeId, peer: &Peer) -> PeerInfo {
+        let session = peer.peer_session.as_deref().map(|peer_session| SessionInfo {
+            age: self.cx.now.since(peer_session.started),
+            suite: peer_session.session.suite(),
+            is_idle: peer_session.idle.is_closed(),
+            round_trip: peer_session.session.round_trip(),
+            frames_sent: peer_session.session.frames_sent(),
+            frames_received: peer_session.session.frames_received(),
+        });
+        let queued = peer.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.queued_bytes());
+        PeerInfo {
+            node,
+            name: peer.name.clone(),
+            location: peer.location(),
+            status: peer.status,
+            refusal: peer.refusal,
+            certificate: peer.certificate,
+            session,
+            queued_bytes: queued + peer.waiting.bytes(),
+            inbound_bytes: peer.budget.bytes(),
+            monitors: peer.monitors_len(),
+        }
+    }
+
+    /// Measures the round-trip time to a peer, if it is connected.
+    fn ping(&mut self, node: NodeId) {
+        let now = self.cx.now;
+        if let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
+            && peer_session.conn.is_some()
+        {
+            peer_session.session.ping(now);
+            self.mark_dirty(node);
+        }
+    }
+
+    /// The names of this node from `from` on.
+    pub(crate) fn names_from(&self, from: Option<NameCursor>) -> NamePage {
+        let first = from.map_or(Bound::Unbounded, |NameCursor(space, name)| Bound::Included((space, name)));
+        let mut names: Vec<NameInfo> =
+            self.names.registered_from(first, self.cx.me).take(PAGE_MAX + 1).collect();
+        let next = names.get(PAGE_MAX).map(|name| NameCursor(name.space, name.name.as_str().into()));
+        names.truncate(PAGE_MAX);
+        NamePage { names, next }
+    }
+
+    // The log.
+
+    /// Whether a line may be logged now; see [`LogThrottle::may`].
+    pub(crate) fn may_log(&mut self, kind: &'static str, about: impl Display) -> bool {
+        self.cx.may_log(kind, about)
+    }
+
+    /// Logs that a peer exceeds one of its limits. `what` is the predicate of the line's sentence.
+    pub(crate) fn log_refused(&mut self, node: NodeId, kind: &'static str, what: &'static str) {
+        if let Some(peer) = self.peers.get(node) {
+            peer.log_refused(&mut self.cx, kind, what);
+        }
+    }
+}
+
+impl Transport for NodeCore {
+    fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
+        self.cx.now = self.cx.now.max(now);
+        let node = destination_node(outbound.to);
+        let peer = self.peers.get_mut(node).ok_or(Undelivered::NoNode)?;
+        peer.check_outbound(&self.cx, outbound)?;
+        let sent = if peer.open_session().is_none() {
+            self.queue_outbound(node, outbound)
+        } else if outbound.nodes.is_empty() {
+            peer.send(&mut self.cx, outbound, &[])
+        } else if let Err(refusal) = peer.check_room_for_route(outbound) {
+            Err(refusal)
+        } else {
+            let route = self.route_of(node, outbound.nodes);
+            let peer = self.peers.get_mut(node).ok_or(Undelivered::NoNode)?;
+            peer.send(&mut self.cx, outbound, &route)
+        };
+        sent.map_err(|refusal| match refusal {
+            OutboundRefusal::NoRoom { bytes, by_total } => {
+                if let (Destination::Actor(to), Some(peer)) = (outbound.to, self.peers.get_mut(node)) {
+                    let needed = NeededRoom { bytes, mark: mark_of(outbound.mode), by_total };
+                    peer.await_room(&mut self.cx, outbound.from, to, outbound.mode, needed);
+                }
+                Undelivered::Busy
+            }
+            OutboundRefusal::Other(reason) => reason,
+        })
+    }
+
+    fn check_room(
+        &mut self,
+        now: Time,
+        from: Key,
+        (to, room): (ActorId, QueueRoom),
+        mode: SendMode,
+    ) -> Result<(), Undelivered> {
+        self.cx.now = self.cx.now.max(now);
+        let peer = self.peers.get_mut(to.node()).ok_or(Undelivered::NoNode)?;
+        peer.check_room(&mut self.cx, from, (to, room), mode)
+    }
+
+    fn payload_rules(&self) -> PayloadRules {
+        let bytes_max = self.cx.settings.profile.limits.message_bytes_max as usize;
+        PayloadRules { bytes_max, check: check_body }
+    }
+
+    fn withdraw(&mut self, now: Time, request_id: RequestId) -> AskError {
+        self.cx.now = self.cx.now.max(now);
+        self.withdraw_request(request_id)
+    }
+
+    fn signal(&mut self, now: Time, signal: Signal) {
+        self.cx.now = self.cx.now.max(now);
+        match signal {
+            Signal::Exited { actor } => {
+                self.names.unregister_all(actor);
+                self.cx.access.forget(actor);
+                self.forget_room_waiter(actor);
+            }
+            Signal::RequestClosed { request_id } => self.on_request_closed(request_id),
+            Signal::RoomNotAwaited { sender, address } => {
+                if let Some(peer) = self.peers.get_mut(address.node()) {
+                    peer.end_room_wait(&mut self.cx, sender, address.key());
+                }
+            }
+            Signal::Monitor { .. }
+            | Signal::Demonitor { .. }
+            | Signal::Notify { .. }
+            | Signal::Down { .. }
+            | Signal::Terminate { .. }
+            | Signal::Throw { .. }
+            | Signal::Resume { .. }
+            | Signal::Lagged { .. }
+            | Signal::ReplyDropped { .. } => self.signal_peer(signal),
+        }
     }
 }
 

@@ -8,173 +8,29 @@
 use std::net::SocketAddr;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, PayloadError, Signal, Undelivered,
-    Value,
+    ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value,
 };
 use antiphon_wire::frame::{
-    Demonitor, Down, DownReason, Lagged, Monitor, NodeAt, Notify, PayloadFault, ReplyDropped,
-    ReplyDroppedReason, Resume, Terminate, Throw,
+    Demonitor, Down, DownReason, Lagged, Monitor, Notify, PayloadFault, ReplyDropped, ReplyDroppedReason,
+    Resume, Terminate, Throw,
 };
-use antiphon_wire::{Frame, Locations, Pair, SendRefused, Session, TagId};
+use antiphon_wire::{Frame, Pair, SendRefused, Session, TagId};
 
 use super::context::NodeCx;
 use super::frames::BY_TARGET;
-use super::payload_faults::{TOO_MANY_TYPES, encode_error, fault_of};
-use super::peer::Peer;
-use super::waiting_outbound::{QueuedOutbound, WaitingBudget, signal_bytes};
-use super::{LoopAction, NO_ACTOR, NodeCore};
-
-impl NodeCore {
-    /// Sends a signal to its peer. Without a session, the signal waits for one or fails.
-    pub(super) fn signal_peer(&mut self, signal: Signal) {
-        let Some(node) = node_of_signal(&signal) else { return };
-        let hints = self.hints_for(node, &signal);
-        let Some(peer) = self.peers.get_mut(node) else {
-            return self.cx.report_failed_signal(signal, Undelivered::NoNode);
-        };
-        if let Some(signal) = peer.signal(&mut self.cx, signal, &hints) {
-            self.queue_signal(node, signal);
-        }
-    }
-
-    /// Queues a signal until there is a session, within the limits for messages.
-    fn queue_signal(&mut self, node: NodeId, signal: Signal) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        let fits = peer.fits_waiting_queue(&mut self.cx, &signal);
-        let pushed = if fits {
-            self.push_waiting(node, QueuedOutbound::Signal(signal.clone()))
-        } else {
-            Err(Undelivered::Busy)
-        };
-        if let (Err(reason), Some(peer)) = (pushed, self.peers.get_mut(node)) {
-            peer.fail_signal(&mut self.cx, signal, reason);
-        }
-    }
-
-    /// The nodes that the addresses in a signal's value name, with their locations. A message has a route instead.
-    fn hints_for(&self, peer: NodeId, signal: &Signal) -> Vec<NodeHint> {
-        let Some((_, nodes)) = value_of(signal) else { return Vec::new() };
-        let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.cx.me);
-        let hints = third_nodes.map(|node| NodeHint {
-            node: *node,
-            name: self.peers.get(*node).map(|peer| peer.name.clone()).unwrap_or_default(),
-            locations: self.peers.locations_of(&self.cx, *node),
-        });
-        hints.filter(|hint| !hint.locations.is_empty()).collect()
-    }
-}
+use super::payload_faults::{TOO_MANY_TYPES, fault_of};
+use super::{LoopAction, NO_ACTOR};
 
 /// A node that an address names, which the receiver of the address may not know.
 pub(super) struct NodeHint {
-    node: NodeId,
-    name: String,
-    locations: Vec<SocketAddr>,
-}
-
-impl Peer {
-    /// Sends a signal over the session. Returns it if it has to wait for a session.
-    fn signal(&mut self, cx: &mut NodeCx, signal: Signal, hints: &[NodeHint]) -> Option<Signal> {
-        let unreachable = match () {
-            () if self.replaced_by_restart => Some(Undelivered::NoActor),
-            () if self.has_left => Some(Undelivered::NoNode),
-            () => None,
-        };
-        if let Some(reason) = unreachable {
-            self.fail_signal(cx, signal, reason);
-            return None;
-        }
-        if self.open_session().is_none() {
-            let must_wait = !self.waiting.is_empty() || !ends_with_session(&signal, self.status.is_some());
-            return must_wait.then_some(signal);
-        }
-        let sent = if self.is_of_ended_monitor(&signal) {
-            Ok(())
-        } else {
-            self.record_monitor(&signal);
-            self.send_signal(&signal, hints)
-        };
-        self.mark_dirty(cx);
-        if let Err(reason) = sent {
-            tracing::debug!(node = %self.node, %reason, "a signal was not sent");
-            let reason = match reason {
-                SendRefused::TooLarge { bytes, limit } => PayloadError::TooLarge { bytes, max: limit }.into(),
-                SendRefused::FieldTooLong => encode_error(TOO_MANY_TYPES).into(),
-                SendRefused::Busy { .. } | SendRefused::WrongMethod | _ => Undelivered::Busy,
-            };
-            self.fail_signal(cx, signal, reason);
-        }
-        None
-    }
-
-    fn send_signal(&mut self, signal: &Signal, hints: &[NodeHint]) -> Result<(), SendRefused> {
-        let node = self.node;
-        let Some(session) = self.open_session() else { return Ok(()) };
-        if let Some(pair) = pair_of(signal) {
-            for NodeHint { node: other, name, locations } in hints {
-                let hint = NodeAt { request: 0, node: *other, name, locations: Locations::Plain(locations) };
-                if let Err(reason) = session.send_in_order(pair, &hint.into()) {
-                    tracing::debug!(peer = %node, node = %other, %reason, "the location of a node was not sent to a peer");
-                }
-            }
-        }
-        send_signal(session, signal)
-    }
-
-    /// Whether a signal may wait for a session.
-    fn fits_waiting_queue(&self, cx: &mut NodeCx, signal: &Signal) -> bool {
-        self.check_waiting_room(cx, WaitingBudget::of_signal(signal), signal_bytes(signal)).is_ok()
-    }
-
-    /// Reports a signal that cannot be sent to its sender: by a `Down`, or as a dead letter.
-    pub(super) fn fail_signal(&mut self, cx: &mut NodeCx, signal: Signal, reason: Undelivered) {
-        match &signal {
-            Signal::Monitor { id, .. } => _ = self.monitors.remove_local_watcher(*id),
-            Signal::Notify { id, actor, .. } => _ = self.monitors.remove_remote_watcher(*actor, *id),
-            Signal::Demonitor { .. }
-            | Signal::Down { .. }
-            | Signal::Terminate { .. }
-            | Signal::Throw { .. }
-            | Signal::Resume { .. }
-            | Signal::ReplyDropped { .. }
-            | Signal::Lagged { .. }
-            | Signal::RequestClosed { .. }
-            | Signal::RoomNotAwaited { .. }
-            | Signal::Exited { .. } => {}
-        }
-        cx.report_failed_signal(signal, reason);
-    }
-
-    /// Whether a signal removes a monitor that has ended meanwhile, with its target or an earlier session: an actor that ends removes its
-    /// monitors over several rounds of the loop. The peer may have used its number again.
-    fn is_of_ended_monitor(&self, signal: &Signal) -> bool {
-        let Signal::Demonitor { watcher, id, .. } = signal else { return false };
-        self.monitors.local_watcher(*id).is_none_or(|(known, _)| known != *watcher)
-    }
-
-    /// Records a monitor between this node and the peer, or its end.
-    fn record_monitor(&mut self, signal: &Signal) {
-        match signal {
-            Signal::Monitor { target, id, watcher } => {
-                self.monitors.add_local_watcher(*watcher, *id, *target);
-            }
-            Signal::Demonitor { id, .. } => _ = self.monitors.remove_local_watcher(*id),
-            Signal::Notify { id, actor, .. } => self.monitors.add_remote_watcher(*actor, *id),
-            Signal::Down { id, actor, .. } => _ = self.monitors.remove_remote_watcher(actor.key(), *id),
-            Signal::Terminate { .. }
-            | Signal::Throw { .. }
-            | Signal::Resume { .. }
-            | Signal::Lagged { .. }
-            | Signal::ReplyDropped { .. }
-            | Signal::RequestClosed { .. }
-            | Signal::RoomNotAwaited { .. }
-            | Signal::Exited { .. } => {}
-        }
-    }
+    pub(super) node: NodeId,
+    pub(super) name: String,
+    pub(super) locations: Vec<SocketAddr>,
 }
 
 impl NodeCx {
     /// Reports a signal that cannot be sent to its sender: by a `Down`, or as a dead letter.
-    fn report_failed_signal(&mut self, signal: Signal, reason: Undelivered) {
+    pub(super) fn report_failed_signal(&mut self, signal: Signal, reason: Undelivered) {
         match signal {
             Signal::Monitor { target, id, watcher } => {
                 let exit_reason =
@@ -198,7 +54,12 @@ impl NodeCx {
         }
     }
 
-    fn dead_signal(&mut self, (from, to): (Option<Key>, ActorId), what: &'static str, reason: Undelivered) {
+    pub(super) fn dead_signal(
+        &mut self,
+        (from, to): (Option<Key>, ActorId),
+        what: &'static str,
+        reason: Undelivered,
+    ) {
         let from = from.map(|key| ActorId::new(self.me, key));
         self.loop_actions.push(LoopAction::DeadLetter(DeadLetter::new(to, what, reason).sent_by(from)));
     }
@@ -230,7 +91,7 @@ pub(super) fn budget_of(signal: &Signal) -> SignalBudget {
     }
 }
 
-fn node_of_signal(signal: &Signal) -> Option<NodeId> {
+pub(super) fn node_of_signal(signal: &Signal) -> Option<NodeId> {
     match signal {
         Signal::Monitor { target, .. }
         | Signal::Demonitor { target, .. }
@@ -245,7 +106,7 @@ fn node_of_signal(signal: &Signal) -> Option<NodeId> {
 }
 
 /// Whether a signal has no meaning after the end of a session with its peer. `was_connected` says whether there ever was one.
-fn ends_with_session(signal: &Signal, was_connected: bool) -> bool {
+pub(super) fn ends_with_session(signal: &Signal, was_connected: bool) -> bool {
     match signal {
         Signal::Monitor { .. }
         | Signal::Notify { .. }
@@ -263,7 +124,7 @@ fn ends_with_session(signal: &Signal, was_connected: bool) -> bool {
     }
 }
 
-fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused> {
+pub(super) fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused> {
     let sender = |from: &Option<Key>| from.unwrap_or(NO_ACTOR);
     let number = |id: &MonitorId, by_target: bool| if by_target { id.number | BY_TARGET } else { id.number };
     match signal {
@@ -325,7 +186,7 @@ pub(super) fn body_bytes(signal: &Signal) -> usize {
 }
 
 /// The encoded value of a signal, and the nodes that the addresses in it name.
-fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
+pub(super) fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
     let value = match signal {
         Signal::Throw { value, .. }
         | Signal::Resume { value, .. }
@@ -345,7 +206,7 @@ fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
 }
 
 /// The pair of actors of a signal with a value.
-fn pair_of(signal: &Signal) -> Option<Pair> {
+pub(super) fn pair_of(signal: &Signal) -> Option<Pair> {
     let (from, to) = match signal {
         Signal::Throw { from, target, .. } | Signal::Resume { from, target, .. } => {
             (from.unwrap_or(NO_ACTOR), target.key())
@@ -365,9 +226,9 @@ fn pair_of(signal: &Signal) -> Option<Pair> {
 }
 
 /// The nil value. It replaces a value that has no encoding.
-const NIL: (&str, &[u8]) = ("()", &[0xc0]);
+pub(super) const NIL: (&str, &[u8]) = ("()", &[0xc0]);
 
-fn with_value<'v>(
+pub(super) fn with_value<'v>(
     session: &mut Session,
     value: &'v Value,
     frame: impl FnOnce(TagId, &'v [u8]) -> Frame<'v>,
@@ -380,13 +241,13 @@ fn with_value<'v>(
 }
 
 /// The number of bytes to which the text of a failure is truncated.
-const TEXT_BYTES_MAX: usize = 8 * 1024;
+pub(super) const TEXT_BYTES_MAX: usize = 8 * 1024;
 
-fn truncated(text: &str) -> &str {
+pub(super) fn truncated(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
-fn send_down(
+pub(super) fn send_down(
     session: &mut Session,
     watcher: Key,
     actor: ActorId,
@@ -427,7 +288,7 @@ fn send_down(
 }
 
 /// The reason without its value or text. A `Down` with it is never refused.
-fn smallest_form(reason: DownReason<'_>) -> DownReason<'_> {
+pub(super) fn smallest_form(reason: DownReason<'_>) -> DownReason<'_> {
     match reason {
         DownReason::Done(_) | DownReason::DoneNotSent(_) => DownReason::Done(None),
         DownReason::Failed(_) => DownReason::Failed(""),

@@ -4,24 +4,47 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use antiphon_sched::{NodeId, Origin, Undelivered};
-use antiphon_wire::{Limits, Session};
+use antiphon_sched::{
+    ActorId, AskError, DeadLetter, Delivery, Destination, ExitReason, Key, MonitorId, NodeId, Origin,
+    OutboundMessage, PayloadError, QueueRoom, RequestId, RoomMark, SendMode, Signal, SignalPolicy, Time,
+    Undelivered, Value, with_origin,
+};
+use antiphon_wire::frame::{
+    Answer, Close, CloseReason, Down, DownReason, IdleAgreed, IdleProposed, Message, NodeAt, PayloadRefused,
+    ReplyDroppedReason,
+};
+use antiphon_wire::{Frame, Limits, Locations, SendMark, SendRefused, Session, SessionError};
 
-use super::backlog::Backlog;
+use super::LoopAction;
+use super::backlog::{Backlog, BacklogEntry, BacklogItem};
 use super::context::NodeCx;
+use super::driver::Driver;
+use super::frames::{BY_TARGET, InboundSignal, bytes_of_reason, without_value};
+use super::idle_close::{CHECK_EVERY, IDLE_FOR, IdleStage, PAUSE_LAST, frame_counts};
+use super::inbound_messages::{BATCHES_PAUSED, MessageInfo, send_receipt};
 use super::known_nodes::{Ended, Naming};
-use super::mailbox_budget::{MailboxBudget, PeerBudget};
+use super::mailbox_budget::{MailboxBudget, OverBudget, PeerBudget, SharePart};
+use super::outbound_messages::{
+    ALL_QUEUES_MAX, OutboundRefusal, SHORT_ROUTE_NODES, mark_of, send_message, wants_receipt,
+};
+use super::outbound_signals::{NodeHint, ends_with_session, pair_of, send_signal};
+use super::payload_faults::{
+    TOO_MANY_TYPES, check_body, check_inbound, check_size, encode_error, error_of, send_refusal,
+};
 use super::peer_monitors::PeerMonitors;
-use super::peer_session::PeerSession;
-use super::room_waiters::RoomWaiters;
+use super::peer_session::{FrameEffect, PeerSession, ReceivedFrames};
+use super::receipts::Withdrawal;
+use super::room_waiters::{NeededRoom, RoomWaiter, RoomWaiters};
 use super::timers::NodeTimer;
 use super::token_bucket::TokenBucket;
-use super::waiting_outbound::WaitingOutbound;
+use super::waiting_outbound::{QueuedOutbound, WaitingBudget, WaitingOutbound, message_bytes, signal_bytes};
 use crate::certificates::Fingerprint;
 use crate::error::{DialError, Status};
 use crate::location::Location;
 use crate::peer_limits::PeerLimits;
+use antiphon_wire as wire;
 
 /// Another node, as this one knows it.
 #[derive(Debug)]
@@ -279,6 +302,1136 @@ impl Peer {
                 "an idle session has no connection"
             );
         }
+    }
+
+    // Access.
+
+    /// Whether the peer may reach an actor; `to` is any of the actor's keys.
+    pub(super) fn may_reach(&self, cx: &NodeCx, to: Key) -> bool {
+        cx.access.allows(to, &self.name, self.certificate)
+    }
+
+    /// As [`Self::may_reach`]; also counts a refusal, and logs it at a limited rate.
+    pub(super) fn check_reach(&self, cx: &mut NodeCx, to: Key) -> bool {
+        let is_open = self.may_reach(cx, to);
+        if !is_open {
+            let node = self.node;
+            cx.counts.refusals.access += 1;
+            if cx.may_log("access", node) {
+                tracing::warn!(%node, name = self.name, %to, "the access policy of an actor refuses a peer (logged at most once an hour)");
+            }
+        }
+        is_open
+    }
+
+    // Received frames.
+
+    pub(super) fn frames_received(&self) -> ReceivedFrames {
+        self.peer_session.as_ref().map_or_else(ReceivedFrames::default, |peer_session| ReceivedFrames {
+            numbered: peer_session.session.frames_received(),
+            control: peer_session.session.control_frames_received(),
+        })
+    }
+
+    pub(super) fn next_record<'d>(
+        &mut self,
+        now: Time,
+        deframer: &'d mut wire::Deframer,
+    ) -> Result<Option<wire::Frames<'d>>, SessionError> {
+        let Some(peer_session) = &mut self.peer_session else { return Ok(None) };
+        peer_session.session.next_record(now, deframer)
+    }
+
+    pub(super) fn next_frame<'d>(
+        &mut self,
+        now: Time,
+        frames: &mut wire::Frames<'d>,
+    ) -> Result<Option<wire::Incoming<'d>>, SessionError> {
+        let Some(peer_session) = &mut self.peer_session else { return Ok(None) };
+        peer_session.session.next_frame(now, frames)
+    }
+
+    // Signals of the peer.
+
+    /// Handles a frame that concerns only this peer and the actors of this node. The node has handled the others, and has learned
+    /// the route of a message.
+    pub(super) fn on_frame(
+        &mut self,
+        cx: &mut NodeCx,
+        frame: &Frame<'_>,
+        driver: &mut impl Driver,
+    ) -> FrameEffect {
+        match frame {
+            Frame::Message(message) => self.on_message(cx, message, driver),
+            Frame::Answer(answer) => self.on_answer(cx, answer, driver),
+            Frame::ReplyDropped(dropped) => {
+                let request_id = RequestId::from_bits(dropped.request_id.to_bits());
+                let error = match dropped.reason {
+                    ReplyDroppedReason::Dropped => AskError::Dropped,
+                    ReplyDroppedReason::Busy => AskError::Busy,
+                    ReplyDroppedReason::Payload(fault) => AskError::Reply(error_of(fault)),
+                };
+                driver.local().requests().fail_from_peer(request_id, error);
+            }
+            Frame::Receipt(receipt) => cx.receipts.on_receipt(self.node, receipt, &mut cx.timers, driver),
+            Frame::Monitor(monitor) => {
+                let id = MonitorId { origin: self.node, number: monitor.id & !BY_TARGET };
+                let watcher = monitor.watcher;
+                self.on_signal(cx, InboundSignal::Monitor { watcher, target: monitor.target, id }, driver);
+            }
+            Frame::Demonitor(demonitor) => {
+                let id = self.monitor_id(cx, demonitor.id, true);
+                self.on_signal(cx, InboundSignal::Demonitor { target: demonitor.target, id }, driver);
+            }
+            Frame::Down(down) => self.on_down(cx, down, driver),
+            Frame::Notify(notify) => {
+                let id = MonitorId { origin: self.node, number: notify.id & !BY_TARGET };
+                let actor = ActorId::new(self.node, notify.target);
+                self.on_signal(cx, InboundSignal::Notify { watcher: notify.watcher, id, actor }, driver);
+            }
+            Frame::Terminate(terminate) => {
+                let grace = terminate.grace.map(Duration::from_millis);
+                self.on_signal(cx, InboundSignal::Terminate { target: terminate.target, grace }, driver);
+            }
+            Frame::Throw(throw) => {
+                let target = throw.target;
+                match self.value_of(throw.tag, throw.body) {
+                    Ok(value) => self.on_signal(cx, InboundSignal::Throw { target, value }, driver),
+                    Err(reason) => self.refuse_value(cx, (throw.from, target), &reason),
+                }
+            }
+            Frame::Resume(resume) => {
+                let target = resume.target;
+                match self.value_of(resume.tag, resume.body) {
+                    Ok(value) => self.on_signal(cx, InboundSignal::Resume { target, value }, driver),
+                    Err(reason) => self.refuse_value(cx, (resume.from, target), &reason),
+                }
+            }
+            Frame::PayloadRefused(refused) => self.on_payload_refused(cx, refused),
+            Frame::Goodbye(goodbye) => return FrameEffect::Goodbye(goodbye.reason),
+            Frame::Lagged(lagged) => {
+                let channel = ActorId::new(self.node, lagged.from);
+                let (subscriber, missed, ended) = (lagged.to, lagged.missed, lagged.ended);
+                self.on_signal(cx, InboundSignal::Lagged { subscriber, channel, missed, ended }, driver);
+            }
+            Frame::IdleAgreed(agreed) => self.on_idle_agreed(*agreed),
+            Frame::Close(close) => return self.on_close(*close),
+            // The session itself has handled these.
+            Frame::Tag(_)
+            | Frame::Begin(_)
+            | Frame::Ack(_)
+            | Frame::Credit(_)
+            | Frame::Ping(_)
+            | Frame::Pong(_)
+            | Frame::Pause(_)
+            | Frame::Unpause(_)
+            | Frame::Fragment(_)
+            // The node has handled these.
+            | Frame::Lookup(_)
+            | Frame::CancelLookup(_)
+            | Frame::Found(_)
+            | Frame::NodeAt(_)
+            | Frame::AnnounceRelay(_)
+            | Frame::IdleProposed(_) => {}
+        }
+        FrameEffect::Continue
+    }
+
+    /// The id of a monitor by its number in a frame. The peer is the node of the watcher or that of the target.
+    fn monitor_id(&self, cx: &NodeCx, number: u64, peer_is_watcher: bool) -> MonitorId {
+        let by_target = number & BY_TARGET != 0;
+        let origin = if by_target == peer_is_watcher { cx.me } else { self.node };
+        MonitorId { origin, number: number & !BY_TARGET }
+    }
+
+    fn on_answer(&mut self, cx: &mut NodeCx, answer: &Answer<'_>, driver: &mut impl Driver) {
+        let request_id = RequestId::from_bits(answer.to.to_bits());
+        let Some(peer_session) = &mut self.peer_session else { return };
+        let result = match check_inbound(peer_session.session.tag_name(answer.tag), answer.body) {
+            Ok(tag) => match self.budget.acquire_for_reply(&cx.budgets, answer.body.len()) {
+                Ok(permit) => driver.local().with_permit(permit, |local| {
+                    local.requests().complete_encoded(request_id, tag, answer.body)
+                }),
+                Err(OverBudget) => {
+                    driver.local().requests().fail_from_peer(request_id, AskError::Busy);
+                    Err(Undelivered::Full)
+                }
+            },
+            Err(reason) => {
+                driver.local().requests().fail_from_peer(request_id, AskError::Reply(reason.clone()));
+                Err(Undelivered::Payload(reason))
+            }
+        };
+        let Err(reason) = result else { return };
+        if reason == Undelivered::Busy {
+            self.refuse_request(cx);
+        }
+        // Most of these replies are late: the request has failed with `TimedOut` before. Others have no room in the
+        // budget, or do not decode.
+        let node = self.node;
+        if let Undelivered::Payload(error) = &reason
+            && cx.may_log("reply refused", format_args!("{node}"))
+        {
+            tracing::warn!(%node, reason = %error, "a reply from a peer was refused (logged at most once an hour for each peer)");
+            self.send_refusal((answer.from, answer.to), error);
+        }
+        tracing::debug!(%reason, "a reply was dropped");
+        cx.counts.refused_messages += 1;
+    }
+
+    /// Informs the peer that a payload was refused.
+    pub(super) fn send_refusal(&mut self, ends: (Key, Key), reason: &PayloadError) {
+        if let Some(peer_session) = &mut self.peer_session {
+            send_refusal(&mut peer_session.session, self.node, ends, reason);
+        }
+    }
+
+    fn value_of(&self, tag: antiphon_wire::TagId, body: &[u8]) -> Result<Value, PayloadError> {
+        let tag_name = self.peer_session.as_ref().and_then(|peer_session| peer_session.session.tag_name(tag));
+        Ok(Value::encoded(check_inbound(tag_name, body)?, body))
+    }
+
+    /// Counts and logs a `throw` or `resume` whose value cannot be read.
+    fn refuse_value(&mut self, cx: &mut NodeCx, ends: (Key, Key), reason: &PayloadError) {
+        let node = self.node;
+        cx.counts.refused_messages += 1;
+        if cx.may_log("value refused", format_args!("{node}")) {
+            tracing::warn!(%node, %reason, "a `throw` or `resume` of a peer was refused (logged at most once an hour for each peer)");
+            self.send_refusal(ends, reason);
+        }
+    }
+
+    /// The peer has refused a payload of this node.
+    fn on_payload_refused(&self, cx: &mut NodeCx, refused: &PayloadRefused<'_>) {
+        let (node, from) = (self.node, ActorId::new(cx.me, refused.from));
+        if cx.may_log("refused by peer", format_args!("{node} {from}")) {
+            let (to, reason) = (refused.to, error_of(refused.fault));
+            tracing::warn!(%node, %from, %to, %reason, "a peer has refused a message or reply of this actor (logged at most once an hour for each actor)");
+        }
+    }
+
+    /// Applies a signal, or queues it behind earlier messages for the same actor. An urgent signal overtakes them.
+    fn on_signal(&mut self, cx: &mut NodeCx, signal: InboundSignal, driver: &mut impl Driver) {
+        let actor = signal.receiver().actor();
+        let must_wait = self.backlog.has_entries_for(actor)
+            || (signal.needs_room() && driver.local().mailboxes().is_flooded(actor));
+        if must_wait && !signal.is_urgent() {
+            self.add_signal_to_backlog(cx, signal, driver);
+        } else {
+            self.apply_signal(cx, signal, driver);
+        }
+    }
+
+    /// Applies a signal. For the peer, an actor that is not exposed to it does not exist.
+    pub(super) fn apply_signal(&mut self, cx: &mut NodeCx, signal: InboundSignal, driver: &mut impl Driver) {
+        let (to, bytes, node) = (signal.receiver(), signal.body_bytes(), self.node);
+        let is_exposed =
+            driver.local().is_exposed(to) && (signal.is_always_admitted() || self.check_reach(cx, to));
+        let policy = driver.local().signals().signal_policy_of(to);
+        let (is_open, may_terminate) = (policy == SignalPolicy::All, policy != SignalPolicy::None);
+        let monitors_max = cx.settings.peer_limits.monitors_max;
+        let (local_watchers, remote_watchers) = self.monitors.set_by_peer();
+        match signal {
+            // The monitor is set already.
+            InboundSignal::Monitor { target, id, .. } if self.monitors.has_remote_watcher(target, id) => {}
+            InboundSignal::Monitor { watcher, target, id } if remote_watchers >= monitors_max => {
+                self.refuse_monitor(cx);
+                let watcher = ActorId::new(node, watcher);
+                driver.local().signals().refuse_monitor(target, id, watcher, ExitReason::Refused);
+            }
+            InboundSignal::Monitor { watcher, target, id } if !is_exposed => {
+                let watcher = ActorId::new(node, watcher);
+                driver.local().signals().refuse_monitor(target, id, watcher, ExitReason::NoActor);
+            }
+            InboundSignal::Monitor { watcher, target, id } => {
+                self.monitors.add_remote_watcher(target, id);
+                cx.ended_sessions.keep_watcher(node, target, id);
+                driver.local().signals().add_watcher(target, id, ActorId::new(node, watcher));
+            }
+            InboundSignal::Demonitor { target, id } => {
+                // A peer can cancel only its own monitors.
+                if self.monitors.remove_remote_watcher(target, id) {
+                    driver.local().signals().remove_watcher(target, id);
+                }
+            }
+            // A number that is in use is refused: the new monitor would replace the earlier one.
+            InboundSignal::Notify { watcher, id, actor }
+                if is_exposed && is_open && self.monitors.local_watcher(id).is_none() =>
+            {
+                let (mut local, is_admitted) = (driver.local(), local_watchers < monitors_max);
+                let watcher = watcher.actor();
+                if !is_admitted {
+                    local.signals().refuse_notify(watcher, actor);
+                } else if local.signals().expect_down(watcher, id, actor) {
+                    return self.monitors.add_local_watcher(watcher, id, actor);
+                }
+                self.refuse_monitor(cx);
+            }
+            InboundSignal::Down { watcher, id, actor, reason } => {
+                self.deliver_down(cx, (watcher, id, actor), reason, driver);
+            }
+            InboundSignal::Lagged { subscriber, channel, missed, ended } if is_exposed => {
+                cx.deliver_lagged(subscriber, (channel, missed, ended), driver);
+            }
+            InboundSignal::Terminate { target, grace } if is_exposed && may_terminate => {
+                let target = ActorId::new(cx.me, target);
+                match grace {
+                    Some(grace) => driver.local().signals().terminate_within(target, grace),
+                    None => driver.local().signals().kill(target),
+                }
+            }
+            InboundSignal::Throw { target, value } if is_exposed && is_open => {
+                let is_taken = self.budget.acquire_for_value(&cx.budgets, bytes).is_ok_and(|permit| {
+                    driver.local().with_permit(Some(permit), |local| local.signals().throw(target, value))
+                });
+                cx.report_signal(is_taken, target, "throw", driver);
+            }
+            InboundSignal::Resume { target, value } if is_exposed && is_open => {
+                let is_taken = self.budget.acquire_for_value(&cx.budgets, bytes).is_ok_and(|permit| {
+                    driver.local().with_permit(Some(permit), |local| local.signals().resume(target, value))
+                });
+                cx.report_signal(is_taken, target, "resume", driver);
+            }
+            InboundSignal::Notify { .. }
+            | InboundSignal::Lagged { .. }
+            | InboundSignal::Terminate { .. }
+            | InboundSignal::Throw { .. }
+            | InboundSignal::Resume { .. } => cx.counts.refused_messages += 1,
+        }
+    }
+
+    /// Whether an address leads to an actor that is exposed, and that the peer may reach.
+    fn is_open_to(&self, cx: &mut NodeCx, to: Key, driver: &mut impl Driver) -> bool {
+        driver.local().is_exposed(to) && self.check_reach(cx, to)
+    }
+
+    /// Delivers a `Down` in any case, but without its value or text if there is no room for it.
+    fn deliver_down(
+        &mut self,
+        cx: &mut NodeCx,
+        (watcher, id, actor): (Key, MonitorId, ActorId),
+        reason: ExitReason,
+        driver: &mut impl Driver,
+    ) {
+        let (permit, reason) = match self.budget.acquire_for_value(&cx.budgets, bytes_of_reason(&reason)) {
+            Ok(permit) => (Some(permit), reason),
+            Err(OverBudget) => (None, without_value(reason)),
+        };
+        driver.local().with_permit(permit, |local| local.signals().down(watcher, id, actor, reason));
+    }
+
+    /// Applies a signal that waited when the session that brought it ended.
+    pub(super) fn apply_late_signal(
+        &mut self,
+        cx: &mut NodeCx,
+        signal: InboundSignal,
+        driver: &mut impl Driver,
+    ) {
+        match signal {
+            InboundSignal::Down { watcher, id, actor, reason } => {
+                self.deliver_down(cx, (watcher, id, actor), reason, driver);
+            }
+            // The session that it depends on has ended.
+            InboundSignal::Notify { watcher, id, actor } if self.is_open_to(cx, watcher, driver) => {
+                let mut local = driver.local();
+                if local.signals().signal_policy_of(watcher) == SignalPolicy::All
+                    && local.signals().expect_down(watcher, id, actor)
+                {
+                    local.signals().down(watcher, id, actor, ExitReason::NodeLost);
+                }
+            }
+            InboundSignal::Lagged { subscriber, channel, missed, ended }
+                if self.is_open_to(cx, subscriber, driver) =>
+            {
+                cx.deliver_lagged(subscriber, (channel, missed, ended), driver);
+            }
+            InboundSignal::Notify { .. } | InboundSignal::Lagged { .. } => cx.counts.refused_messages += 1,
+            // The watcher has received its `Down` at the end of the session.
+            InboundSignal::Monitor { .. } | InboundSignal::Demonitor { .. } => {}
+            // Urgent signals never wait.
+            InboundSignal::Terminate { .. } | InboundSignal::Throw { .. } | InboundSignal::Resume { .. } => {}
+        }
+    }
+
+    /// Counts and logs a message that holds a reply for a peer with too many open requests.
+    pub(super) fn refuse_request(&self, cx: &mut NodeCx) {
+        cx.counts.refusals.requests += 1;
+        self.log_refused(cx, "requests", "has reached its limit of open requests");
+    }
+
+    fn refuse_monitor(&self, cx: &mut NodeCx) {
+        cx.counts.refusals.monitors += 1;
+        self.log_refused(cx, "monitors", "has reached its limit of monitors");
+    }
+
+    fn on_down(&mut self, cx: &mut NodeCx, down: &Down<'_>, driver: &mut impl Driver) {
+        let id = self.monitor_id(cx, down.id, false);
+        // A peer can report only the exits of its own actors.
+        let reason = match down.reason {
+            DownReason::Done(None) => ExitReason::Done(Value::opaque()),
+            DownReason::DoneNotSent(fault) => ExitReason::Done(Value::not_sent(error_of(fault))),
+            DownReason::Done(Some((tag, body))) => {
+                ExitReason::Done(self.value_of(tag, body).unwrap_or_else(Value::not_sent))
+            }
+            DownReason::Failed(text) => ExitReason::Failed(text.to_owned()),
+            DownReason::Panicked(text) => ExitReason::Panicked(text.to_owned()),
+            DownReason::Terminated => ExitReason::Terminated,
+            DownReason::NodeLost => ExitReason::NodeLost,
+            DownReason::NoActor => ExitReason::NoActor,
+            DownReason::Refused => ExitReason::Refused,
+            DownReason::Lagged => ExitReason::Lagged,
+        };
+        if let Some(signal) = self.end_monitor(id, reason) {
+            self.on_signal(cx, signal, driver);
+        }
+    }
+
+    /// Removes the monitor of a local watcher, whose `Down` has arrived; `None` if there is no such monitor.
+    pub(super) fn end_monitor(&mut self, id: MonitorId, reason: ExitReason) -> Option<InboundSignal> {
+        let (watcher, actor) = self.monitors.remove_local_watcher(id)?;
+        Some(InboundSignal::Down { watcher, id, actor, reason })
+    }
+
+    // Messages of the peer.
+
+    pub(super) fn on_message(&mut self, cx: &mut NodeCx, message: &Message<'_>, driver: &mut impl Driver) {
+        let (node, to, from, receipt) = (self.node, message.to, message.from, message.receipt);
+        let is_open = self.check_reach(cx, to);
+        let Some(peer_session) = &self.peer_session else { return };
+        let tag = peer_session.session.tag_name(message.tag);
+        tracing::trace!(
+            target: "antiphon::messages", %node, actor = %to, tag, bytes = message.body.len(), "a message from a peer"
+        );
+        let (delivery, is_check_due) = match check_inbound(tag, message.body) {
+            _ if !is_open => (Delivery::NoActor, false),
+            Ok(_) if self.backlog.has_entries_for(to.actor()) => (Delivery::Full, false),
+            Ok(tag) => self.budget.deliver(&cx.budgets, to, (tag, message.body), driver),
+            Err(reason) => (Delivery::Refused(reason), false),
+        };
+        if delivery == Delivery::Delivered && !is_check_due && receipt.is_none() {
+            return;
+        }
+        if delivery == Delivery::Full {
+            let Some(tag) = tag.map(Box::from) else { return };
+            let item = BacklogItem::Message { to, from, tag, body: message.body.into(), receipt };
+            return self.push_to_backlog(cx, to.actor(), item, driver);
+        }
+        let info = MessageInfo { from, to, tag: tag.unwrap_or("a message of an unknown type") };
+        let is_logged = self.report_delivery(cx, info, receipt.is_some(), &delivery, driver);
+        self.send_outcome((from, to), receipt, &delivery, is_logged);
+        if delivery == Delivery::DeliveredOverHalf
+            || (is_check_due && self.uses_too_much(to.actor(), SharePart::Half, driver))
+        {
+            self.pause(to.actor(), driver);
+        }
+        if is_check_due {
+            self.hold_credit(cx, to.actor(), driver);
+        }
+    }
+
+    /// Takes the origin of its data, with which requests in it count against the peer's limit. [`Peer::set_origin`] follows.
+    pub(super) fn take_origin(&mut self, cx: &NodeCx) -> Origin {
+        let new = || Origin::new(self.node, cx.settings.peer_limits.requests_max);
+        self.origin.take().unwrap_or_else(new)
+    }
+
+    /// Queues a signal behind earlier messages for the same actor.
+    pub(super) fn add_signal_to_backlog(
+        &mut self,
+        cx: &mut NodeCx,
+        signal: InboundSignal,
+        driver: &mut impl Driver,
+    ) {
+        let actor = signal.receiver().actor();
+        self.push_to_backlog(cx, actor, BacklogItem::Signal(signal), driver);
+    }
+
+    fn push_to_backlog(&mut self, cx: &mut NodeCx, actor: Key, item: BacklogItem, driver: &mut impl Driver) {
+        // The credit of a `Down` is returned at once, as that of all answers: PROTOCOL.md requires it.
+        let is_answer = matches!(item, BacklogItem::Signal(InboundSignal::Down { .. }));
+        self.add_entry(cx, actor, item, None, driver);
+        self.pause(actor, driver);
+        if !is_answer {
+            self.hold_credit(cx, actor, driver);
+        }
+    }
+
+    /// Adds an entry to the backlog, and registers the actor for room in its mailbox.
+    pub(super) fn add_entry(
+        &mut self,
+        cx: &mut NodeCx,
+        actor: Key,
+        item: BacklogItem,
+        expires: Option<Time>,
+        driver: &mut impl Driver,
+    ) {
+        let bytes = item.bytes();
+        let permit = Some(self.budget.acquire_for(&cx.budgets, actor, bytes, driver));
+        let is_first = !self.backlog.has_entries_for(actor);
+        self.backlog.push(actor, BacklogEntry { item, bytes, permit, expires });
+        if is_first {
+            self.wait_for_room(actor, RoomMark::One, driver);
+        }
+    }
+
+    /// Registers an actor for room in its mailbox, in the place of an earlier registration.
+    fn wait_for_room(&mut self, actor: Key, mark: RoomMark, driver: &mut impl Driver) {
+        let ticket = self.backlog.ticket(actor);
+        let ticket = driver.local().mailboxes().wait_for_room(actor, self.node, mark, ticket);
+        self.backlog.set_ticket(actor, ticket);
+    }
+
+    /// Asks the peer to hold back its frames for an actor, within its limit.
+    fn pause(&mut self, actor: Key, driver: &mut impl Driver) {
+        let Some(peer_session) = &mut self.peer_session else { return };
+        if self.backlog.is_paused(actor) || !peer_session.session.pause(actor) {
+            return;
+        }
+        self.backlog.set_paused(actor, true);
+        if !self.backlog.has_entries_for(actor) {
+            self.wait_for_room(actor, RoomMark::ThreeQuarters { batches: BATCHES_PAUSED }, driver);
+        }
+    }
+
+    /// Whether an actor uses more than this part of its share of bytes; if it waits for a message that is not there, more
+    /// than its whole share.
+    fn uses_too_much(&self, actor: Key, part: SharePart, driver: &mut impl Driver) -> bool {
+        let part = if driver.local().mailboxes().is_idle(actor) { SharePart::All } else { part };
+        self.budget.uses_more_than(actor, part)
+    }
+
+    /// Holds the credit of the present frame if the peer uses too many bytes.
+    fn hold_credit(&mut self, cx: &mut NodeCx, actor: Key, driver: &mut impl Driver) {
+        if self.budget.must_hold_credit(&cx.budgets, Some(actor)) {
+            // What is counted for actors that have taken all is removed first.
+            self.budget.sweep_at_times(cx.now, driver);
+        }
+        if let Some(peer_session) = &mut self.peer_session
+            && self.budget.must_hold_credit(&cx.budgets, Some(actor))
+        {
+            let credit = peer_session.session.hold();
+            peer_session.held_credit.push(credit);
+            cx.work.holding_credit.insert(self.node);
+        }
+    }
+
+    /// Returns the credit that was held.
+    pub(super) fn release_credit(&mut self, cx: &mut NodeCx) {
+        let Some(peer_session) = &mut self.peer_session else { return };
+        for credit in std::mem::take(&mut peer_session.held_credit) {
+            peer_session.session.release(credit);
+        }
+        self.mark_dirty(cx);
+    }
+
+    /// Gives the free place of a mailbox to the first message that waits for it.
+    pub(super) fn take_turn(&mut self, cx: &mut NodeCx, target: Key, driver: &mut impl Driver) {
+        if !self.backlog.is_registered(target) {
+            return;
+        }
+        if !self.backlog.has_entries_for(target) {
+            return self.end_pause(cx, target, driver);
+        }
+        let origin = self.take_origin(cx);
+        ((), self.origin) = with_origin(origin, || self.deliver_first(cx, target, driver));
+        let mark = if self.backlog.has_entries_for(target) {
+            RoomMark::One
+        } else if self.backlog.is_paused(target) {
+            RoomMark::ThreeQuarters { batches: BATCHES_PAUSED }
+        } else {
+            return self.leave_backlog(cx, target);
+        };
+        self.wait_for_room(target, mark, driver);
+        self.mark_dirty(cx);
+    }
+
+    fn leave_backlog(&mut self, cx: &mut NodeCx, actor: Key) {
+        self.backlog.remove_if_idle(actor);
+        self.mark_dirty(cx);
+    }
+
+    /// Lets the peer send to an actor again, for which nothing waits any more at this node.
+    fn end_pause(&mut self, cx: &mut NodeCx, actor: Key, driver: &mut impl Driver) {
+        if driver.local().is_alive(actor) && self.uses_too_much(actor, SharePart::Quarter, driver) {
+            return self.wait_for_room(actor, RoomMark::NextBatch, driver);
+        }
+        self.backlog.set_paused(actor, false);
+        if let Some(peer_session) = &mut self.peer_session {
+            peer_session.session.unpause(actor);
+        }
+        self.leave_backlog(cx, actor);
+    }
+
+    /// Delivers the first message that waits for an actor, and the signals before and behind it.
+    fn deliver_first(&mut self, cx: &mut NodeCx, actor: Key, driver: &mut impl Driver) {
+        let mut is_delivered = false;
+        while let Some(mut entry) = self.backlog.pop(actor) {
+            if let BacklogItem::Signal(signal) = &entry.item
+                && signal.needs_room()
+                && driver.local().mailboxes().is_flooded(actor)
+            {
+                return self.backlog.put_back(actor, entry);
+            }
+            let BacklogItem::Message { to, from, tag, body, receipt } = &entry.item else {
+                self.apply_entry(cx, entry, driver);
+                continue;
+            };
+            let (to, receipt) = (*to, receipt.filter(|_| entry.expires.is_none()));
+            if is_delivered {
+                return self.backlog.put_back(actor, entry);
+            }
+            // The message counts once: in the mailbox from now on.
+            entry.permit = None;
+            // The access policy may have changed since the message arrived.
+            let delivery = if self.may_reach(cx, to) {
+                self.budget.deliver_in_turn(&cx.budgets, to, (tag, body), driver)
+            } else {
+                Delivery::NoActor
+            };
+            if delivery == Delivery::Full {
+                entry.permit = Some(self.budget.acquire_for(&cx.budgets, actor, entry.bytes, driver));
+                return self.backlog.put_back(actor, entry);
+            }
+            is_delivered = matches!(delivery, Delivery::Delivered | Delivery::DeliveredOverHalf);
+            let info = MessageInfo { from: *from, to, tag };
+            let is_logged = self.report_delivery(cx, info, receipt.is_some(), &delivery, driver);
+            self.send_outcome((*from, to), receipt, &delivery, is_logged);
+        }
+    }
+
+    /// Applies an entry that is not a message.
+    fn apply_entry(&mut self, cx: &mut NodeCx, entry: BacklogEntry, driver: &mut impl Driver) {
+        let is_session_over = entry.expires.is_some();
+        match entry.item {
+            BacklogItem::NodeLost { watcher, id, actor } => {
+                driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
+            }
+            BacklogItem::Signal(signal) if is_session_over => self.apply_late_signal(cx, signal, driver),
+            BacklogItem::Signal(signal) => self.apply_signal(cx, signal, driver),
+            BacklogItem::Message { .. } => {}
+        }
+    }
+
+    /// Turns the entries of ended sessions that have expired into dead letters.
+    pub(super) fn on_backlog_due(&mut self, cx: &mut NodeCx, driver: &mut impl Driver) {
+        for actor in self.backlog.expired_actors(cx.now) {
+            while let Some(entry) = self.backlog.pop_expired(actor, cx.now) {
+                if let BacklogItem::Message { to, from, tag, .. } = &entry.item {
+                    let info = MessageInfo { from: *from, to: *to, tag };
+                    self.report_delivery(cx, info, false, &Delivery::Full, driver);
+                } else {
+                    self.apply_entry(cx, entry, driver);
+                }
+            }
+            if !self.backlog.has_entries_for(actor) && !self.backlog.is_paused(actor) {
+                driver.local().mailboxes().cancel_wait(actor, self.backlog.ticket(actor));
+                self.leave_backlog(cx, actor);
+            }
+        }
+    }
+
+    /// Counts and logs an inbound message that was not delivered; without a receipt it becomes a dead letter. Returns whether
+    /// the log has a line about its fault.
+    fn report_delivery(
+        &self,
+        cx: &mut NodeCx,
+        MessageInfo { from, to, tag }: MessageInfo<'_>,
+        has_receipt: bool,
+        delivery: &Delivery,
+        driver: &mut impl Driver,
+    ) -> bool {
+        let (mut is_logged, node) = (false, self.node);
+        let reason = match delivery {
+            // The scheduler has recorded a dead letter for a discarded message.
+            Delivery::Delivered | Delivery::DeliveredOverHalf | Delivery::Discarded => return false,
+            Delivery::Full => Undelivered::Full,
+            Delivery::Refused(reason) => {
+                is_logged = cx.may_log("refused", format_args!("{node} {to}"));
+                if is_logged {
+                    tracing::warn!(%node, %to, tag, %reason, "a message from a peer was refused (logged at most once an hour for each actor)");
+                }
+                Undelivered::Payload(reason.clone())
+            }
+            Delivery::OverQuota => {
+                self.refuse_request(cx);
+                Undelivered::Busy
+            }
+            Delivery::NoActor | _ => Undelivered::NoActor,
+        };
+        cx.counts.refused_messages += 1;
+        if !has_receipt {
+            let dead_letter = DeadLetter::new(ActorId::new(cx.me, to), tag.to_owned(), reason);
+            driver.local().dead_letter(dead_letter.sent_by(Some(ActorId::new(node, from))));
+        }
+        is_logged
+    }
+
+    /// Sends the receipt of a message. Without a receipt the peer is informed of a fault that this node has logged.
+    fn send_outcome(&mut self, ends: (Key, Key), receipt: Option<u64>, delivery: &Delivery, is_logged: bool) {
+        let (node, Some(peer_session)) = (self.node, &mut self.peer_session) else { return };
+        let session = &mut peer_session.session;
+        match (receipt, delivery) {
+            (Some(receipt_number), _) => send_receipt(session, node, receipt_number, delivery),
+            (None, Delivery::Refused(reason)) if is_logged => send_refusal(session, node, ends, reason),
+            (None, _) => {}
+        }
+    }
+
+    // Messages to the peer.
+
+    /// The session to which messages go now: not one that is being ended.
+    pub(super) fn open_session(&mut self) -> Option<&mut Session> {
+        let peer_session =
+            self.peer_session.as_mut().filter(|peer_session| peer_session.disconnect.is_none())?;
+        Some(&mut peer_session.session)
+    }
+
+    /// Checks that a message may be sent to this node, and its body.
+    pub(super) fn check_outbound(
+        &self,
+        cx: &NodeCx,
+        outbound: &OutboundMessage<'_>,
+    ) -> Result<(), Undelivered> {
+        if self.replaced_by_restart {
+            return Err(Undelivered::NoActor);
+        }
+        if self.has_left {
+            return Err(Undelivered::NoNode);
+        }
+        tracing::trace!(
+            target: "antiphon::messages", node = %self.node, tag = outbound.type_name, bytes = outbound.body.len(), "a message to a peer"
+        );
+        let bytes_max = cx.settings.profile.limits.message_bytes_max.into();
+        if outbound.is_checked {
+            check_size(outbound.body, bytes_max)?;
+        } else {
+            check_body(outbound.type_name, outbound.body, bytes_max)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a message with a long route that would be refused most likely, so that the route need not be made: one that is queued
+    /// would not fit.
+    pub(super) fn check_room_for_route(
+        &mut self,
+        outbound: &OutboundMessage<'_>,
+    ) -> Result<(), OutboundRefusal> {
+        if let Destination::Actor(to) = outbound.to
+            && outbound.nodes.len() > SHORT_ROUTE_NODES
+            && let Some(session) = self.open_session()
+            && !session.fits(to.key(), outbound.body.len() as u64, mark_of(outbound.mode))
+        {
+            let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
+        }
+        Ok(())
+    }
+
+    /// Sends a message over the session.
+    pub(super) fn send(
+        &mut self,
+        cx: &mut NodeCx,
+        outbound: &OutboundMessage<'_>,
+        route: &[(NodeId, Vec<SocketAddr>)],
+    ) -> Result<(), OutboundRefusal> {
+        let sent = self.send_on_session(cx, outbound, route);
+        self.mark_dirty(cx);
+        sent
+    }
+
+    fn send_on_session(
+        &mut self,
+        cx: &mut NodeCx,
+        outbound: &OutboundMessage<'_>,
+        route: &[(NodeId, Vec<SocketAddr>)],
+    ) -> Result<(), OutboundRefusal> {
+        let Some(session) = self.open_session() else { return Err(Undelivered::NoNode.into()) };
+        if matches!(outbound.to, Destination::Actor(_))
+            && session.queued_bytes() > cx.settings.profile.limits.queue_bytes_high
+            && cx.queues.bytes > ALL_QUEUES_MAX
+        {
+            cx.queues.has_refused = true;
+            let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
+        }
+        let receipt_number = wants_receipt(outbound).then(|| cx.next_number());
+        send_message(session, outbound, receipt_number, route)?;
+        cx.await_outcome(self.node, outbound, receipt_number);
+        Ok(())
+    }
+
+    pub(super) fn check_room(
+        &mut self,
+        cx: &mut NodeCx,
+        from: Key,
+        (to, QueueRoom { bytes, waiting_max }): (ActorId, QueueRoom),
+        mode: SendMode,
+    ) -> Result<(), Undelivered> {
+        let session = self.open_session().ok_or(Undelivered::NoNode)?;
+        let (key, mark) = (to.key(), mark_of(mode));
+        let needed = if session.queued_for(key) > waiting_max {
+            // At the high mark, so many bytes fit when no more than these wait.
+            let high = cx.settings.profile.limits.queue_bytes_high;
+            NeededRoom { bytes: high.saturating_sub(waiting_max), mark: SendMark::High, by_total: false }
+        } else if session.fits(key, bytes, mark) {
+            return Ok(());
+        } else {
+            NeededRoom { bytes, mark, by_total: false }
+        };
+        self.await_room(cx, Some(from), to, mode, needed);
+        Err(Undelivered::Busy)
+    }
+
+    /// Registers the sender of a refused message for `Writable`, if it may send the message again.
+    pub(super) fn await_room(
+        &mut self,
+        cx: &mut NodeCx,
+        sender: Option<Key>,
+        to: ActorId,
+        mode: SendMode,
+        needed: NeededRoom,
+    ) {
+        let (SendMode::Send | SendMode::Try) = mode else { return };
+        let waiter = RoomWaiter { sender, address: to.key() };
+        self.room_waiters.add(waiter, needed);
+        cx.work.with_room_waiters.insert(self.node);
+        self.await_least_room(to.key().actor());
+    }
+
+    /// Lets the session await the least room that a sender needs for an actor.
+    pub(super) fn await_least_room(&mut self, actor: Key) {
+        let Some(peer_session) =
+            self.peer_session.as_mut().filter(|peer_session| peer_session.disconnect.is_none())
+        else {
+            return;
+        };
+        peer_session.session.stop_awaiting_room(actor);
+        for mark in [SendMark::Cap, SendMark::High] {
+            if let Some(bytes) = self.room_waiters.least_room(actor, mark) {
+                peer_session.session.await_room(actor, bytes, mark);
+            }
+        }
+    }
+
+    /// Forgets that a sender awaits room for messages to an address.
+    pub(super) fn end_room_wait(&mut self, cx: &mut NodeCx, sender: Key, address: Key) {
+        self.room_waiters.remove(RoomWaiter { sender: Some(sender), address });
+        self.await_least_room(address.actor());
+        if self.room_waiters.is_empty() {
+            cx.work.with_room_waiters.remove(&self.node);
+        }
+    }
+
+    /// Sends `Writable` to the senders for whose refused messages the queue to an actor has room again.
+    pub(super) fn report_room(&mut self, actor: Key, driver: &mut impl Driver) {
+        let Some(peer_session) =
+            self.peer_session.as_mut().filter(|peer_session| peer_session.disconnect.is_none())
+        else {
+            return;
+        };
+        let session = &mut peer_session.session;
+        let has_room = |room: NeededRoom| !room.by_total && session.fits(actor, room.bytes, room.mark);
+        let ready = self.room_waiters.take_ready(actor, has_room);
+        self.await_least_room(actor);
+        for waiter in ready {
+            driver.local().mailboxes().writable(waiter.sender, ActorId::new(self.node, waiter.address));
+        }
+    }
+
+    /// Sends `Writable` to all senders that wait for room, since the queues are gone or have become shorter.
+    pub(super) fn release_room_waiters(&mut self, cx: &mut NodeCx) {
+        let waiters = self.room_waiters.take_all();
+        self.release(cx, waiters);
+    }
+
+    pub(super) fn release(&self, cx: &mut NodeCx, waiters: Vec<RoomWaiter>) {
+        let node = self.node;
+        let to_action =
+            |waiter: RoomWaiter| LoopAction::Writable(waiter.sender, ActorId::new(node, waiter.address));
+        cx.loop_actions.extend(waiters.into_iter().map(to_action));
+    }
+
+    /// Releases the senders that the total of all queues held up, when the queue to this peer is short: then it may grow in
+    /// any case.
+    pub(super) fn report_short_queue(&mut self, cx: &mut NodeCx, driver: &mut impl Driver) {
+        if !cx.queues.has_refused {
+            return;
+        }
+        let low = cx.settings.profile.limits.queue_bytes_low;
+        if self.open_session().is_some_and(|session| session.queued_bytes() <= low) {
+            let waiters = self.room_waiters.take_by_total();
+            self.release(cx, waiters);
+            cx.run_loop_actions(driver);
+        }
+    }
+
+    pub(super) fn check_waiting_room(
+        &self,
+        cx: &mut NodeCx,
+        budget: WaitingBudget,
+        bytes: u64,
+    ) -> Result<(), OutboundRefusal> {
+        let limits = &cx.settings.profile.limits;
+        if !self.waiting.fits(budget, bytes, limits) {
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
+        }
+        let is_low = self.waiting.bytes() + bytes <= limits.queue_bytes_high;
+        if matches!(budget, WaitingBudget::Actor(_)) && !is_low && cx.queues.bytes > ALL_QUEUES_MAX {
+            cx.queues.has_refused = true;
+            return Err(OutboundRefusal::NoRoom { bytes, by_total: true });
+        }
+        Ok(())
+    }
+
+    /// Sends a message that has waited for a session.
+    pub(super) fn send_waiting_message(
+        &mut self,
+        outbound: &OutboundMessage<'_>,
+        receipt_number: Option<u64>,
+        route: &[(NodeId, Vec<SocketAddr>)],
+    ) -> Result<(), Undelivered> {
+        let Some(peer_session) = &mut self.peer_session else { return Err(Undelivered::NoNode) };
+        send_message(&mut peer_session.session, outbound, receipt_number, route).map_err(
+            |reason| match reason {
+                OutboundRefusal::NoRoom { .. } => Undelivered::Busy,
+                OutboundRefusal::Other(reason) => reason,
+            },
+        )
+    }
+
+    /// Fails all messages and signals that wait for a session. Whether it has no session.
+    pub(super) fn drop_waiting(&mut self, cx: &mut NodeCx, reason: &Undelivered) -> bool {
+        if self.peer_session.is_some() {
+            return false;
+        }
+        let waiting = self.waiting.take();
+        self.count_queue(&mut cx.queues.bytes);
+        let replies = cx.replies.take(self.node);
+        self.release_room_waiters(cx);
+        for queued in waiting {
+            match queued {
+                QueuedOutbound::Message { from, to, tag, receipt_number, .. } => {
+                    cx.fail_message((from, to), tag, receipt_number, reason.clone());
+                }
+                QueuedOutbound::Signal(signal) => self.fail_signal(cx, signal, reason.clone()),
+            }
+        }
+        cx.loop_actions.extend(
+            replies.into_iter().map(|request_id| LoopAction::FailRequest(request_id, reason.clone().into())),
+        );
+        true
+    }
+
+    // Signals to the peer.
+
+    /// Sends a signal over the session. Returns it if it has to wait for a session.
+    pub(super) fn signal(&mut self, cx: &mut NodeCx, signal: Signal, hints: &[NodeHint]) -> Option<Signal> {
+        let unreachable = match () {
+            () if self.replaced_by_restart => Some(Undelivered::NoActor),
+            () if self.has_left => Some(Undelivered::NoNode),
+            () => None,
+        };
+        if let Some(reason) = unreachable {
+            self.fail_signal(cx, signal, reason);
+            return None;
+        }
+        if self.open_session().is_none() {
+            let must_wait = !self.waiting.is_empty() || !ends_with_session(&signal, self.status.is_some());
+            return must_wait.then_some(signal);
+        }
+        let sent = if self.is_of_ended_monitor(&signal) {
+            Ok(())
+        } else {
+            self.record_monitor(&signal);
+            self.send_signal(&signal, hints)
+        };
+        self.mark_dirty(cx);
+        if let Err(reason) = sent {
+            tracing::debug!(node = %self.node, %reason, "a signal was not sent");
+            let reason = match reason {
+                SendRefused::TooLarge { bytes, limit } => PayloadError::TooLarge { bytes, max: limit }.into(),
+                SendRefused::FieldTooLong => encode_error(TOO_MANY_TYPES).into(),
+                SendRefused::Busy { .. } | SendRefused::WrongMethod | _ => Undelivered::Busy,
+            };
+            self.fail_signal(cx, signal, reason);
+        }
+        None
+    }
+
+    fn send_signal(&mut self, signal: &Signal, hints: &[NodeHint]) -> Result<(), SendRefused> {
+        let node = self.node;
+        let Some(session) = self.open_session() else { return Ok(()) };
+        if let Some(pair) = pair_of(signal) {
+            for NodeHint { node: other, name, locations } in hints {
+                let hint = NodeAt { request: 0, node: *other, name, locations: Locations::Plain(locations) };
+                if let Err(reason) = session.send_in_order(pair, &hint.into()) {
+                    tracing::debug!(peer = %node, node = %other, %reason, "the location of a node was not sent to a peer");
+                }
+            }
+        }
+        send_signal(session, signal)
+    }
+
+    /// Whether a signal may wait for a session.
+    pub(super) fn fits_waiting_queue(&self, cx: &mut NodeCx, signal: &Signal) -> bool {
+        self.check_waiting_room(cx, WaitingBudget::of_signal(signal), signal_bytes(signal)).is_ok()
+    }
+
+    /// Reports a signal that cannot be sent to its sender: by a `Down`, or as a dead letter.
+    pub(super) fn fail_signal(&mut self, cx: &mut NodeCx, signal: Signal, reason: Undelivered) {
+        match &signal {
+            Signal::Monitor { id, .. } => _ = self.monitors.remove_local_watcher(*id),
+            Signal::Notify { id, actor, .. } => _ = self.monitors.remove_remote_watcher(*actor, *id),
+            Signal::Demonitor { .. }
+            | Signal::Down { .. }
+            | Signal::Terminate { .. }
+            | Signal::Throw { .. }
+            | Signal::Resume { .. }
+            | Signal::ReplyDropped { .. }
+            | Signal::Lagged { .. }
+            | Signal::RequestClosed { .. }
+            | Signal::RoomNotAwaited { .. }
+            | Signal::Exited { .. } => {}
+        }
+        cx.report_failed_signal(signal, reason);
+    }
+
+    /// Whether a signal removes a monitor that has ended meanwhile, with its target or an earlier session: an actor that ends removes its
+    /// monitors over several rounds of the loop. The peer may have used its number again.
+    fn is_of_ended_monitor(&self, signal: &Signal) -> bool {
+        let Signal::Demonitor { watcher, id, .. } = signal else { return false };
+        self.monitors.local_watcher(*id).is_none_or(|(known, _)| known != *watcher)
+    }
+
+    /// Records a monitor between this node and the peer, or its end.
+    fn record_monitor(&mut self, signal: &Signal) {
+        match signal {
+            Signal::Monitor { target, id, watcher } => {
+                self.monitors.add_local_watcher(*watcher, *id, *target);
+            }
+            Signal::Demonitor { id, .. } => _ = self.monitors.remove_local_watcher(*id),
+            Signal::Notify { id, actor, .. } => self.monitors.add_remote_watcher(*actor, *id),
+            Signal::Down { id, actor, .. } => _ = self.monitors.remove_remote_watcher(actor.key(), *id),
+            Signal::Terminate { .. }
+            | Signal::Throw { .. }
+            | Signal::Resume { .. }
+            | Signal::Lagged { .. }
+            | Signal::ReplyDropped { .. }
+            | Signal::RequestClosed { .. }
+            | Signal::RoomNotAwaited { .. }
+            | Signal::Exited { .. } => {}
+        }
+    }
+
+    // Withdrawn messages.
+
+    /// Withdraws a message to an actor from the queue in which it waits for transmission; `None` if it waits in none.
+    pub(super) fn withdraw(
+        &mut self,
+        cx: &mut NodeCx,
+        actor: Key,
+        receipt_number: u64,
+    ) -> Option<Withdrawal> {
+        if self.waiting.withdraw(receipt_number) {
+            self.count_queue(&mut cx.queues.bytes);
+            self.release_room_waiters(cx);
+            return Some(Withdrawal::NotSent);
+        }
+        let withdrawn = self.peer_session.as_mut()?.session.withdraw(actor, receipt_number);
+        // Others may have room now.
+        self.mark_dirty(cx);
+        let withdrawn = withdrawn?;
+        Some(if withdrawn.is_paused { Withdrawal::ActorFull } else { Withdrawal::NotSent })
+    }
+
+    // Idle close.
+
+    /// Whether nothing of the peer at this side needs the connection, and this node can dial another one.
+    pub(super) fn needs_no_connection(&self, cx: &NodeCx) -> bool {
+        let Some(peer_session) = &self.peer_session else { return false };
+        let can_dial = peer_session.dialled.is_some() || !self.locations.is_empty();
+        can_dial
+            && peer_session.is_idle()
+            && self.has_nothing_open()
+            && !cx.receipts.awaits(self.node)
+            && !cx.replies.awaits(self.node)
+    }
+
+    /// Proposes to close the connection, if nothing has needed it for a while.
+    pub(super) fn propose_idle_close(&mut self, cx: &mut NodeCx, is_needed: bool) {
+        let keep_open = self.keep_open.unwrap_or(cx.settings.stream_send);
+        let needs_no_connection = !is_needed && self.needs_no_connection(cx);
+        let Some(peer_session) = &mut self.peer_session else { return };
+        peer_session.idle.has_timer = false;
+        let frames = frame_counts(peer_session);
+        let idle = &mut peer_session.idle;
+        if frames != idle.frames {
+            (idle.frames, idle.since, idle.pause) = (frames, cx.now, IDLE_FOR);
+        }
+        let quiet_for = cx.now.since(idle.since);
+        if !keep_open && quiet_for >= idle.pause && needs_no_connection {
+            let sent = peer_session.session.frames_sent();
+            if peer_session.session.send_control(&IdleProposed { sent }.into()).is_ok() {
+                idle.stage = IdleStage::Proposed;
+                idle.pause = quiet_for + (idle.pause * 2).min(PAUSE_LAST);
+            }
+        }
+    }
+
+    pub(super) fn on_idle_proposed(&mut self, cx: &NodeCx, proposed: IdleProposed, is_needed: bool) {
+        let needs_no_connection = !is_needed && self.needs_no_connection(cx);
+        let Some(peer_session) = &mut self.peer_session else { return };
+        if proposed.sent != peer_session.session.frames_received() || !needs_no_connection {
+            return;
+        }
+        let agreed = IdleAgreed { sent: peer_session.session.frames_sent() };
+        if let Err(reason) = peer_session.session.send_control(&agreed.into()) {
+            tracing::debug!(node = %self.node, %reason, "the agreement to close an idle connection was not sent");
+        }
+    }
+
+    /// The peer agrees. [`NodeCore::close_idle`] follows when the frames that arrived with the agreement are handled.
+    pub(super) fn on_idle_agreed(&mut self, agreed: IdleAgreed) {
+        if let Some(peer_session) = &mut self.peer_session
+            && peer_session.idle.stage == IdleStage::Proposed
+            && agreed.sent == peer_session.session.frames_received()
+        {
+            peer_session.idle.stage = IdleStage::Agreed;
+        }
+    }
+
+    /// The peer has sent its last frame on this connection.
+    pub(super) fn on_close(&mut self, close: Close) -> FrameEffect {
+        match (close.reason, &mut self.peer_session) {
+            (CloseReason::Idle, Some(peer_session)) => {
+                peer_session.idle.stage = IdleStage::ClosedByPeer;
+                FrameEffect::Continue
+            }
+            (CloseReason::Idle, None) => FrameEffect::Continue,
+            (CloseReason::Misbehaved, _) => FrameEffect::Rejected,
+        }
+    }
+
+    /// Sets the timer of the next idle check, unless the connection is to stay open.
+    pub(super) fn schedule_idle_check(&mut self, cx: &mut NodeCx) {
+        let keep_open = self.keep_open.unwrap_or(cx.settings.stream_send);
+        let Some(peer_session) = &mut self.peer_session else { return };
+        if !keep_open
+            && peer_session.conn.is_some()
+            && !std::mem::replace(&mut peer_session.idle.has_timer, true)
+        {
+            cx.timers.add(cx.now + CHECK_EVERY, NodeTimer::Idle(self.node));
+        }
+    }
+
+    /// The session is needed again that was closed while idle. Returns the location to dial, if the session was closed and a
+    /// location is known.
+    pub(super) fn leave_idle(&mut self, now: Time) -> Option<SocketAddr> {
+        let peer_session = self.peer_session.as_mut().filter(|peer_session| peer_session.idle.is_closed())?;
+        peer_session.idle.set_active(now);
+        peer_session.session.restart_keepalive(now);
+        (peer_session.unconnected_since, peer_session.refused_dials) = (now, 0);
+        peer_session.dialled.or(self.locations.first().copied())
     }
 }
 

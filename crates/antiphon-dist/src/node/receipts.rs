@@ -3,44 +3,41 @@
 //! Invariant: a receipt completes once. It is forgotten when its request is closed: a peer that sends none leaves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use antiphon_sched::{ActorId, AskError, Key, NodeId, RequestId, Time, Undelivered};
+use antiphon_sched::{ActorId, Key, NodeId, RequestId, Time, Undelivered};
 use antiphon_wire::frame::{Outcome, Receipt};
 use smallvec::SmallVec;
 
-use super::context::NodeCx;
+use super::complete_if_open;
 use super::driver::Driver;
 use super::payload_faults::error_of;
-use super::peer::Peer;
 use super::timers::{NodeTimer, TimerQueue};
-use super::{NodeCore, complete_if_open};
 use crate::error::DeliverError;
 
 /// The outbound messages that await a receipt.
 #[derive(Debug, Default)]
 pub(super) struct PendingReceipts {
-    open: BTreeMap<u64, PendingReceipt>,
+    pub(super) open: BTreeMap<u64, PendingReceipt>,
     /// The same by node.
-    by_node: BTreeSet<(NodeId, u64)>,
+    pub(super) by_node: BTreeSet<(NodeId, u64)>,
 }
 
 #[derive(Debug)]
-struct PendingReceipt {
-    owner: ReceiptOwner,
-    node: NodeId,
+pub(super) struct PendingReceipt {
+    pub(super) owner: ReceiptOwner,
+    pub(super) node: NodeId,
     /// The receiving actor.
-    actor: Key,
-    until: Option<Time>,
+    pub(super) actor: Key,
+    pub(super) until: Option<Time>,
 }
 
 /// The requests that a receipt completes.
 #[derive(Debug)]
-struct ReceiptOwner {
+pub(super) struct ReceiptOwner {
     /// The request of an actor that asked for the receipt.
-    request: Option<RequestId>,
+    pub(super) request: Option<RequestId>,
     /// The requests with a `ReplyTo` in the message. They fail if the message was refused.
-    awaited_replies: SmallVec<[RequestId; 1]>,
+    pub(super) awaited_replies: SmallVec<[RequestId; 1]>,
 }
 
 impl PendingReceipts {
@@ -66,20 +63,20 @@ impl PendingReceipts {
         self.by_node.insert((node, receipt_number));
     }
 
-    fn remove(&mut self, receipt_number: u64) -> Option<PendingReceipt> {
+    pub(super) fn remove(&mut self, receipt_number: u64) -> Option<PendingReceipt> {
         let open = self.open.remove(&receipt_number)?;
         self.by_node.remove(&(open.node, receipt_number));
         Some(open)
     }
 
     /// Whether nothing else waits for a receipt than the reply to this request.
-    fn serves_only(&self, receipt_number: u64, request_id: RequestId) -> bool {
+    pub(super) fn serves_only(&self, receipt_number: u64, request_id: RequestId) -> bool {
         self.open.get(&receipt_number).is_some_and(|open| {
             open.owner.request.is_none() && open.owner.awaited_replies.as_slice() == [request_id]
         })
     }
 
-    fn numbers_of(&self, node: NodeId) -> impl Iterator<Item = u64> {
+    pub(super) fn numbers_of(&self, node: NodeId) -> impl Iterator<Item = u64> {
         self.by_node.range((node, 0)..=(node, u64::MAX)).map(|(_, number)| *number)
     }
 
@@ -181,89 +178,9 @@ impl PendingReceipts {
     }
 }
 
-impl NodeCore {
-    /// Sets how long `request_id` waits for its receipt.
-    pub(crate) fn set_receipt_timeout(&mut self, request_id: RequestId, timeout: Duration) {
-        let until = self.cx.now + timeout;
-        self.cx.receipts.set_timeout(request_id, until, &mut self.cx.timers);
-    }
-
-    /// The receipt for which `request_id` waits, right after its message was sent.
-    pub(crate) fn newest_receipt(&self, request_id: RequestId) -> Option<u64> {
-        self.cx.receipts.newest_of(request_id)
-    }
-
-    /// Forgets a receipt whose request is closed.
-    pub(crate) fn forget_receipt(&mut self, receipt_number: u64) {
-        self.cx.receipts.forget(receipt_number);
-    }
-
-    /// Forgets a request that is closed, and the receipts of messages that ended with it.
-    pub(super) fn on_request_closed(&mut self, request_id: RequestId) {
-        let NodeCx { receipts, replies, .. } = &mut self.cx;
-        for receipt_number in replies.all_receipts_of(request_id) {
-            receipts.forget_if_only_for(receipt_number, request_id);
-        }
-        replies.forget(request_id);
-    }
-
-    /// Withdraws a message that still waits for transmission at its timeout. A message that was transmitted may arrive
-    /// later.
-    pub(super) fn on_receipt_due(&mut self, receipt_number: u64, driver: &mut impl Driver) {
-        let reason = match self.withdraw_message(receipt_number) {
-            Some(Withdrawal::ActorFull) => DeliverError::Refused(Undelivered::Full),
-            Some(Withdrawal::NotSent) | None => DeliverError::TimedOut,
-        };
-        self.cx.receipts.complete(receipt_number, Err(reason), &mut self.cx.timers, driver);
-    }
-
-    /// Withdraws the message of a receipt from the queue in which it waits for transmission; `None` if it waits in none.
-    fn withdraw_message(&mut self, receipt_number: u64) -> Option<Withdrawal> {
-        let receiver = self.cx.receipts.receiver(receipt_number)?;
-        let peer = self.peers.get_mut(receiver.node())?;
-        let withdrawal = peer.withdraw(&mut self.cx, receiver.key(), receipt_number);
-        self.peers.note_use(&mut self.cx, receiver.node());
-        withdrawal
-    }
-
-    /// Withdraws the message that holds the only `ReplyTo` of a request, at the timeout of the request. Returns the error
-    /// with which the request fails.
-    pub(super) fn withdraw_request(&mut self, request_id: RequestId) -> AskError {
-        let receipts: SmallVec<[u64; 1]> = self.cx.replies.receipts_of(request_id).collect();
-        let mut reason = AskError::TimedOut;
-        for receipt_number in receipts {
-            if self.cx.receipts.serves_only(receipt_number, request_id)
-                && let Some(withdrawal) = self.withdraw_message(receipt_number)
-            {
-                self.cx.receipts.forget(receipt_number);
-                if withdrawal == Withdrawal::ActorFull {
-                    reason = AskError::Full;
-                }
-            }
-        }
-        reason
-    }
-}
-
-impl Peer {
-    /// Withdraws a message to an actor from the queue in which it waits for transmission; `None` if it waits in none.
-    fn withdraw(&mut self, cx: &mut NodeCx, actor: Key, receipt_number: u64) -> Option<Withdrawal> {
-        if self.waiting.withdraw(receipt_number) {
-            self.count_queue(&mut cx.queues.bytes);
-            self.release_room_waiters(cx);
-            return Some(Withdrawal::NotSent);
-        }
-        let withdrawn = self.peer_session.as_mut()?.session.withdraw(actor, receipt_number);
-        // Others may have room now.
-        self.mark_dirty(cx);
-        let withdrawn = withdrawn?;
-        Some(if withdrawn.is_paused { Withdrawal::ActorFull } else { Withdrawal::NotSent })
-    }
-}
-
 /// How a message was withdrawn before its transmission.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-enum Withdrawal {
+pub(super) enum Withdrawal {
     /// The peer has asked to hold back the frames for its actor.
     ActorFull,
     /// The message waited for a session, or behind others.

@@ -133,6 +133,9 @@ pub(super) fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), 
         }
         Signal::Demonitor { watcher, target, id } => {
             let by_target = id.origin == target.node();
+            if !by_target && session.withdraw_monitor(*watcher, target.key(), id.number) {
+                return Ok(());
+            }
             session.send(
                 &Demonitor { watcher: *watcher, target: target.key(), id: number(id, by_target) }.into(),
             )

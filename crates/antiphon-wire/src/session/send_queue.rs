@@ -331,7 +331,9 @@ impl SendQueue {
         let class = FrameClass::of(frame.kind(), size);
         let is_large = size > FRAGMENT_BYTES_MAX;
         let is_answer = is_answer(frame);
-        let pair = pair.filter(|pair| is_large || !is_answer || self.keeps_order(*pair));
+        // A `Demonitor` whose `Monitor` has left keeps no order with later frames, so it needs no list of its own.
+        let is_orderless = is_answer || matches!(frame, Frame::Demonitor(_));
+        let pair = pair.filter(|pair| is_large || !is_orderless || self.keeps_order(*pair));
         let (list, is_urgent) = match pair {
             None if is_answer && !is_large => (&mut self.answers, false),
             None => (&mut self.unpaired, false),
@@ -635,6 +637,17 @@ impl SendQueue {
         let Some(list) = self.list_mut(PartSource::Pair(pair)) else { return false };
         let Some(bytes) = list.withdraw(serial, receipt) else { return false };
         self.receipts.remove(&receipt);
+        self.waiting -= bytes;
+        self.on_withdrawn(pair, bytes);
+        self.refresh(pair.to());
+        self.room.find_writable(self.waiting.counted);
+        true
+    }
+
+    /// Removes the `Monitor` of a pair with this number, if it is among the first frames that wait for the pair. Returns whether it was.
+    pub(crate) fn withdraw_monitor(&mut self, pair: Pair, id: u64) -> bool {
+        let Some(list) = self.list_mut(PartSource::Pair(pair)) else { return false };
+        let Some(bytes) = list.withdraw_monitor(id) else { return false };
         self.waiting -= bytes;
         self.on_withdrawn(pair, bytes);
         self.refresh(pair.to());

@@ -308,6 +308,12 @@ impl Session {
         is_withdrawn.then(|| Withdrawn { is_paused: self.is_paused(actor) })
     }
 
+    /// Removes a `Monitor`, if it waits and is among the first frames of its pair. It is never transmitted, so no `Demonitor` needs
+    /// to follow. Returns whether it was removed.
+    pub fn withdraw_monitor(&mut self, watcher: Key, target: Key, id: u64) -> bool {
+        self.send_queue.withdraw_monitor(Pair::new(watcher, target), id)
+    }
+
     /// Accepts a control frame for the present connection: `Close`, `IdleProposed` or `IdleAgreed`. It overtakes queued
     /// frames, replaces one of its kind that waits, and is dropped if the connection is lost.
     ///

@@ -114,6 +114,9 @@ impl std::ops::SubAssign for WaitingBytes {
     }
 }
 
+/// The frames at the front of a list among which a `Monitor` is looked for. It is the first frame of a pair most often.
+const MONITORS_EXAMINED: usize = 8;
+
 /// Waiting frames in order.
 #[derive(Debug, Default)]
 pub(super) enum FrameList {
@@ -426,6 +429,22 @@ impl FrameList {
         withdrawn
     }
 
+    /// Removes the `Monitor` with this number, if it is among the first frames. Returns its bytes.
+    pub(super) fn withdraw_monitor(&mut self, id: u64) -> Option<WaitingBytes> {
+        let withdrawn = match self {
+            FrameList::Empty => None,
+            FrameList::Single(frame) => {
+                let is_it = monitor_id(frame[0], &frame[HEADER_BYTES..]) == Some(id);
+                let bytes = is_it.then(|| waiting_of_bytes(frame))?;
+                *self = FrameList::Empty;
+                Some(bytes)
+            }
+            FrameList::Many(many) => many.withdraw_monitor(id),
+        };
+        self.forget_if_empty();
+        withdrawn
+    }
+
     /// Moves all urgent frames to the back of `into`, except a large one at the front of which some fragments were moved. It
     /// is returned instead.
     pub(super) fn move_urgent(
@@ -554,16 +573,32 @@ impl FrameItems {
                 Some(bytes)
             }
             QueuedFrames::Small(small) => {
-                let before = small.waiting;
                 let found = small.iter().find(|(_, raw)| receipt_of(raw) == Some(receipt));
                 let offset = found?.0;
-                small.remove(offset);
-                let mut bytes = before;
-                bytes -= small.waiting;
-                self.tidy(index);
-                Some(bytes)
+                Some(self.remove_small(index, offset))
             }
         }
+    }
+
+    fn withdraw_monitor(&mut self, id: u64) -> Option<WaitingBytes> {
+        let QueuedFrames::Small(small) = &self.items.front()?.frames else { return None };
+        let is_it = |(offset, raw): (usize, RawFrame<'_>)| {
+            (monitor_id(raw.kind, raw.payload) == Some(id)).then_some(offset)
+        };
+        let offset = small.iter().take(MONITORS_EXAMINED).find_map(is_it)?;
+        Some(self.remove_small(0, offset))
+    }
+
+    /// Removes the small frame at an offset of an item. Returns its bytes.
+    fn remove_small(&mut self, index: usize, offset: usize) -> WaitingBytes {
+        let QueuedFrames::Small(small) = &mut self.items[index].frames else {
+            return WaitingBytes::default();
+        };
+        let mut bytes = small.waiting;
+        small.remove(offset);
+        bytes -= small.waiting;
+        self.tidy(index);
+        bytes
     }
 
     fn move_urgent(&mut self, into: &mut FrameList, spare: &mut Vec<Vec<u8>>) -> Option<LargeFrame> {
@@ -661,6 +696,14 @@ fn waiting_of_bytes(frame: &[u8]) -> WaitingBytes {
 /// The number of the receipt that a frame asks for, if it is a message that asks for one.
 pub(super) fn receipt_of(raw: &RawFrame<'_>) -> Option<u64> {
     message_receipt(raw.kind, raw.payload)
+}
+
+/// The number of a `Monitor`.
+fn monitor_id(kind: u8, payload: &[u8]) -> Option<u64> {
+    match Frame::decode(kind, payload) {
+        Ok(Some(Frame::Monitor(monitor))) if kind == frame::Monitor::KIND => Some(monitor.id),
+        _ => None,
+    }
 }
 
 /// As [`receipt_of`]. It reads two fields only.

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::test_peer::{TestPeer, begun_pair, connect, connected_pair, describe, message, test_peer};
 use crate::frame::{
-    Answer, Down, DownReason, Frame, Goodbye, GoodbyeReason, IdleAgreed, Message, Monitor, Outcome, Receipt,
-    ReplyDropped, ReplyDroppedReason, Resume, Terminate, Throw,
+    Answer, Demonitor, Down, DownReason, Frame, Goodbye, GoodbyeReason, IdleAgreed, Message, Monitor,
+    Outcome, Receipt, ReplyDropped, ReplyDroppedReason, Resume, Terminate, Throw,
 };
 use crate::ids::{Key, NodeId, TagId};
 use crate::session::{SendMark, SendRefused, SessionEvent, Withdrawn};
@@ -390,6 +390,38 @@ fn withdrawn_messages_make_room() {
     assert_eq!(a.session().poll_event(), Some(SessionEvent::Writable { actor: Key::from_bits(2) }));
     assert_eq!(a.session().queued_for_actors(), 0);
     a.session().check();
+}
+
+/// A monitor that is removed before it was transmitted leaves nothing. One that was transmitted is followed by its `Demonitor`,
+/// which takes no more memory than its bytes.
+#[test]
+fn removed_monitors_leave_nothing_in_queue() {
+    let (mut a, mut b) = pair_with_paused(small_limits(), &[]);
+    let watcher = Key::from_bits(1);
+    let monitor = |target, id| Frame::from(Monitor { watcher, target: Key::from_bits(target), id });
+    let demonitor = |target, id| Frame::from(Demonitor { watcher, target: Key::from_bits(target), id });
+    let mut transmitted = 0;
+    for id in 1..20_000 {
+        a.session().send(&monitor(id, id)).expect("the queue has room");
+        if !a.session().withdraw_monitor(watcher, Key::from_bits(id), id) {
+            transmitted += 1;
+            a.session().send(&demonitor(id, id)).expect("it is never refused");
+        }
+    }
+    assert!((1..4000).contains(&transmitted), "{transmitted} had credit");
+    assert_eq!(a.session().queued_for_actors(), 0);
+    a.session().check();
+    // A monitor behind many other frames of its pair is not searched for.
+    for _ in 0..10 {
+        a.session().send(&message(1, 2, b"m")).expect("the queue has room");
+    }
+    a.session().send(&monitor(2, 30_000)).expect("the queue has room");
+    assert!(!a.session().withdraw_monitor(watcher, Key::from_bits(2), 30_000));
+    a.session().send(&demonitor(2, 30_000)).expect("it is never refused");
+    a.session().check();
+    let received = exchange(&mut a, &mut b);
+    assert_eq!(received.len(), 2 * transmitted + 12);
+    assert_eq!(a.session().queued_bytes(), 0);
 }
 
 #[test]

@@ -65,6 +65,7 @@ mod request;
 pub use request::{ReplyTo, RequestId};
 
 mod scheduler;
+mod slots;
 pub use scheduler::{
     ActorActivity, ActorCursor, ActorInfo, ActorPage, ActorState, Budget, DeadLetter, DeadLetterCounts, Lag,
     LoopStats, MailboxLimit, Permit, RoomMark, SignalPolicy, Ticket, Turn, WhenFull,

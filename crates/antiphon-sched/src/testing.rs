@@ -366,9 +366,9 @@ impl<M: 'static> SteppedActor<M> {
         }
         let (scheduler, key) = (test.loop_ref().scheduler, self.addr.id().key());
         let effect = StepEffect::of(&event);
-        scheduler.core.current = Some(key);
+        scheduler.core.set_current(Some(key));
         let step = self.actor.step(&mut Cx::new(scheduler, key), event);
-        scheduler.core.current = None;
+        scheduler.core.set_current(None);
         let result = match effect.and_then(|effect| effect.exit_reason(&step)) {
             Some(reason) => Err(reason),
             None => self.follow(step),

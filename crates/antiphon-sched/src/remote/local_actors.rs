@@ -55,19 +55,25 @@ const URGENT_TIMES: usize = 3;
 
 /// The actors of a loop, as the transport reaches them.
 pub struct LocalActors<'a> {
-    pub(crate) core: &'a mut Core,
-    pub(crate) registry: Option<&'a Registry>,
+    core: &'a mut Core,
+    registry: Option<&'a Registry>,
+}
+
+impl<'a> LocalActors<'a> {
+    pub(crate) fn new(core: &'a mut Core, registry: Option<&'a Registry>) -> Self {
+        Self { core, registry }
+    }
 }
 
 impl LocalActors<'_> {
     /// The incarnation of this loop.
     pub fn node_id(&self) -> NodeId {
-        self.core.node_id
+        self.core.node_id()
     }
 
     /// The time of the present round.
     pub fn now(&self) -> Time {
-        self.core.now
+        self.core.now()
     }
 
     /// The name of a type; the same pointer at each call.
@@ -222,7 +228,7 @@ impl Mailboxes<'_> {
 
 /// The open requests of a loop.
 pub struct Requests<'a> {
-    pub(crate) core: &'a mut Core,
+    pub(super) core: &'a mut Core,
 }
 
 impl Requests<'_> {
@@ -258,19 +264,19 @@ impl Requests<'_> {
 
     /// As [`Requests::fail`], for another node: closes a request only if its `ReplyTo` left this loop.
     pub fn fail_from_peer(&mut self, request_id: RequestId, reason: AskError) {
-        if self.core.requests.expected(request_id).is_some() {
+        if self.core.requests().expected(request_id).is_some() {
             self.core.fail_request(request_id, reason);
         }
     }
 
     /// The actor that waits for an open request of this loop; `None` if none does.
     pub fn owner(&mut self, request_id: RequestId) -> Option<Key> {
-        self.core.requests.owner(request_id)
+        self.core.requests().owner(request_id)
     }
 
     /// Whether a request is open.
     pub fn is_open(&mut self, request_id: RequestId) -> bool {
-        self.core.requests.is_open(request_id)
+        self.core.requests().is_open(request_id)
     }
 }
 
@@ -292,10 +298,7 @@ impl ActorSignals<'_> {
 
     /// Refuses a monitor: sends `watcher`, on another node, a [`Down`] of `target` with this reason.
     pub fn refuse_monitor(&mut self, target: Key, id: MonitorId, watcher: ActorId, reason: ExitReason) {
-        // The peer may have set it before, in a session that has ended: it gets one `Down`.
-        self.core.ended_monitors.remove_watcher(target, id);
-        let actor = self.core.id(target);
-        self.core.send_down(watcher, id, actor, reason);
+        self.core.refuse_monitor(target, id, watcher, reason);
     }
 
     /// Removes a monitor.

@@ -37,7 +37,7 @@ pub(crate) struct AdapterSlot {
     adapter: Box<dyn Any>,
     /// The name of `T`, for errors.
     type_name: &'static str,
-    pub(crate) address: AddressExtras,
+    pub(super) address: AddressExtras,
 }
 
 /// The function that converts the messages of an adapter; `None` while it runs.
@@ -54,7 +54,7 @@ struct Conversion<F, M> {
 
 impl AdapterTable {
     /// The rarely used state of the addresses of all open adapters.
-    pub(crate) fn addresses_mut(&mut self) -> impl Iterator<Item = &mut AddressExtras> {
+    pub(super) fn addresses_mut(&mut self) -> impl Iterator<Item = &mut AddressExtras> {
         self.open.values_mut().map(|slot| &mut slot.address)
     }
 

@@ -248,7 +248,7 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Op
             Sockets::of(core).on_close_handled(id, me);
             return None;
         }
-        SystemEvent::Tick(token) => Event::Message(tick(core, me, token)?),
+        SystemEvent::Tick(slot) => Event::Message(tick(core, me, slot)?),
         SystemEvent::Metered(system, permit) => {
             drop(permit);
             return system_event(core, me, *system);
@@ -258,8 +258,8 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Op
 }
 
 /// The message of a repeated timer. The actor's own code makes it now, while nothing of the core is borrowed.
-fn tick<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<M> {
-    let mut make = match pending::<M>(core, me, token)? {
+fn tick<M: 'static>(core: &mut Core, me: Key, slot: u32) -> Option<M> {
+    let mut make = match pending::<M>(core, me, slot)? {
         PendingTimer::Every { make, queued, .. } => {
             *queued = false;
             make.take()?
@@ -267,14 +267,14 @@ fn tick<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<M> {
         PendingTimer::Once(..) | PendingTimer::Cancelled(_) => return None,
     };
     let message = make();
-    if let Some(PendingTimer::Every { make: slot, .. }) = pending::<M>(core, me, token) {
-        *slot = Some(make);
+    if let Some(PendingTimer::Every { make: place, .. }) = pending::<M>(core, me, slot) {
+        *place = Some(make);
     }
     Some(message)
 }
 
-fn pending<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<&mut PendingTimer<M>> {
-    core.mailbox::<M>(me)?.pending_mut(token)
+fn pending<M: 'static>(core: &mut Core, me: Key, slot: u32) -> Option<&mut PendingTimer<M>> {
+    core.mailbox::<M>(me)?.pending_mut(slot)
 }
 
 /// Applies the result of a step; `Some` if it ends the batch.

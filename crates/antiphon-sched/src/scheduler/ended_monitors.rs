@@ -124,6 +124,11 @@ impl EndedAddress {
 }
 
 impl Core {
+    /// Whether monitors of ended addresses wait to be completed.
+    pub(crate) fn has_ended_monitors(&self) -> bool {
+        self.ended_monitors.is_waiting()
+    }
+
     /// Completes the monitors of an address that has ended: as many as this round allows at once, and the others in later rounds.
     pub(crate) fn end_monitors(&mut self, key: Key, mut ended: EndedAddress) {
         let most = AT_ONCE_A_ROUND.saturating_sub(self.ended_monitors.completed);

@@ -27,12 +27,12 @@ pub(crate) struct Mailbox<M> {
     rest: Option<Box<Rest<M>>>,
     extras: Option<Box<MailboxExtras<M>>>,
     /// The newest open request of this actor: the head of a list in [`PendingRequests`](crate::request::PendingRequests).
-    pub(crate) newest_request: u32,
+    newest_request: u32,
     /// Open requests, timers and monitors, up to 65,535; those beyond are in `MailboxExtras::open_beyond`.
     open: u16,
     wait: Wait,
     #[cfg_attr(feature = "safe", expect(dead_code, reason = "only the unsafe cell uses it"))]
-    pub(crate) state: RunState,
+    pub(super) state: RunState,
 }
 
 /// All but the first of the waiting messages and events. It is boxed, for 8 bytes in each idle actor.
@@ -319,7 +319,7 @@ impl<M> Mailbox<M> {
                     }
                 }
                 Some(Item::SystemEvent(system)) => match *system {
-                    SystemEvent::Tick(token) if self.is_cancelled(token) => self.count_cancelled_tick(token),
+                    SystemEvent::Tick(slot) if self.is_cancelled(slot) => self.count_cancelled_tick(slot),
                     _ => return Taken::SystemEvent(system),
                 },
             }
@@ -402,15 +402,15 @@ impl<M> Mailbox<M> {
             let question = match item {
                 Item::Message(_) => Some(None),
                 Item::Attached(attached) => match attached.0 {
-                    Attachment::Tick(token) => {
-                        let timer = extras.timers.get(token as usize);
+                    Attachment::Tick(slot) => {
+                        let timer = extras.timers.get(slot as usize);
                         matches!(timer, Some(PendingTimer::Every { .. })).then_some(None)
                     }
                     Attachment::Permit(_) | Attachment::Own => Some(None),
                 },
                 Item::SystemEvent(system) => match **system {
-                    SystemEvent::Tick(token) => match extras.timers.get_mut(token as usize) {
-                        Some(PendingTimer::Every { make, .. }) => make.take().map(|make| Some((token, make))),
+                    SystemEvent::Tick(slot) => match extras.timers.get_mut(slot as usize) {
+                        Some(PendingTimer::Every { make, .. }) => make.take().map(|make| Some((slot, make))),
                         Some(_) | None => None,
                     },
                     _ => return None,
@@ -451,10 +451,10 @@ impl<M> Mailbox<M> {
     fn end_question(&mut self, question: Question<M>) -> Item<M> {
         let Question { admit, item, make } = question;
         self.extras().admit = Some(admit);
-        if let Some((token, make)) = make
-            && let Some(PendingTimer::Every { make: slot, .. }) = self.pending_mut(token)
+        if let Some((slot, make)) = make
+            && let Some(PendingTimer::Every { make: place, .. }) = self.pending_mut(slot)
         {
-            *slot = Some(make);
+            *place = Some(make);
         }
         item
     }
@@ -513,8 +513,8 @@ impl<M> Mailbox<M> {
                 if self.release(attachment) { Taken::Message(message) } else { Taken::Nothing }
             }
             Some(Item::SystemEvent(system)) => match *system {
-                SystemEvent::Tick(token) => {
-                    self.count_cancelled_tick(token);
+                SystemEvent::Tick(slot) => {
+                    self.count_cancelled_tick(slot);
                     Taken::Nothing
                 }
                 _ => Taken::SystemEvent(system),
@@ -524,16 +524,16 @@ impl<M> Mailbox<M> {
         }
     }
 
-    fn is_cancelled(&mut self, token: u32) -> bool {
-        matches!(self.pending_mut(token), None | Some(PendingTimer::Cancelled(_)))
+    fn is_cancelled(&mut self, slot: u32) -> bool {
+        matches!(self.pending_mut(slot), None | Some(PendingTimer::Cancelled(_)))
     }
 
     /// Counts a passed tick of a cancelled timer, and frees its slot after the last one.
-    fn count_cancelled_tick(&mut self, token: u32) {
-        if let Some(PendingTimer::Cancelled(left)) = self.pending_mut(token) {
+    fn count_cancelled_tick(&mut self, slot: u32) {
+        if let Some(PendingTimer::Cancelled(left)) = self.pending_mut(slot) {
             *left -= 1;
             if *left == 0 {
-                self.remove_timer(token);
+                self.remove_timer(slot);
             }
         }
     }
@@ -541,7 +541,7 @@ impl<M> Mailbox<M> {
     /// Releases the attachment of a taken message; false when the message is of a cancelled timer.
     fn release(&mut self, attachment: Attachment) -> bool {
         match attachment {
-            Attachment::Tick(token) => self.end_tick(token),
+            Attachment::Tick(slot) => self.end_tick(slot),
             Attachment::Permit(permit) => {
                 drop(permit);
                 true
@@ -551,12 +551,12 @@ impl<M> Mailbox<M> {
     }
 
     /// Lets the timer of a taken message tick again; false when the timer was cancelled meanwhile.
-    fn end_tick(&mut self, token: u32) -> bool {
-        if let Some(PendingTimer::Every { queued, .. }) = self.pending_mut(token) {
+    fn end_tick(&mut self, slot: u32) -> bool {
+        if let Some(PendingTimer::Every { queued, .. }) = self.pending_mut(slot) {
             *queued = false;
             return true;
         }
-        self.count_cancelled_tick(token);
+        self.count_cancelled_tick(slot);
         false
     }
 
@@ -682,13 +682,13 @@ impl<M> Mailbox<M> {
         self.extras().timers.insert(pending);
     }
 
-    pub(crate) fn remove_timer(&mut self, token: u32) -> Option<PendingTimer<M>> {
-        self.extras.as_mut()?.timers.try_remove(token as usize)
+    pub(crate) fn remove_timer(&mut self, slot: u32) -> Option<PendingTimer<M>> {
+        self.extras.as_mut()?.timers.try_remove(slot as usize)
     }
 
     /// The wheel's present key of a timer; `None` when the timer has fired or was cancelled.
-    pub(crate) fn timer_key(&mut self, token: u32, first_key: TimerKey) -> Option<TimerKey> {
-        match self.pending_mut(token)? {
+    pub(crate) fn timer_key(&mut self, slot: u32, first_key: TimerKey) -> Option<TimerKey> {
+        match self.pending_mut(slot)? {
             PendingTimer::Once(key, _) => (*key == first_key).then_some(*key),
             PendingTimer::Every { first_key: own, key, .. } => (*own == first_key).then_some(*key),
             PendingTimer::Cancelled(_) => None,
@@ -696,11 +696,11 @@ impl<M> Mailbox<M> {
     }
 
     /// Cancels a timer; `running`: whether the timer wheel still held it.
-    pub(crate) fn cancel_timer(&mut self, token: u32, running: bool) -> Option<PendingTimer<M>> {
-        let pending = self.pending_mut(token)?;
+    pub(crate) fn cancel_timer(&mut self, slot: u32, running: bool) -> Option<PendingTimer<M>> {
+        let pending = self.pending_mut(slot)?;
         let queued = matches!(pending, PendingTimer::Every { queued: true, .. });
         let taken = match u8::from(!running) + u8::from(queued) {
-            0 => self.remove_timer(token),
+            0 => self.remove_timer(slot),
             left => Some(std::mem::replace(pending, PendingTimer::Cancelled(left))),
         };
         self.close_one();
@@ -737,8 +737,8 @@ impl<M> Mailbox<M> {
         }
     }
 
-    pub(crate) fn pending_mut(&mut self, token: u32) -> Option<&mut PendingTimer<M>> {
-        self.extras.as_mut()?.timers.get_mut(token as usize)
+    pub(crate) fn pending_mut(&mut self, slot: u32) -> Option<&mut PendingTimer<M>> {
+        self.extras.as_mut()?.timers.get_mut(slot as usize)
     }
 }
 
@@ -753,8 +753,8 @@ pub(crate) struct Question<M> {
 impl<M> Question<M> {
     /// Whether the predicate admits the message.
     pub(crate) fn ask(&mut self) -> bool {
-        if let Some((token, make)) = &mut self.make {
-            self.item = Item::Attached(Box::new((Attachment::Tick(*token), make())));
+        if let Some((slot, make)) = &mut self.make {
+            self.item = Item::Attached(Box::new((Attachment::Tick(*slot), make())));
         }
         match &self.item {
             Item::Message(message) => (self.admit)(message),
@@ -819,9 +819,9 @@ pub(crate) trait AnyMailbox {
     fn ignores_events(&self) -> bool;
     /// The timer of a wait has fired; a later deadline may have replaced its own.
     fn fire_wait(&mut self, now: Time) -> Fired;
-    /// The timer in slot `token` is due.
-    fn fire_timer(&mut self, token: u32) -> Fired;
-    fn set_timer_key(&mut self, token: u32, key: TimerKey);
+    /// The timer in slot `slot` is due.
+    fn fire_timer(&mut self, slot: u32) -> Fired;
+    fn set_timer_key(&mut self, slot: u32, key: TimerKey);
     fn set_wait_timer(&mut self, key: TimerKey);
     fn wait_timer(&self) -> Option<TimerKey>;
     /// All timers that are still running.
@@ -920,15 +920,15 @@ impl<M> AnyMailbox for Mailbox<M> {
         Fired::Queued
     }
 
-    fn fire_timer(&mut self, token: u32) -> Fired {
-        match self.pending_mut(token) {
+    fn fire_timer(&mut self, slot: u32) -> Fired {
+        match self.pending_mut(slot) {
             None => Fired::Spent,
             Some(PendingTimer::Cancelled(_)) => {
-                self.count_cancelled_tick(token);
+                self.count_cancelled_tick(slot);
                 Fired::Spent
             }
             Some(PendingTimer::Once(..)) => {
-                if let Some(PendingTimer::Once(_, message)) = self.remove_timer(token) {
+                if let Some(PendingTimer::Once(_, message)) = self.remove_timer(slot) {
                     self.close_one();
                     self.push_own(message);
                 }
@@ -938,15 +938,15 @@ impl<M> AnyMailbox for Mailbox<M> {
                 let (period, needs_tick) = (*period, !*queued);
                 *queued = true;
                 if needs_tick {
-                    self.push_system(SystemEvent::Tick(token));
+                    self.push_system(SystemEvent::Tick(slot));
                 }
                 Fired::Repeat(period, needs_tick)
             }
         }
     }
 
-    fn set_timer_key(&mut self, token: u32, new: TimerKey) {
-        match self.pending_mut(token) {
+    fn set_timer_key(&mut self, slot: u32, new: TimerKey) {
+        match self.pending_mut(slot) {
             Some(PendingTimer::Once(key, _) | PendingTimer::Every { key, .. }) => *key = new,
             Some(PendingTimer::Cancelled(_)) | None => {}
         }

@@ -31,7 +31,6 @@ mod termination;
 mod timers;
 
 pub(crate) use self::core::Core;
-pub(crate) use actor_table::Flag;
 pub(crate) use batch::StepEffect;
 pub use budget::{Budget, Permit};
 pub(crate) use cell::{ActorType, RunningType};
@@ -47,7 +46,7 @@ pub use mailbox_waiters::{RoomMark, Ticket, Turn};
 pub(crate) use panic_guard::{catch_panic, log_panic};
 pub(crate) use system_event::SystemEvent;
 pub(crate) use termination::GRACE;
-pub(crate) use timers::{DueTimer, TimerKey};
+pub(crate) use timers::{TimerKey, TimerPurpose};
 
 use crate::id::Key;
 use crate::remote::Transport;

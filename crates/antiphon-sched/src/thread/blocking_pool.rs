@@ -18,7 +18,7 @@ use slab::Slab;
 
 use crate::error::JobError;
 use crate::request::RequestId;
-use crate::scheduler::{Core, DueTimer, Scheduler, catch_panic, log_panic};
+use crate::scheduler::{Core, Scheduler, TimerPurpose, catch_panic, log_panic};
 use crate::thread::handle::{JobClosure, LoopJob};
 use antiphon_types::Time;
 
@@ -277,16 +277,14 @@ pub(crate) fn run_then<R: Send + 'static>(
         let then = then_in_job.lock().take()?;
         Some(Box::new(JobClosure(move |scheduler: &mut Scheduler| then(&mut scheduler.core, result))))
     };
-    let submitted = match &mut core.pools {
+    let shared = core.shared().clone();
+    let submitted = match core.pools_mut() {
         LoopPools::Virtual(pools) => pools.submit(pool, Box::new(work)),
-        LoopPools::Threads(pools) => {
-            let shared = core.shared.clone();
-            pools[pool as usize].submit(Box::new(move || {
-                if let Some(result) = work() {
-                    shared.push_urgent(result);
-                }
-            }))
-        }
+        LoopPools::Threads(pools) => pools[pool as usize].submit(Box::new(move || {
+            if let Some(result) = work() {
+                shared.push_urgent(result);
+            }
+        })),
     };
     if let Err(reason) = submitted
         && let Some(then) = then.lock().take()
@@ -297,34 +295,35 @@ pub(crate) fn run_then<R: Send + 'static>(
 
 /// Sets how long the jobs of a virtual loop take; does nothing in another loop.
 pub(crate) fn set_job_time(core: &mut Core, job_time: impl FnMut(JobPool, Time) -> Duration + 'static) {
-    if let LoopPools::Virtual(pools) = &mut core.pools {
+    if let LoopPools::Virtual(pools) = core.pools_mut() {
         pools.job_time = Some(Box::new(job_time));
     }
 }
 
 /// Starts the queued jobs of a virtual loop; does nothing in another loop.
 pub(crate) fn start_virtual_jobs(core: &mut Core) {
-    while let LoopPools::Virtual(pools) = &mut core.pools
+    while let LoopPools::Virtual(pools) = core.pools_mut()
         && let Some((pool, work)) = pools.next_job()
     {
         // Nothing is borrowed while the code of the user runs.
         let result = work();
-        let LoopPools::Virtual(pools) = &mut core.pools else { return };
-        let time = pools.time_of_job(pool, core.now);
+        let now = core.now();
+        let LoopPools::Virtual(pools) = core.pools_mut() else { return };
+        let time = pools.time_of_job(pool, now);
         if time.is_zero() {
-            result.into_iter().for_each(|result| core.shared.push_urgent(result));
+            result.into_iter().for_each(|result| core.shared().push_urgent(result));
         } else {
             let number = pools.begin(pool, result);
-            core.wheel.insert(core.now + time, DueTimer::VirtualJob(number));
+            core.start_timer(time, TimerPurpose::VirtualJob(number));
         }
     }
 }
 
 /// Ends a job of a virtual loop whose time has passed.
 pub(crate) fn end_virtual_job(core: &mut Core, number: usize) {
-    if let LoopPools::Virtual(pools) = &mut core.pools
+    if let LoopPools::Virtual(pools) = core.pools_mut()
         && let Some(result) = pools.end(number)
     {
-        core.shared.push_urgent(result);
+        core.shared().push_urgent(result);
     }
 }

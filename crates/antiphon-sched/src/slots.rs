@@ -24,10 +24,10 @@ pub(crate) struct Slots<T> {
 struct Slot<T> {
     /// The generation of the value; in a free slot, the one that the next value would have.
     generation: u32,
-    content: Content<T>,
+    content: SlotContent<T>,
 }
 
-enum Content<T> {
+enum SlotContent<T> {
     Value(T),
     /// The slot is free; this is the next one in the free list.
     Free(u32),
@@ -59,16 +59,16 @@ impl<T> Slots<T> {
         let index = self.next_index();
         let generation = match self.slots.get_mut(index as usize) {
             Some(slot) => {
-                if let Content::Free(next) = slot.content {
+                if let SlotContent::Free(next) = slot.content {
                     self.free = next;
                 }
                 slot.generation = generation(Some(slot.generation));
-                slot.content = Content::Value(value);
+                slot.content = SlotContent::Value(value);
                 slot.generation
             }
             None => {
                 let generation = generation(None);
-                self.slots.push(Slot { generation, content: Content::Value(value) });
+                self.slots.push(Slot { generation, content: SlotContent::Value(value) });
                 generation
             }
         };
@@ -99,13 +99,13 @@ impl<T> Slots<T> {
     pub(crate) fn remove_with_step(&mut self, key: SlotKey, step: u32) -> Option<T> {
         let slot = self.slots.get_mut(key.index as usize).filter(|slot| slot.generation == key.generation)?;
         slot.value()?;
-        let content = std::mem::replace(&mut slot.content, Content::Free(self.free));
+        let content = std::mem::replace(&mut slot.content, SlotContent::Free(self.free));
         slot.generation = slot.generation.wrapping_add(step);
         self.free = key.index;
         self.len -= 1;
         match content {
-            Content::Value(value) => Some(value),
-            Content::Free(_) => None,
+            SlotContent::Value(value) => Some(value),
+            SlotContent::Free(_) => None,
         }
     }
 
@@ -126,15 +126,15 @@ impl<T> Slots<T> {
 impl<T> Slot<T> {
     fn value(&self) -> Option<&T> {
         match &self.content {
-            Content::Value(value) => Some(value),
-            Content::Free(_) => None,
+            SlotContent::Value(value) => Some(value),
+            SlotContent::Free(_) => None,
         }
     }
 
     fn value_mut(&mut self) -> Option<&mut T> {
         match &mut self.content {
-            Content::Value(value) => Some(value),
-            Content::Free(_) => None,
+            SlotContent::Value(value) => Some(value),
+            SlotContent::Free(_) => None,
         }
     }
 }

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Destination, ExitReason, Key, Lag, MonitorId, NodeId, PayloadError,
-    RequestId, SignalPolicy, Undelivered, Value,
+    ActorId, AskError, DeadLetter, Destination, EncodedValue, ExitReason, Key, Lag, MonitorId, NodeId,
+    PayloadError, RequestId, SignalPolicy, Undelivered,
 };
 use antiphon_wire::frame::{Answer, Down, DownReason, PayloadRefused, ReplyDroppedReason};
 use antiphon_wire::{Frame, Session};
@@ -27,11 +27,11 @@ pub(super) enum InboundSignal {
     Monitor { watcher: Key, target: Key, id: MonitorId },
     Demonitor { target: Key, id: MonitorId },
     Notify { watcher: Key, id: MonitorId, actor: ActorId },
-    Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
+    Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason<EncodedValue> },
     Lagged { subscriber: Key, channel: ActorId, missed: u64, ended: bool },
     Terminate { target: Key, grace: Option<Duration> },
-    Throw { target: Key, value: Value },
-    Resume { target: Key, value: Value },
+    Throw { target: Key, value: EncodedValue },
+    Resume { target: Key, value: EncodedValue },
 }
 
 impl InboundSignal {
@@ -392,7 +392,7 @@ impl NodeCore {
         &mut self,
         node: NodeId,
         (watcher, id, actor): (Key, MonitorId, ActorId),
-        reason: ExitReason,
+        reason: ExitReason<EncodedValue>,
         driver: &mut impl Driver,
     ) {
         let (permit, reason) = match self.acquire_for_value(node, bytes_of_reason(&reason)) {
@@ -456,11 +456,11 @@ impl NodeCore {
         let id = self.monitor_id(node, down.id, false);
         // A peer can report only the exits of its own actors.
         let reason = match down.reason {
-            DownReason::Done(None) => ExitReason::Done(Value::opaque()),
-            DownReason::DoneNotSent(fault) => ExitReason::Done(Value::not_sent(error_of(fault))),
-            DownReason::Done(Some((tag, body))) => {
-                ExitReason::Done(value_of(&peer_session.session, tag, body).unwrap_or_else(Value::not_sent))
-            }
+            DownReason::Done(None) => ExitReason::Done(EncodedValue::Opaque),
+            DownReason::DoneNotSent(fault) => ExitReason::Done(EncodedValue::NotSent(error_of(fault))),
+            DownReason::Done(Some((tag, body))) => ExitReason::Done(
+                value_of(&peer_session.session, tag, body).unwrap_or_else(EncodedValue::NotSent),
+            ),
             DownReason::Failed(text) => ExitReason::Failed(text.to_owned()),
             DownReason::Panicked(text) => ExitReason::Panicked(text.to_owned()),
             DownReason::Terminated => ExitReason::Terminated,
@@ -479,7 +479,7 @@ impl NodeCore {
         &mut self,
         node: NodeId,
         id: MonitorId,
-        reason: ExitReason,
+        reason: ExitReason<EncodedValue>,
     ) -> Option<InboundSignal> {
         let (watcher, actor) = self.peers.get_mut(&node)?.monitors.remove_local_watcher(id)?;
         Some(InboundSignal::Down { watcher, id, actor, reason })
@@ -487,12 +487,12 @@ impl NodeCore {
 }
 
 /// The size in bytes of a value of a peer.
-fn bytes_of(value: &Value) -> usize {
-    value.as_encoded().map_or(0, |(_, body, _)| body.len())
+fn bytes_of(value: &EncodedValue) -> usize {
+    value.body().len()
 }
 
 /// The size in bytes of the value or text of an exit reason.
-pub(super) fn bytes_of_reason(reason: &ExitReason) -> usize {
+fn bytes_of_reason(reason: &ExitReason<EncodedValue>) -> usize {
     match reason {
         ExitReason::Done(value) => bytes_of(value),
         ExitReason::Failed(text) | ExitReason::Panicked(text) => text.len(),
@@ -505,9 +505,9 @@ pub(super) fn bytes_of_reason(reason: &ExitReason) -> usize {
 }
 
 /// The exit reason without its value or text.
-fn without_value(reason: ExitReason) -> ExitReason {
+fn without_value(reason: ExitReason<EncodedValue>) -> ExitReason<EncodedValue> {
     match reason {
-        ExitReason::Done(_) => ExitReason::Done(Value::opaque()),
+        ExitReason::Done(_) => ExitReason::Done(EncodedValue::Opaque),
         ExitReason::Failed(_) => ExitReason::Failed(String::new()),
         ExitReason::Panicked(_) => ExitReason::Panicked(String::new()),
         ExitReason::Terminated
@@ -518,9 +518,9 @@ fn without_value(reason: ExitReason) -> ExitReason {
     }
 }
 
-fn value_of(session: &Session, tag: antiphon_wire::TagId, body: &[u8]) -> Result<Value, PayloadError> {
+fn value_of(session: &Session, tag: antiphon_wire::TagId, body: &[u8]) -> Result<EncodedValue, PayloadError> {
     let tag = check_inbound(session.tag_name(tag), body)?;
-    Ok(Value::encoded(tag, body))
+    Ok(EncodedValue::new(tag, body))
 }
 
 /// The node of a destination.

@@ -65,7 +65,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use antiphon_sched::{
-    ActorId, Budget, DeadLetter, ExitReason, Key, MonitorId, NodeId, RequestId, Requests, Time,
+    ActorId, Budget, DeadLetter, EncodedValue, ExitReason, Key, MonitorId, NodeId, RequestId, Requests, Time,
 };
 use antiphon_wire as wire;
 
@@ -158,7 +158,7 @@ pub struct NodeCore {
 /// A change to the loop that the core makes as soon as it has access to the loop.
 #[derive(Debug)]
 enum LoopAction {
-    Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
+    Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason<EncodedValue> },
     FailRequest(RequestId, antiphon_sched::AskError),
     DeadLetter(DeadLetter),
     FailReceipt(u64, antiphon_sched::Undelivered),

@@ -13,7 +13,7 @@ use crate::actor::{Actor, FoldActor};
 use crate::error::{AskError, JobError, SendError, TooManyAdapters, TooManyOpen, Undelivered};
 use crate::event_loop::{Readiness, Source, SourceOwner};
 use crate::id::{ActorId, Key};
-use crate::remote::{LoopRef, MonitorId, Signal, Wire, export};
+use crate::remote::{EncodedValue, LoopRef, MonitorId, Signal, Wire, export};
 use crate::request::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::scheduler::{
     ActorCursor, ActorPage, Core, DeadLetter, LoopStats, MailboxLimit, PendingTimer, Permit, Scheduler,
@@ -442,7 +442,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         actor: ActorId,
         value: Value,
         to_event: impl FnOnce(Value) -> SystemEvent,
-        to_signal: impl FnOnce(Key, ActorId, Value) -> Signal,
+        to_signal: impl FnOnce(Key, ActorId, EncodedValue) -> Signal,
     ) {
         let me = self.me;
         let core = self.core();

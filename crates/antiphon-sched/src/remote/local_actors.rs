@@ -9,6 +9,7 @@ use mio::Registry;
 use crate::actor::{Addr, Down, ExitReason, SendMode, Value};
 use crate::error::{AskError, PayloadError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
+use crate::remote::encoded_value::EncodedValue;
 use crate::remote::inbound;
 use crate::remote::transport::MonitorId;
 use crate::remote::wire::Wire;
@@ -297,7 +298,13 @@ impl ActorSignals<'_> {
     }
 
     /// Refuses a monitor: sends `watcher`, on another node, a [`Down`] of `target` with this reason.
-    pub fn refuse_monitor(&mut self, target: Key, id: MonitorId, watcher: ActorId, reason: ExitReason) {
+    pub fn refuse_monitor(
+        &mut self,
+        target: Key,
+        id: MonitorId,
+        watcher: ActorId,
+        reason: ExitReason<EncodedValue>,
+    ) {
         self.core.refuse_monitor(target, id, watcher, reason);
     }
 
@@ -321,31 +328,32 @@ impl ActorSignals<'_> {
     }
 
     /// Sends `watcher`, of this loop, a [`Down`]: `actor`, on another node, has exited. Each monitor causes at most one.
-    pub fn down(&mut self, watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason) {
-        self.core.down(watcher, id, actor, reason);
+    pub fn down(&mut self, watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason<EncodedValue>) {
+        self.core.down(watcher, id, actor, reason.map(Value::from));
     }
 
     /// Sends `watcher`, of this loop, an [`Event::Down`](crate::Event::Down) for `actor` without a monitor, for
     /// example when a subscription is refused. False when `watcher` has exited, or its mailbox holds twice its maximum of messages.
-    pub fn push_down(&mut self, watcher: Key, actor: ActorId, reason: ExitReason) -> bool {
+    pub fn push_down(&mut self, watcher: Key, actor: ActorId, reason: ExitReason<EncodedValue>) -> bool {
+        let reason = reason.map(Value::from);
         !self.core.holds(watcher, 2)
             && self.core.push_system(watcher, SystemEvent::Down(Down { actor, reason }))
     }
 
     /// Throws an exception into an actor of this loop. False when the actor has exited, or its mailbox holds three times
     /// its maximum of messages.
-    pub fn throw(&mut self, target: Key, value: Value) -> bool {
+    pub fn throw(&mut self, target: Key, value: EncodedValue) -> bool {
         !self.core.holds(target, URGENT_TIMES) && {
-            let thrown = self.core.metered(SystemEvent::Thrown(value));
+            let thrown = self.core.metered(SystemEvent::Thrown(value.into()));
             self.core.push_system(target, thrown)
         }
     }
 
     /// Resumes an actor of this loop. False when the actor has exited, or its mailbox holds three times its maximum of
     /// messages.
-    pub fn resume(&mut self, target: Key, value: Value) -> bool {
+    pub fn resume(&mut self, target: Key, value: EncodedValue) -> bool {
         !self.core.holds(target, URGENT_TIMES) && {
-            let resumed = self.core.metered(SystemEvent::Resumed(value));
+            let resumed = self.core.metered(SystemEvent::Resumed(value.into()));
             self.core.push_system(target, resumed)
         }
     }

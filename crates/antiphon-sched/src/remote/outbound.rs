@@ -7,6 +7,7 @@ use crate::actor::{SendMode, Value};
 use crate::error::{AskError, EncodeError, PayloadError, SendError, Undelivered};
 use crate::id::{ActorId, NodeId};
 use crate::remote::codec_context::{self, EncodeMode, EncodedRefs};
+use crate::remote::encoded_value::EncodedValue;
 use crate::remote::loop_ref::LoopRef;
 use crate::remote::transport::{Destination, OutboundMessage, PayloadRules, QueueRoom, Signal};
 use crate::remote::wire::{Wire, check_type_name};
@@ -227,14 +228,14 @@ fn encode_value<N: AsRef<str>>(
 ///
 /// # Errors
 /// The value cannot be encoded.
-pub(crate) fn export(core: &mut Core, value: Value) -> Result<Value, PayloadError> {
+pub(crate) fn export(core: &mut Core, value: Value) -> Result<EncodedValue, PayloadError> {
     let rules = core.payload_rules().unwrap_or_default();
     let (body, type_name, refs) = encode_value(core.node_id(), rules, value.is_checked(), |body| {
         let type_name = value.encode(body)?;
         type_name.iter().try_for_each(|type_name| check_type_name(type_name))?;
         Ok(type_name)
     })?;
-    let Some(type_name) = type_name else { return Ok(Value::opaque()) };
+    let Some(type_name) = type_name else { return Ok(EncodedValue::Opaque) };
     core.make_reachable(&refs);
-    Ok(Value::encoded_with_nodes(&type_name, &body, &refs.nodes))
+    Ok(EncodedValue::with_nodes(&type_name, &body, &refs.nodes))
 }

@@ -12,7 +12,7 @@ use std::ops::Bound;
 
 use crate::actor::ExitReason;
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::{MonitorId, Signal};
+use crate::remote::{EncodedValue, MonitorId, Signal};
 use crate::scheduler::core::Core;
 use crate::scheduler::log_panic;
 use antiphon_types::Time;
@@ -42,7 +42,7 @@ pub(crate) struct EndedMonitors {
 pub(crate) struct EndedAddress {
     reason: ExitReason,
     /// The reason for watchers on other nodes: its value is encoded once for all of them.
-    exported: Option<ExitReason>,
+    exported: Option<ExitReason<EncodedValue>>,
     /// The watchers that have not received their `Down`.
     watchers: BTreeMap<MonitorId, ActorId>,
     /// The actors that the ended actor has monitored.

@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::actor::{Down, ExitReason, Value};
+use crate::actor::{Down, ExitReason};
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::{ExposedType, MonitorId, Signal};
+use crate::remote::{EncodedValue, ExposedType, MonitorId, Signal};
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::adapter::AdapterTable;
 use crate::scheduler::cell::ActorType;
@@ -325,11 +325,11 @@ impl Core {
         target: Key,
         id: MonitorId,
         watcher: ActorId,
-        reason: ExitReason,
+        reason: ExitReason<EncodedValue>,
     ) {
         // The peer may have set it before, in a session that has ended: it gets one `Down`.
         self.ended_monitors.remove_watcher(target, id);
-        self.send_down(watcher, id, self.id(target), reason);
+        self.signal(Signal::Down { watcher, id, actor: self.id(target), reason });
     }
 
     /// Removes a monitor of an address of this loop, also if the address has ended and the `Down` waits for its turn.
@@ -452,12 +452,14 @@ impl Core {
         }
     }
 
-    pub(crate) fn exported_reason(&mut self, actor: ActorId, reason: ExitReason) -> ExitReason {
-        let ExitReason::Done(value) = reason else { return reason };
-        ExitReason::Done(crate::remote::export(self, value).unwrap_or_else(|reason| {
-            tracing::warn!(%actor, %reason, "an exit value was not sent to another node");
-            Value::not_sent(reason)
-        }))
+    /// An exit reason in its form for the wire.
+    pub(super) fn exported_reason(&mut self, actor: ActorId, reason: ExitReason) -> ExitReason<EncodedValue> {
+        reason.map(|value| {
+            crate::remote::export(self, value).unwrap_or_else(|reason| {
+                tracing::warn!(%actor, %reason, "an exit value was not sent to another node");
+                EncodedValue::NotSent(reason)
+            })
+        })
     }
 
     /// Undoes the extras of an adapter that is closed, or whose actor has exited.

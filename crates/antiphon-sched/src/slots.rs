@@ -5,6 +5,8 @@
 
 use std::ops::{Index, IndexMut};
 
+use crate::scheduler::TableInUse;
+
 /// The end of the free list.
 const NONE: u32 = u32::MAX;
 
@@ -56,6 +58,7 @@ impl<T> Slots<T> {
 
     /// Inserts a value. `generation` chooses its generation from the one that follows in its slot, or from `None` in a new slot.
     pub(crate) fn insert(&mut self, value: T, generation: impl FnOnce(Option<u32>) -> u32) -> SlotKey {
+        let _in_use = TableInUse::begin();
         let index = self.next_index();
         let generation = match self.slots.get_mut(index as usize) {
             Some(slot) => {
@@ -97,6 +100,7 @@ impl<T> Slots<T> {
 
     /// As [`Slots::remove`]; the next generation follows by `step`.
     pub(crate) fn remove_with_step(&mut self, key: SlotKey, step: u32) -> Option<T> {
+        let _in_use = TableInUse::begin();
         let slot = self.slots.get_mut(key.index as usize).filter(|slot| slot.generation == key.generation)?;
         slot.value()?;
         let content = std::mem::replace(&mut slot.content, SlotContent::Free(self.free));

@@ -1,7 +1,8 @@
 //! The state of one loop, and its operations within a round: spawning, sending, running and ending actors.
 //!
-//! Invariant: user code runs only while nothing of the core is borrowed, except through the `Cx` that it holds. Drops of messages and
-//! predicates may run while their mailbox is borrowed, but they can reach no loop.
+//! Invariant: user code never runs while a table of the core is borrowed; a step borrows the core only through its `Cx`. User code is also
+//! what runs when a message, a predicate, a closure or a value is dropped. So tables return what they no longer need, and the caller
+//! drops it. Debug builds check this: see `panic_guard`.
 
 use std::any::{TypeId, type_name};
 use std::borrow::Cow;
@@ -19,7 +20,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::remote::{PayloadRules, Signal, Wire, codec_context};
 use crate::request::PendingRequests;
 use crate::scheduler::actor_table::{ActorTable, Flag};
-use crate::scheduler::batch::BatchOutcome;
+use crate::scheduler::batch::{BatchOutcome, drop_predicate};
 use crate::scheduler::budget::Permit;
 use crate::scheduler::cell::{ActorType, Cell};
 use crate::scheduler::dead_letter::{DeadLetter, DeadLetters};
@@ -30,11 +31,12 @@ use crate::scheduler::inspection::{ActivityTable, ObservedBatch};
 use crate::scheduler::mailbox::{AnyMailbox, Fired, Mailbox, PendingTimer, Wait};
 use crate::scheduler::mailbox_limit::MailboxAdmission;
 use crate::scheduler::mailbox_waiters::MailboxWaiters;
+use crate::scheduler::panic_guard::debug_assert_no_table_in_use;
 use crate::scheduler::system_event::SystemEvent;
 use crate::scheduler::termination::Terminations;
 use crate::scheduler::timers::{TimerKey, TimerPurpose, TimerWheel};
 use crate::scheduler::{catch_panic, log_panic};
-use crate::socket::SocketTable;
+use crate::socket::{SocketTable, Sockets};
 use crate::thread::{LoopPools, Shared};
 use antiphon_types::Time;
 
@@ -568,6 +570,7 @@ impl Core {
 
     #[inline]
     pub(crate) fn begin_step(&mut self) {
+        debug_assert_no_table_in_use();
         self.steps += 1;
         self.shared.step_clock().step_started(self.steps);
     }
@@ -650,7 +653,8 @@ impl Core {
     pub(crate) fn await_until<M: 'static>(&mut self, me: Key, wait: Wait, span: Duration) {
         let until = self.now + span;
         let Some(mailbox) = self.mailbox::<M>(me) else { return };
-        let running = mailbox.await_until(wait, until);
+        let (running, ended) = mailbox.await_until(wait, until);
+        drop_predicate(ended);
         if running.is_some_and(|timer| self.wheel.push_back(timer, until)) {
             return;
         }
@@ -772,11 +776,11 @@ impl Core {
             }
         }
         self.drop_all_adapters();
-        self.ended_monitors.drop_all();
+        self.drop_ended_monitors();
         for handler in self.requests.take_all() {
             log_panic(|| drop(handler));
         }
-        self.sockets.drop_all();
+        Sockets::of(self).drop_all();
         self.discard_waiting_messages();
     }
 

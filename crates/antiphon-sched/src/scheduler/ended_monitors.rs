@@ -14,7 +14,7 @@ use crate::actor::ExitReason;
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::{EncodedValue, MonitorId, Signal};
 use crate::scheduler::core::Core;
-use crate::scheduler::log_panic;
+use crate::scheduler::panic_guard::{TableInUse, log_panic};
 use antiphon_types::Time;
 
 /// The most monitors of ended actors that are completed in one round.
@@ -55,11 +55,12 @@ impl EndedMonitors {
         !self.waiting.is_empty()
     }
 
-    /// Removes the monitor of a watcher that has not received its `Down`.
-    pub(crate) fn remove_watcher(&mut self, target: Key, id: MonitorId) {
+    /// Removes the monitor of a watcher that has not received its `Down`. Returns the address if nothing is left to complete.
+    fn remove_watcher(&mut self, target: Key, id: MonitorId) -> Option<EndedAddress> {
         if !self.is_waiting() {
-            return;
+            return None;
         }
+        let _in_use = TableInUse::begin();
         let of_target = self.waiting.range_mut((target, 0)..=(target, u64::MAX));
         let mut emptied = None;
         for (key, ended) in of_target {
@@ -68,9 +69,7 @@ impl EndedMonitors {
                 break;
             }
         }
-        if let Some(ended) = emptied.and_then(|key| self.waiting.remove(&key)) {
-            ended.discard();
-        }
+        self.waiting.remove(&emptied?)
     }
 
     fn add(&mut self, key: Key, ended: EndedAddress) {
@@ -86,11 +85,6 @@ impl EndedMonitors {
         let key = *next;
         self.last_turn = Some(key);
         self.waiting.remove(&key).map(|ended| (key, ended))
-    }
-
-    /// Drops all that waits, when the loop is dropped.
-    pub(crate) fn drop_all(&mut self) {
-        std::mem::take(&mut self.waiting).into_values().for_each(EndedAddress::discard);
     }
 }
 
@@ -127,6 +121,18 @@ impl Core {
     /// Whether monitors of ended addresses wait to be completed.
     pub(crate) fn has_ended_monitors(&self) -> bool {
         self.ended_monitors.is_waiting()
+    }
+
+    /// Removes the monitor of an ended address whose watcher has not received its `Down`.
+    pub(super) fn remove_ended_monitor(&mut self, target: Key, id: MonitorId) {
+        if let Some(ended) = self.ended_monitors.remove_watcher(target, id) {
+            ended.discard();
+        }
+    }
+
+    /// Drops all monitors that wait, when the loop is dropped.
+    pub(super) fn drop_ended_monitors(&mut self) {
+        std::mem::take(&mut self.ended_monitors.waiting).into_values().for_each(EndedAddress::discard);
     }
 
     /// Completes the monitors of an address that has ended: as many as this round allows at once, and the others in later rounds.

@@ -328,7 +328,7 @@ impl Core {
         reason: ExitReason<EncodedValue>,
     ) {
         // The peer may have set it before, in a session that has ended: it gets one `Down`.
-        self.ended_monitors.remove_watcher(target, id);
+        self.remove_ended_monitor(target, id);
         self.signal(Signal::Down { watcher, id, actor: self.id(target), reason });
     }
 
@@ -345,7 +345,7 @@ impl Core {
                 return;
             }
         }
-        self.ended_monitors.remove_watcher(target, id);
+        self.remove_ended_monitor(target, id);
     }
 
     /// Removes the extras of an actor that no longer uses any of them.

@@ -194,19 +194,6 @@ impl SocketTable {
             _ => None,
         }
     }
-
-    /// Drops all sockets when the loop ends, each in a panic guard of its own, because the functions that make its events are
-    /// user code.
-    pub(crate) fn drop_all(&mut self) {
-        for (_, mut entry) in self.entries.drain() {
-            log_panic(|| {
-                if let SocketKind::Tcp(tcp) = &mut entry.kind {
-                    tcp.send_layer_end();
-                }
-                drop(entry);
-            });
-        }
-    }
 }
 
 /// The sockets of a loop, and the core that they act on.
@@ -221,6 +208,19 @@ impl<'c> Sockets<'c> {
 }
 
 impl Sockets<'_> {
+    /// Drops all sockets when the loop ends, each in a panic guard of its own, because the functions that make its events are
+    /// user code.
+    pub(crate) fn drop_all(&mut self) {
+        for (_, mut entry) in std::mem::take(&mut self.core.sockets_mut().entries) {
+            log_panic(|| {
+                if let SocketKind::Tcp(tcp) = &mut entry.kind {
+                    tcp.send_layer_end();
+                }
+                drop(entry);
+            });
+        }
+    }
+
     /// Puts a socket into the table. Returns false, and drops the socket, if its actor has exited in this step.
     pub(crate) fn insert_socket(&mut self, id: SocketId, owner: Key, kind: SocketKind) -> bool {
         let entry = SocketEntry {

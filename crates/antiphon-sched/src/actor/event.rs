@@ -164,7 +164,7 @@ impl fmt::Debug for Thrown {
 }
 
 /// A behaviour offered to an actor; accept it with `swap_actor(offer)`.
-pub struct SwapOffer<M>(pub(crate) Box<dyn Actor<M>>);
+pub struct SwapOffer<M>(pub(super) Box<dyn Actor<M>>);
 
 impl<M: 'static> Actor<M> for SwapOffer<M> {
     fn step(&mut self, cx: &mut crate::actor::cx::Cx<'_, M>, event: Event<M>) -> crate::actor::step::Step<M> {

@@ -33,7 +33,7 @@ const FIRST_INTERNAL: u64 = 1 << 62;
 
 /// Identifies a socket; its loop never uses the number again.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct SocketId(pub(crate) u64);
+pub(crate) struct SocketId(pub(super) u64);
 
 /// The role of one descriptor of a socket; a child process has several descriptors.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]

@@ -66,7 +66,7 @@ fn exit_value_reaches_join_handle_and_remote_monitor() {
         let value = join_handle.join(PATIENCE);
         assert_eq!(recv(&ended), Exit::Value("3 apples".into()));
         let late = handle.join::<String>(worker, secs(5));
-        let no_actor = ExitReason::NoActor.to_string();
+        let no_actor = <ExitReason>::NoActor.to_string();
         assert!(matches!(&late, Err(JoinError::NoValue(reason)) if *reason == no_actor), "{late:?}");
         value
     });

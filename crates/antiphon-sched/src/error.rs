@@ -247,7 +247,7 @@ pub enum AskError {
     )]
     LoopTimedOut,
     /// The requesting actor has as many open requests as [`requests_max`](crate::LoopConfig::requests_max) allows.
-    #[error("too many open requests; wait for replies before sending more")]
+    #[error("{}", TOO_MANY_OPEN)]
     TooManyOpen,
     /// The loop has ended, or a blocking call was made on the loop's own thread.
     #[error("the loop cannot reply: it has ended, or this is its own thread, which must not block")]
@@ -316,12 +316,13 @@ impl SettingError {
     }
 }
 
+/// The text of all errors at the limit of open requests.
+const TOO_MANY_OPEN: &str = "the actor has as many open requests, timers and monitors as `requests_max` allows; wait for \
+                             replies, or cancel what is not needed";
+
 /// An actor has as many open requests, timers and monitors as it may. Nothing was done.
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "this actor has {max} open requests, timers and monitors, as many as it may; cancel what is not needed, or raise \
-     `requests_max`"
-)]
+#[error("{}; the limit is {max}", TOO_MANY_OPEN)]
 pub struct TooManyOpen {
     /// The limit: [`LoopConfig::requests_max`](crate::LoopConfig::requests_max).
     pub max: usize,
@@ -454,7 +455,7 @@ pub enum JobError {
     #[error("the queue of the blocking pool is full; run fewer jobs at once, or raise `blocking_queue_max`")]
     Full,
     /// The actor has too many open requests; the job did not run.
-    #[error("too many open requests; wait for replies first")]
+    #[error("{}", TOO_MANY_OPEN)]
     TooManyOpen,
     /// The job panicked, with this text.
     #[error("the job panicked: {0}")]

@@ -56,15 +56,16 @@ mod remote;
 #[doc(hidden)]
 pub use remote::__private;
 pub use remote::{
-    ActorSignals, Delivery, Destination, EncodedMessage, LocalActors, LoopRef, MailboxLoad, Mailboxes,
-    MonitorId, Origin, OutboundMessage, PayloadRules, QueueRoom, Requests, ServiceRef, Signal, TYPE_NAME_MAX,
-    Transport, Wire, origin, with_origin,
+    ActorSignals, Delivery, Destination, EncodedMessage, EncodedValue, LocalActors, LoopRef, MailboxLoad,
+    Mailboxes, MonitorId, Origin, OutboundMessage, PayloadRules, QueueRoom, Requests, ServiceRef, Signal,
+    TYPE_NAME_MAX, Transport, Wire, origin, with_origin,
 };
 
 mod request;
 pub use request::{ReplyTo, RequestId};
 
 mod scheduler;
+mod slots;
 pub use scheduler::{
     ActorActivity, ActorCursor, ActorInfo, ActorPage, ActorState, Budget, DeadLetter, DeadLetterCounts, Lag,
     LoopStats, MailboxLimit, Permit, RoomMark, SignalPolicy, Ticket, Turn, WhenFull,

@@ -18,7 +18,7 @@ use crate::event_loop::{Loop, LoopConfig, Platform};
 use crate::id::NodeId;
 #[cfg(feature = "serde")]
 use crate::remote::{EncodeMode, MESSAGE_BYTES_MAX, Wire, decode_with_context, encode_with_context};
-use crate::scheduler::StepEffect;
+use crate::scheduler::{StepEffect, debug_assert_no_table_in_use};
 use antiphon_types::Time;
 
 /// Returns a UDP port that is free at the moment on 127.0.0.1, on 127.0.0.2 and on the broadcast address of
@@ -366,9 +366,10 @@ impl<M: 'static> SteppedActor<M> {
         }
         let (scheduler, key) = (test.loop_ref().scheduler, self.addr.id().key());
         let effect = StepEffect::of(&event);
-        scheduler.core.current = Some(key);
+        debug_assert_no_table_in_use();
+        scheduler.core.set_current(Some(key));
         let step = self.actor.step(&mut Cx::new(scheduler, key), event);
-        scheduler.core.current = None;
+        scheduler.core.set_current(None);
         let result = match effect.and_then(|effect| effect.exit_reason(&step)) {
             Some(reason) => Err(reason),
             None => self.follow(step),

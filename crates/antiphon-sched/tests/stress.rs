@@ -302,7 +302,7 @@ fn run_actors(seed: u64, steps: u64) {
         drop(actors);
         for addr in idle {
             match choices.u32(0..16) {
-                0..4 => drop(events.local_actors().signals().resume(addr.id().key(), Value::new(()))),
+                0..4 => drop(events.local_actors().signals().resume(addr.id().key(), EncodedValue::unit())),
                 4 => drop(events.send(addr, StressMessage::new(&state, 2))),
                 _ => {}
             }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, DeadLetter, Destination, ExitReason, Key, Lag, MonitorId, NodeId, Undelivered, Value,
+    ActorId, DeadLetter, Destination, EncodedValue, ExitReason, Key, Lag, MonitorId, NodeId, Undelivered,
 };
 
 use super::context::NodeCx;
@@ -21,11 +21,11 @@ pub(super) enum InboundSignal {
     Monitor { watcher: Key, target: Key, id: MonitorId },
     Demonitor { target: Key, id: MonitorId },
     Notify { watcher: Key, id: MonitorId, actor: ActorId },
-    Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
+    Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason<EncodedValue> },
     Lagged { subscriber: Key, channel: ActorId, missed: u64, ended: bool },
     Terminate { target: Key, grace: Option<Duration> },
-    Throw { target: Key, value: Value },
-    Resume { target: Key, value: Value },
+    Throw { target: Key, value: EncodedValue },
+    Resume { target: Key, value: EncodedValue },
 }
 
 impl InboundSignal {
@@ -121,12 +121,12 @@ impl NodeCx {
 }
 
 /// The size in bytes of a value of a peer.
-pub(super) fn bytes_of(value: &Value) -> usize {
-    value.as_encoded().map_or(0, |(_, body, _)| body.len())
+pub(super) fn bytes_of(value: &EncodedValue) -> usize {
+    value.body().len()
 }
 
 /// The size in bytes of the value or text of an exit reason.
-pub(super) fn bytes_of_reason(reason: &ExitReason) -> usize {
+pub(super) fn bytes_of_reason(reason: &ExitReason<EncodedValue>) -> usize {
     match reason {
         ExitReason::Done(value) => bytes_of(value),
         ExitReason::Failed(text) | ExitReason::Panicked(text) => text.len(),
@@ -139,9 +139,9 @@ pub(super) fn bytes_of_reason(reason: &ExitReason) -> usize {
 }
 
 /// The exit reason without its value or text.
-pub(super) fn without_value(reason: ExitReason) -> ExitReason {
+pub(super) fn without_value(reason: ExitReason<EncodedValue>) -> ExitReason<EncodedValue> {
     match reason {
-        ExitReason::Done(_) => ExitReason::Done(Value::opaque()),
+        ExitReason::Done(_) => ExitReason::Done(EncodedValue::Opaque),
         ExitReason::Failed(_) => ExitReason::Failed(String::new()),
         ExitReason::Panicked(_) => ExitReason::Panicked(String::new()),
         ExitReason::Terminated

@@ -410,11 +410,11 @@ mod tests {
     use std::rc::Rc;
 
     use antiphon_sched::{
-        ActorId, Addr, Bytes, Cx, Event, ExitReason, MonitorId, NodeId, Value, Wire, millis, receive,
+        ActorId, Addr, Bytes, Cx, EncodedValue, Event, ExitReason, MonitorId, NodeId, Wire, millis, receive,
         receive_if, sleep, suspend,
     };
 
-    use super::super::frames::{InboundSignal, bytes_of_reason};
+    use super::super::frames::InboundSignal;
     use super::super::testing::TestCore;
     use super::*;
 
@@ -664,7 +664,7 @@ mod tests {
             "{addr:?} has taken the small message, and then all"
         );
         let owner = adapter.actor();
-        assert!(test.driver.sched.local_actors().signals().resume(owner, Value::new(())));
+        assert!(test.driver.sched.local_actors().signals().resume(owner, EncodedValue::unit()));
         test.advance();
         assert_eq!(test.core.cx.budgets.messages.bytes(), 0);
     }
@@ -678,7 +678,7 @@ mod tests {
         // It handles no signal yet, because it has not started.
         let (_, sleeper) = test.spawn(|_cx: &mut Cx<Bytes>, _| receive());
         let body = body_of(15 << 20);
-        let value = || Value::encoded("bytes", &body);
+        let value = || EncodedValue::new("bytes", &body);
         let refused = |test: &TestCore| test.core.cx.counts.refused_messages;
         let counted = 4 * (body.len() as u64 + SIGNAL_OVERHEAD);
         for _ in 0..10 {
@@ -694,11 +694,15 @@ mod tests {
         test.advance();
         assert_eq!(test.core.cx.budgets.replies.bytes(), 0);
 
-        let downs: Rc<RefCell<Vec<usize>>> = Rc::default();
+        let downs: Rc<RefCell<Vec<bool>>> = Rc::default();
         let received = downs.clone();
         let (_, watcher) = test.spawn(move |_cx: &mut Cx<Bytes>, event| {
             if let Event::Down(down) = event {
-                received.borrow_mut().push(bytes_of_reason(&down.reason));
+                received.borrow_mut().push(match down.reason {
+                    ExitReason::Done(value) => value.get::<Bytes>().is_ok(),
+                    ExitReason::Failed(text) => !text.is_empty(),
+                    _ => false,
+                });
             }
             receive()
         });
@@ -718,12 +722,12 @@ mod tests {
         }
         assert_eq!(test.core.cx.budgets.replies.bytes(), counted);
         test.advance();
-        let mut expected = vec![body.len(); 4];
-        expected.resize(10, 0);
+        let mut expected = vec![true; 4];
+        expected.resize(10, false);
         assert_eq!(
             (&*downs.borrow(), test.core.cx.budgets.replies.bytes()),
             (&expected, 0),
-            "each `Down` arrives once"
+            "each `Down` arrives once, the first four with their values and texts"
         );
     }
 }

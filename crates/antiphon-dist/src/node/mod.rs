@@ -72,9 +72,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, AskError, DeadLetter, Destination, ExitReason, Key, MonitorId, NodeId, OutboundMessage,
-    PayloadRules, QueueRoom, RequestId, Requests, SendMode, Signal, Time, Transport, Turn, Undelivered,
-    with_origin,
+    ActorId, Addr, AskError, DeadLetter, Destination, EncodedValue, ExitReason, Key, MonitorId, NodeId,
+    OutboundMessage, PayloadRules, QueueRoom, RequestId, Requests, SendMode, Signal, Time, Transport, Turn,
+    Undelivered, with_origin,
 };
 use antiphon_wire::frame::{Close, CloseReason, Goodbye, GoodbyeReason, IdleProposed};
 use antiphon_wire::{
@@ -141,7 +141,7 @@ pub struct NodeCore {
 /// A change to the loop that the core makes as soon as it has access to the loop.
 #[derive(Debug)]
 enum LoopAction {
-    Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason },
+    Down { watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason<EncodedValue> },
     FailRequest(RequestId, AskError),
     DeadLetter(DeadLetter),
     FailReceipt(u64, Undelivered),

@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered, Value,
+    ActorId, AskError, DeadLetter, EncodedValue, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered,
 };
 use antiphon_wire::frame::{
     Demonitor, Down, DownReason, Lagged, Monitor, Notify, PayloadFault, ReplyDropped, ReplyDroppedReason,
@@ -205,7 +205,10 @@ pub(super) fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
         | Signal::RoomNotAwaited { .. }
         | Signal::Exited { .. } => return None,
     };
-    value.as_encoded().map(|(_, body, nodes)| (body, nodes))
+    match value {
+        EncodedValue::Bytes { body, nodes, .. } => Some((body, nodes)),
+        EncodedValue::Opaque | EncodedValue::NotSent(_) => None,
+    }
 }
 
 /// The pair of actors of a signal with a value.
@@ -233,10 +236,13 @@ pub(super) const NIL: (&str, &[u8]) = ("()", &[0xc0]);
 
 pub(super) fn with_value<'v>(
     session: &mut Session,
-    value: &'v Value,
+    value: &'v EncodedValue,
     frame: impl FnOnce(TagId, &'v [u8]) -> Frame<'v>,
 ) -> Result<(), SendRefused> {
-    let (tag, body) = value.as_encoded().map_or(NIL, |(tag, body, _)| (tag, body));
+    let (tag, body) = match value {
+        EncodedValue::Bytes { type_name, body, .. } => (&**type_name, &**body),
+        EncodedValue::Opaque | EncodedValue::NotSent(_) => NIL,
+    };
     match session.intern(tag) {
         Ok(tag) => session.send(&frame(tag, body)),
         Err(_) => Err(SendRefused::FieldTooLong),
@@ -255,17 +261,15 @@ pub(super) fn send_down(
     watcher: Key,
     actor: ActorId,
     id: u64,
-    reason: &ExitReason,
+    reason: &ExitReason<EncodedValue>,
 ) -> Result<(), SendRefused> {
     let reason = match reason {
-        ExitReason::Done(value) => match (value.as_encoded(), value.as_not_sent()) {
-            (Some((tag, body, _)), _) => match session.intern(tag) {
-                Ok(tag) => DownReason::Done(Some((tag, body))),
-                Err(_) => DownReason::DoneNotSent(PayloadFault::Encode(TOO_MANY_TYPES)),
-            },
-            (None, Some(reason)) => DownReason::DoneNotSent(fault_of(reason, session)),
-            (None, None) => DownReason::Done(None),
+        ExitReason::Done(EncodedValue::Bytes { type_name, body, .. }) => match session.intern(type_name) {
+            Ok(tag) => DownReason::Done(Some((tag, body))),
+            Err(_) => DownReason::DoneNotSent(PayloadFault::Encode(TOO_MANY_TYPES)),
         },
+        ExitReason::Done(EncodedValue::NotSent(reason)) => DownReason::DoneNotSent(fault_of(reason, session)),
+        ExitReason::Done(EncodedValue::Opaque) => DownReason::Done(None),
         ExitReason::Failed(text) => DownReason::Failed(truncated(text)),
         ExitReason::Panicked(text) => DownReason::Panicked(truncated(text)),
         ExitReason::Terminated => DownReason::Terminated,

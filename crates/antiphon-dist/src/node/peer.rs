@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Delivery, Destination, ExitReason, Key, MonitorId, NodeId, Origin,
-    OutboundMessage, PayloadError, QueueRoom, RequestId, RoomMark, SendMode, Signal, SignalPolicy, Time,
-    Undelivered, Value, with_origin,
+    ActorId, AskError, DeadLetter, Delivery, Destination, EncodedValue, ExitReason, Key, MonitorId, NodeId,
+    Origin, OutboundMessage, PayloadError, QueueRoom, RequestId, RoomMark, SendMode, Signal, SignalPolicy,
+    Time, Undelivered, with_origin,
 };
 use antiphon_wire::frame::{
     Answer, Close, CloseReason, Down, DownReason, IdleAgreed, IdleProposed, Message, NodeAt, PayloadRefused,
@@ -486,9 +486,9 @@ impl Peer {
         }
     }
 
-    fn value_of(&self, tag: antiphon_wire::TagId, body: &[u8]) -> Result<Value, PayloadError> {
+    fn value_of(&self, tag: antiphon_wire::TagId, body: &[u8]) -> Result<EncodedValue, PayloadError> {
         let tag_name = self.peer_session.as_ref().and_then(|peer_session| peer_session.session.tag_name(tag));
-        Ok(Value::encoded(check_inbound(tag_name, body)?, body))
+        Ok(EncodedValue::new(check_inbound(tag_name, body)?, body))
     }
 
     /// Counts and logs a `throw` or `resume` whose value cannot be read.
@@ -610,7 +610,7 @@ impl Peer {
         &mut self,
         cx: &mut NodeCx,
         (watcher, id, actor): (Key, MonitorId, ActorId),
-        reason: ExitReason,
+        reason: ExitReason<EncodedValue>,
         driver: &mut impl Driver,
     ) {
         let (permit, reason) = match self.budget.acquire_for_value(&cx.budgets, bytes_of_reason(&reason)) {
@@ -668,10 +668,10 @@ impl Peer {
         let id = self.monitor_id(cx, down.id, false);
         // A peer can report only the exits of its own actors.
         let reason = match down.reason {
-            DownReason::Done(None) => ExitReason::Done(Value::opaque()),
-            DownReason::DoneNotSent(fault) => ExitReason::Done(Value::not_sent(error_of(fault))),
+            DownReason::Done(None) => ExitReason::Done(EncodedValue::Opaque),
+            DownReason::DoneNotSent(fault) => ExitReason::Done(EncodedValue::NotSent(error_of(fault))),
             DownReason::Done(Some((tag, body))) => {
-                ExitReason::Done(self.value_of(tag, body).unwrap_or_else(Value::not_sent))
+                ExitReason::Done(self.value_of(tag, body).unwrap_or_else(EncodedValue::NotSent))
             }
             DownReason::Failed(text) => ExitReason::Failed(text.to_owned()),
             DownReason::Panicked(text) => ExitReason::Panicked(text.to_owned()),
@@ -687,7 +687,11 @@ impl Peer {
     }
 
     /// Removes the monitor of a local watcher, whose `Down` has arrived; `None` if there is no such monitor.
-    pub(super) fn end_monitor(&mut self, id: MonitorId, reason: ExitReason) -> Option<InboundSignal> {
+    pub(super) fn end_monitor(
+        &mut self,
+        id: MonitorId,
+        reason: ExitReason<EncodedValue>,
+    ) -> Option<InboundSignal> {
         let (watcher, actor) = self.monitors.remove_local_watcher(id)?;
         Some(InboundSignal::Down { watcher, id, actor, reason })
     }

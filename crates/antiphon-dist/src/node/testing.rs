@@ -1,7 +1,8 @@
 //! A core for unit tests: with a virtual loop and peers without connections, and without a network.
 
 use antiphon_sched::{
-    Actor, Addr, ExitReason, Key, LocalActors, Loop, LoopConfig, MonitorId, NodeId, Platform, Wire, millis,
+    Actor, Addr, EncodedValue, ExitReason, Key, LocalActors, Loop, LoopConfig, MonitorId, NodeId, Platform,
+    Wire, millis,
 };
 use antiphon_wire as wire;
 use antiphon_wire::{Deframer, Entropy, Handshake, HeldSession, ResumeState, Session};
@@ -102,7 +103,7 @@ impl TestCore {
     }
 
     /// Receives a `Down` of a peer.
-    pub(super) fn receive_down(&mut self, node: NodeId, id: MonitorId, reason: ExitReason) {
+    pub(super) fn receive_down(&mut self, node: NodeId, id: MonitorId, reason: ExitReason<EncodedValue>) {
         let peer = self.core.peers.get_mut(node).expect("the peer is known");
         if let Some(signal) = peer.end_monitor(id, reason) {
             self.apply_signal(node, signal);

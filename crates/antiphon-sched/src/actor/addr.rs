@@ -30,7 +30,7 @@ pub enum SendMode {
 }
 
 /// The function that sends a message of type `M` to an actor.
-pub(crate) type Reach<M> = fn(&mut LoopRef<'_>, ActorId, M, SendMode) -> Result<(), SendError<M>>;
+type Reach<M> = fn(&mut LoopRef<'_>, ActorId, M, SendMode) -> Result<(), SendError<M>>;
 
 /// The address of an actor that receives messages of type `M`.
 ///
@@ -38,8 +38,8 @@ pub(crate) type Reach<M> = fn(&mut LoopRef<'_>, ActorId, M, SendMode) -> Result<
 /// actor, or to the same adapter of it: the address of an adapter differs from that of its actor, and from those of its other
 /// adapters. [`ActorId::actor`] finds the actor of each.
 pub struct Addr<M> {
-    pub(crate) id: ActorId,
-    pub(crate) reach: Reach<M>,
+    id: ActorId,
+    reach: Reach<M>,
 }
 
 impl<M> Addr<M> {

@@ -11,13 +11,13 @@ use crate::actor::step::{Fold, Step};
 use crate::actor::value::Value;
 use crate::actor::{Actor, FoldActor};
 use crate::error::{AskError, JobError, SendError, TooManyAdapters, TooManyOpen, Undelivered};
-use crate::event_loop::{Source, SourceOwner};
+use crate::event_loop::{Readiness, Source, SourceOwner};
 use crate::id::{ActorId, Key};
-use crate::remote::{LoopRef, MonitorId, Signal, Wire, export};
+use crate::remote::{EncodedValue, LoopRef, MonitorId, Signal, Wire, export};
 use crate::request::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::scheduler::{
-    ActorCursor, ActorPage, Core, DeadLetter, DueTimer, Flag, LoopStats, MailboxLimit, PendingTimer, Permit,
-    Scheduler, SignalPolicy, SystemEvent, TimerKey, log_panic,
+    ActorCursor, ActorPage, Core, DeadLetter, LoopStats, MailboxLimit, PendingTimer, Permit, Scheduler,
+    SignalPolicy, SystemEvent, TimerKey, log_panic,
 };
 use crate::thread;
 use crate::thread::{Handle, JobPool};
@@ -33,8 +33,9 @@ pub struct Cx<'a, M> {
 /// A running timer.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct Timer {
-    /// The index among the timers of its actor.
-    token: u32,
+    /// Its slot in the mailbox of its actor.
+    slot: u32,
+    /// Its first key. That of a repeated timer changes with each tick.
     key: TimerKey,
 }
 
@@ -103,7 +104,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// The time of the loop. It does not change during a step.
     pub fn now(&self) -> Time {
-        self.loop_ref.scheduler.core.now
+        self.loop_ref.scheduler.core.now()
     }
 
     /// A random number, from the generator that the loop's seed determines.
@@ -114,11 +115,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// Makes this actor a daemon, or a live actor again. A daemon does not keep its loop running.
     pub fn set_daemon(&mut self, daemon: bool) {
         let me = self.me;
-        let core = self.core();
-        if core.actors.is_alive(me) && core.actors.has(me.index(), Flag::DAEMON) != daemon {
-            core.actors.set(me.index(), Flag::DAEMON, daemon);
-            core.live_actors = if daemon { core.live_actors - 1 } else { core.live_actors + 1 };
-        }
+        self.core().set_daemon(me, daemon);
     }
 
     /// Sets which signals this actor accepts from actors of other nodes that know its address. They can always send
@@ -212,12 +209,12 @@ impl<'a, M: 'static> Cx<'a, M> {
     ) {
         let me = self.me;
         let core = &mut self.loop_ref.scheduler.core;
-        let request_id = match core.open_request::<M, _>(me, answer, AskHandler::<R, M, _>::boxed) {
+        let request_id = match core.open_request(me, answer, AskHandler::<R, M, _>::boxed) {
             Ok(request_id) => request_id,
             Err(answer) => return core.push_reply(me, || answer(Err(AskError::TooManyOpen))),
         };
         core.set_request_timeout(request_id, timeout);
-        let reply = ReplyTo::new(core.node_id, request_id);
+        let reply = ReplyTo::new(core.node_id(), request_id);
         if let Err(error) = to.put(&mut self.loop_ref, request(reply), SendMode::Ask) {
             self.core().fail_request(request_id, error.reason().into());
         }
@@ -262,9 +259,9 @@ impl<'a, M: 'static> Cx<'a, M> {
     ) -> Result<RequestId, AskError> {
         let me = self.me;
         let core = &mut self.loop_ref.scheduler.core;
-        let opened = core.open_request::<M, _>(me, answer, AskHandler::<R, M, _>::boxed);
+        let opened = core.open_request(me, answer, AskHandler::<R, M, _>::boxed);
         let request_id = opened.map_err(|_| AskError::TooManyOpen)?;
-        let reply = ReplyTo::new(core.node_id, request_id);
+        let reply = ReplyTo::new(core.node_id(), request_id);
         match put(&mut self.loop_ref, request(reply)) {
             Ok(()) => Ok(request_id),
             Err(error) => {
@@ -285,17 +282,13 @@ impl<'a, M: 'static> Cx<'a, M> {
         F: FnOnce(R) -> M + 'static,
     {
         let me = self.me;
-        self.core().open_request::<M, _>(me, answer, RequestHandler::<R, M, _>::boxed)
+        self.core().open_request(me, answer, RequestHandler::<R, M, _>::boxed)
     }
 
     /// Pushes a message into this actor's own mailbox. The mailbox limit does not apply, as for a reply.
     pub fn push_self(&mut self, message: M) {
         let me = self.me;
-        let core = self.core();
-        if let Some(mailbox) = core.mailbox::<M>(me) {
-            mailbox.push_own(message);
-            core.actors.enqueue(me.index());
-        }
+        self.core().push_own(me, message);
     }
 
     /// The sizes of the loop's tables, and its counters.
@@ -355,32 +348,15 @@ impl<'a, M: 'static> Cx<'a, M> {
         pending: impl FnOnce(TimerKey) -> PendingTimer<M>,
     ) -> Result<Timer, TooManyOpen> {
         let me = self.me;
-        let core = &mut self.loop_ref.scheduler.core;
-        let (until, max) = (core.now + span, core.requests_max);
-        let Some(mailbox) = core.mailbox::<M>(me) else {
-            // The actor was ended during this step. It gets a timer that has fired.
-            let spent = core.wheel.insert(until, DueTimer::Wait(me));
-            core.wheel.cancel(spent);
-            return Ok(Timer { token: u32::MAX, key: spent });
-        };
-        if !mailbox.open_one(max) {
-            return Err(TooManyOpen { max });
-        }
-        let token = mailbox.next_timer();
-        let key = core.wheel.insert(until, DueTimer::Message(me, token));
-        if let Some(mailbox) = core.mailbox::<M>(me) {
-            mailbox.add_timer(pending(key));
-        }
-        Ok(Timer { token, key })
+        let (slot, key) = self.core().start_message_timer(me, span, pending)?;
+        Ok(Timer { slot, key })
     }
 
     /// Moves a timer: it fires `span` from now. Moving it to a later time is cheap enough for an idle timeout that
     /// moves with each message. Returns false if it has fired or was cancelled.
     pub fn reset_timer(&mut self, timer: Timer, span: Duration) -> bool {
         let Some(key) = self.key_of(timer) else { return false };
-        let core = self.core();
-        let until = core.now + span;
-        core.wheel.push_back(key, until)
+        self.core().push_back_timer(key, span)
     }
 
     /// Cancels a timer and drops its message. Returns false if it has fired.
@@ -388,16 +364,16 @@ impl<'a, M: 'static> Cx<'a, M> {
         let Some(key) = self.key_of(timer) else { return false };
         let me = self.me;
         let core = self.core();
-        let running = core.wheel.cancel(key).is_some();
+        let running = core.cancel_timer(key);
         // The message is dropped here, in the step of the actor that made it.
-        let cancelled = core.mailbox::<M>(me).and_then(|mailbox| mailbox.cancel_timer(timer.token, running));
+        let cancelled = core.mailbox::<M>(me).and_then(|mailbox| mailbox.cancel_timer(timer.slot, running));
         cancelled.is_some()
     }
 
     /// The key in the timer wheel of a timer of this actor; `None` if it has fired.
     fn key_of(&mut self, timer: Timer) -> Option<TimerKey> {
         let me = self.me;
-        self.core().mailbox::<M>(me)?.timer_key(timer.token, timer.key)
+        self.core().mailbox::<M>(me)?.timer_key(timer.slot, timer.key)
     }
 
     /// Monitors `actor`: this actor receives one [`Event::Down`] when `actor` exits or its node is lost, or at once if
@@ -466,11 +442,11 @@ impl<'a, M: 'static> Cx<'a, M> {
         actor: ActorId,
         value: Value,
         to_event: impl FnOnce(Value) -> SystemEvent,
-        to_signal: impl FnOnce(Key, ActorId, Value) -> Signal,
+        to_signal: impl FnOnce(Key, ActorId, EncodedValue) -> Signal,
     ) {
         let me = self.me;
         let core = self.core();
-        if actor.node() != core.node_id {
+        if actor.node() != core.node_id() {
             match export(core, value) {
                 Ok(value) => {
                     core.signal(to_signal(me, actor, value));
@@ -493,7 +469,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         F: FnMut(&mut Cx<'_, T>, Event<T>) -> Step<T> + 'static,
     {
         let core = self.core();
-        let fits = actor.node() == core.node_id && core.mailbox::<T>(actor.id().key()).is_some();
+        let fits = actor.node() == core.node_id() && core.mailbox::<T>(actor.id().key()).is_some();
         if fits {
             let offer = SwapOffer::<T>(Box::new(next));
             core.push_system(actor.id().key(), SystemEvent::Swap(Box::new(offer)));
@@ -529,7 +505,7 @@ impl<'a, M: 'static> Cx<'a, M> {
 
     /// The handle by which other threads use this loop.
     pub fn handle(&self) -> Handle {
-        Handle::of(&self.loop_ref.scheduler.core.shared)
+        Handle::of(self.loop_ref.scheduler.core.shared())
     }
 
     /// Registers a readiness source: this actor receives [`Event::Ready`] when `source` is ready. The actor owns the
@@ -544,11 +520,10 @@ impl<'a, M: 'static> Cx<'a, M> {
     ) -> io::Result<Source> {
         let me = self.me;
         let core = self.core();
-        let id = core.readiness.register(SourceOwner::Actor(me), source, interest)?;
-        match core.extras(me) {
-            Some(extras) => extras.sources.push(crate::event_loop::Readiness::index_of(id)),
+        let id = core.readiness_mut().register(SourceOwner::Actor(me), source, interest)?;
+        if !core.add_source(me, Readiness::index_of(id)) {
             // The actor has been ended during this step.
-            None => core.readiness.forget(crate::event_loop::Readiness::index_of(id)),
+            core.readiness_mut().forget(Readiness::index_of(id));
         }
         Ok(id)
     }
@@ -564,7 +539,7 @@ impl<'a, M: 'static> Cx<'a, M> {
         interest: mio::Interest,
     ) -> io::Result<()> {
         self.check_source(id)?;
-        self.core().readiness.reregister(id, source, interest)
+        self.core().readiness_mut().reregister(id, source, interest)
     }
 
     /// Ends the registration of a source that this actor registered.
@@ -579,16 +554,13 @@ impl<'a, M: 'static> Cx<'a, M> {
         self.check_source(id)?;
         let me = self.me;
         let core = self.core();
-        core.readiness.deregister(id, source)?;
-        if let Some(extras) = core.extras(me) {
-            extras.sources.retain(|index| *index != crate::event_loop::Readiness::index_of(id));
-            core.drop_idle_extras(me);
-        }
+        core.readiness_mut().deregister(id, source)?;
+        core.remove_source(me, Readiness::index_of(id));
         Ok(())
     }
 
     fn check_source(&mut self, id: Source) -> io::Result<()> {
-        if self.loop_ref.scheduler.core.readiness.is_of(id, self.me) {
+        if self.loop_ref.scheduler.core.readiness().is_of(id, self.me) {
             Ok(())
         } else {
             Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered by this actor"))
@@ -599,7 +571,7 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// [`Event::Ready`] again in the next round.
     pub fn unfinished(&mut self, source: Source) {
         if self.check_source(source).is_ok() {
-            self.core().readiness.unfinished(source);
+            self.core().readiness_mut().unfinished(source);
         }
     }
 }

@@ -77,11 +77,11 @@ pub struct Down {
     pub reason: ExitReason,
 }
 
-/// Why an actor exited.
+/// Why an actor exited. `V` is the type of exit values: [`EncodedValue`](crate::EncodedValue) between loop and transport.
 #[derive(Clone, Debug)]
-pub enum ExitReason {
+pub enum ExitReason<V = Value> {
     /// It exited with this value; the value of `stop` is `()`.
-    Done(Value),
+    Done(V),
     /// Its step returned a failure with this text.
     Failed(String),
     /// Its step panicked with this text.
@@ -102,7 +102,23 @@ pub enum ExitReason {
     Lagged,
 }
 
-impl fmt::Display for ExitReason {
+impl<V> ExitReason<V> {
+    /// The same reason, with another form of its value.
+    pub fn map<W>(self, convert: impl FnOnce(V) -> W) -> ExitReason<W> {
+        match self {
+            Self::Done(value) => ExitReason::Done(convert(value)),
+            Self::Failed(text) => ExitReason::Failed(text),
+            Self::Panicked(text) => ExitReason::Panicked(text),
+            Self::Terminated => ExitReason::Terminated,
+            Self::NodeLost => ExitReason::NodeLost,
+            Self::NoActor => ExitReason::NoActor,
+            Self::Refused => ExitReason::Refused,
+            Self::Lagged => ExitReason::Lagged,
+        }
+    }
+}
+
+impl<V> fmt::Display for ExitReason<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done(_) => f.write_str("done"),
@@ -148,7 +164,7 @@ impl fmt::Debug for Thrown {
 }
 
 /// A behaviour offered to an actor; accept it with `swap_actor(offer)`.
-pub struct SwapOffer<M>(pub(crate) Box<dyn Actor<M>>);
+pub struct SwapOffer<M>(pub(super) Box<dyn Actor<M>>);
 
 impl<M: 'static> Actor<M> for SwapOffer<M> {
     fn step(&mut self, cx: &mut crate::actor::cx::Cx<'_, M>, event: Event<M>) -> crate::actor::step::Step<M> {

@@ -38,8 +38,8 @@ pub(crate) enum Then<M> {
 /// The next state of a fold and what it waits for, or its end. [`to`] and [`stop`] make it.
 #[must_use = "a fold must return it"]
 pub struct In<S, M> {
-    pub(crate) state: Option<S>,
-    pub(crate) next: Next<M>,
+    pub(super) state: Option<S>,
+    pub(super) next: Next<M>,
 }
 
 /// Why an actor failed, as text.

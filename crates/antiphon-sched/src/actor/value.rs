@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::rc::Rc;
 
-use crate::error::{EncodeError, PayloadError, ValueError};
+use crate::error::{EncodeError, ValueError};
 use crate::id::NodeId;
-use crate::remote::{EncodeMode, MESSAGE_BYTES_MAX, Wire, codec_context};
+use crate::remote::{EncodeMode, EncodedValue, MESSAGE_BYTES_MAX, Wire, codec_context};
 
 /// A value of a type that its sender and receiver agree on. Clones share it.
 #[derive(Clone)]
@@ -25,15 +25,8 @@ enum ValueContent {
         type_name: &'static str,
         encode: Option<Encoder>,
     },
-    Encoded {
-        tag: Rc<str>,
-        body: Rc<[u8]>,
-        nodes: Rc<[NodeId]>,
-    },
-    /// A local value of another node, which could not cross the wire.
-    Opaque,
-    /// A value of another node that could not be sent for this reason.
-    NotSent(PayloadError),
+    /// A value of another node.
+    Received(EncodedValue),
 }
 
 #[derive(Copy, Clone)]
@@ -76,48 +69,12 @@ impl Value {
         self.content.map_or_else(|| ValueContent::new(()), |content| *content)
     }
 
-    /// Makes a value that arrived over the wire, from the name of its type and its bytes.
-    pub fn encoded(tag: &str, body: &[u8]) -> Self {
-        Self::encoded_with_nodes(tag, body, &[])
-    }
-
-    /// Makes an encoded value, with the nodes of the addresses in it.
-    pub(crate) fn encoded_with_nodes(tag: &str, body: &[u8], nodes: &[NodeId]) -> Self {
-        Self::of(ValueContent::Encoded { tag: tag.into(), body: body.into(), nodes: nodes.into() })
-    }
-
-    /// Makes a value that stands for one that could not cross the wire.
-    pub fn opaque() -> Self {
-        Self::of(ValueContent::Opaque)
-    }
-
-    /// Makes a value that stands for one that could not be sent.
-    pub fn not_sent(reason: PayloadError) -> Self {
-        Self::of(ValueContent::NotSent(reason))
-    }
-
     /// Whether the encoding of the value keeps to the limits of a body.
     pub(crate) fn is_checked(&self) -> bool {
         match self.content.as_deref() {
             None => true,
             Some(ValueContent::Local { encode, .. }) => encode.is_some_and(|encoder| encoder.is_checked),
-            Some(ValueContent::Encoded { .. } | ValueContent::Opaque | ValueContent::NotSent(_)) => false,
-        }
-    }
-
-    /// Why the value could not be sent; `None` for other values.
-    pub fn as_not_sent(&self) -> Option<&PayloadError> {
-        match self.content.as_deref()? {
-            ValueContent::NotSent(reason) => Some(reason),
-            ValueContent::Local { .. } | ValueContent::Encoded { .. } | ValueContent::Opaque => None,
-        }
-    }
-
-    /// The type name and bytes of an encoded value, and the nodes of the addresses in it. `None` for other values.
-    pub fn as_encoded(&self) -> Option<(&str, &[u8], &[NodeId])> {
-        match self.content.as_deref()? {
-            ValueContent::Encoded { tag, body, nodes } => Some((tag, body, nodes)),
-            ValueContent::Local { .. } | ValueContent::Opaque | ValueContent::NotSent(_) => None,
+            Some(ValueContent::Received(_)) => false,
         }
     }
 
@@ -126,7 +83,7 @@ impl Value {
     /// # Errors
     /// The value is of another type, does not decode, could not be sent to this node, or is opaque.
     pub fn get<T: Wire>(self) -> Result<T, ValueError> {
-        let (tag, body) = match self.into_content() {
+        let (type_name, body) = match self.into_content() {
             ValueContent::Local { value, type_name, encode } => match value.downcast::<T>() {
                 Ok(value) => match Rc::try_unwrap(value) {
                     Ok(value) => return Ok(value),
@@ -137,12 +94,12 @@ impl Value {
                     return Err(wrong_type::<T>(&found));
                 }
             },
-            ValueContent::Encoded { tag, body, .. } => (tag, body),
-            ValueContent::Opaque => return Err(ValueError::Opaque),
-            ValueContent::NotSent(reason) => return Err(ValueError::NotSent(reason)),
+            ValueContent::Received(EncodedValue::Bytes { type_name, body, .. }) => (type_name, body),
+            ValueContent::Received(EncodedValue::Opaque) => return Err(ValueError::Opaque),
+            ValueContent::Received(EncodedValue::NotSent(reason)) => return Err(ValueError::NotSent(reason)),
         };
-        if *tag != *T::name() {
-            return Err(wrong_type::<T>(&tag));
+        if *type_name != *T::name() {
+            return Err(wrong_type::<T>(&type_name));
         }
         T::decode_all(&body).map_err(ValueError::Decode)
     }
@@ -156,8 +113,10 @@ impl Value {
             ValueContent::Local { value, type_name, .. } => value.downcast::<T>().map_err(|_| {
                 ValueError::WrongType { expected: std::any::type_name::<T>().into(), found: type_name.into() }
             }),
-            ValueContent::NotSent(reason) => Err(ValueError::NotSent(reason)),
-            ValueContent::Encoded { .. } | ValueContent::Opaque => Err(ValueError::Opaque),
+            ValueContent::Received(EncodedValue::NotSent(reason)) => Err(ValueError::NotSent(reason)),
+            ValueContent::Received(EncodedValue::Bytes { .. } | EncodedValue::Opaque) => {
+                Err(ValueError::Opaque)
+            }
         }
     }
 
@@ -166,24 +125,30 @@ impl Value {
     ///
     /// # Errors
     /// The encoder of the value failed; `out` then holds the bytes that it wrote before.
-    pub fn encode(&self, out: &mut Vec<u8>) -> Result<Option<Cow<'_, str>>, EncodeError> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<Option<Cow<'_, str>>, EncodeError> {
         let Some(content) = &self.content else {
             ().encode(out)?;
             return Ok(Some(<()>::name()));
         };
         match &**content {
-            ValueContent::Local { encode: None, .. } | ValueContent::Opaque | ValueContent::NotSent(_) => {
-                Ok(None)
-            }
+            ValueContent::Local { encode: None, .. } => Ok(None),
             ValueContent::Local { value, encode: Some(encoder), .. } => {
                 (encoder.encode)(&**value, out)?;
                 Ok(Some((encoder.tag)()))
             }
-            ValueContent::Encoded { tag, body, .. } => {
+            ValueContent::Received(EncodedValue::Bytes { type_name, body, .. }) => {
                 out.extend_from_slice(body);
-                Ok(Some(Cow::Borrowed(tag)))
+                Ok(Some(Cow::Borrowed(type_name)))
             }
+            ValueContent::Received(EncodedValue::Opaque | EncodedValue::NotSent(_)) => Ok(None),
         }
+    }
+}
+
+/// The value as an actor of this node receives it.
+impl From<EncodedValue> for Value {
+    fn from(value: EncodedValue) -> Self {
+        Self::of(ValueContent::Received(value))
     }
 }
 
@@ -213,9 +178,13 @@ impl fmt::Debug for Value {
         match self.content.as_deref() {
             None => f.write_str("Value(())"),
             Some(ValueContent::Local { type_name, .. }) => write!(f, "Value({type_name})"),
-            Some(ValueContent::Opaque) => f.write_str("Value(opaque)"),
-            Some(ValueContent::NotSent(reason)) => write!(f, "Value(not sent: {reason})"),
-            Some(ValueContent::Encoded { tag, body, .. }) => write!(f, "Value({tag}, {} bytes)", body.len()),
+            Some(ValueContent::Received(EncodedValue::Opaque)) => f.write_str("Value(opaque)"),
+            Some(ValueContent::Received(EncodedValue::NotSent(reason))) => {
+                write!(f, "Value(not sent: {reason})")
+            }
+            Some(ValueContent::Received(EncodedValue::Bytes { type_name, body, .. })) => {
+                write!(f, "Value({type_name}, {} bytes)", body.len())
+            }
         }
     }
 }
@@ -229,7 +198,7 @@ mod tests {
         for value in [Value::unit(), Value::new(())] {
             let mut body = Vec::new();
             assert_eq!(value.encode(&mut body).as_ref().map(Option::as_deref), Ok(Some("()")));
-            assert!(Value::encoded("()", &body).get::<()>().is_ok());
+            assert!(Value::from(EncodedValue::new("()", &body)).get::<()>().is_ok());
             assert_eq!(body, [0xc0]);
         }
     }

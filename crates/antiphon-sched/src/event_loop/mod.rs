@@ -20,13 +20,10 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Registry, Token};
 use thiserror::Error;
-
-use tracing::level_filters::LevelFilter;
 
 use crate::actor::{Actor, Addr, Cx, Event, ExitReason, Fold, FoldActor, Step, Target};
 use crate::error::{SendError, SettingError};
@@ -34,7 +31,7 @@ use crate::id::{ActorId, NodeId};
 use crate::remote::{LocalActors, LoopRef, Transport, Wire};
 use crate::request::{DroppedReply, dropped};
 use crate::scheduler::{
-    ActorCursor, ActorPage, Core, DeadLetter, DueTimer, LoopStats, MailboxLimit, Scheduler, log_panic,
+    ActorCursor, ActorPage, Core, DeadLetter, LoopStats, MailboxLimit, Scheduler, TimerPurpose, log_panic,
 };
 use crate::socket::Sockets;
 use crate::thread;
@@ -178,7 +175,7 @@ pub struct Loop {
     queues: LoopQueues,
     poll: Option<Poll>,
     events: Events,
-    due: Vec<DueTimer>,
+    due: Vec<TimerPurpose>,
     due_next: usize,
     dropped: Vec<DroppedReply>,
     dropped_next: usize,
@@ -298,7 +295,7 @@ impl Loop {
     pub fn exit_of(&mut self, actor: impl Into<ActorId>) -> Rc<RefCell<Option<ExitReason>>> {
         let (actor, ended) = (actor.into(), Rc::new(RefCell::new(None)));
         let report = ended.clone();
-        if actor.node() == self.scheduler.core.node_id {
+        if actor.node() == self.scheduler.core.node_id() {
             self.scheduler.core.monitor_by_callback(
                 actor.key(),
                 Box::new(move |reason| *report.borrow_mut() = Some(reason)),
@@ -311,7 +308,7 @@ impl Loop {
 
     /// Returns a handle for other threads.
     pub fn handle(&self) -> Handle {
-        Handle::of(&self.scheduler.core.shared)
+        Handle::of(self.scheduler.core.shared())
     }
 
     /// Access to the loop for the code that embeds or extends it.
@@ -321,17 +318,17 @@ impl Loop {
 
     /// The actors of the loop, as its transport reaches them.
     pub fn local_actors(&mut self) -> LocalActors<'_> {
-        LocalActors { core: &mut self.scheduler.core, registry: self.poll.as_ref().map(Poll::registry) }
+        LocalActors::new(&mut self.scheduler.core, self.poll.as_ref().map(Poll::registry))
     }
 
     /// The incarnation of this loop.
     pub fn node_id(&self) -> NodeId {
-        self.scheduler.core.node_id
+        self.scheduler.core.node_id()
     }
 
     /// The time of the present round.
     pub fn now(&self) -> Time {
-        self.scheduler.core.now
+        self.scheduler.core.now()
     }
 
     /// The loop's sizes and counters.
@@ -346,7 +343,7 @@ impl Loop {
 
     /// Calls `report` with each dead letter: at most 1,024 in a round. Further ones are only counted.
     pub fn on_dead_letter(&mut self, report: impl FnMut(&DeadLetter) + 'static) {
-        self.scheduler.core.dead_letters.hook = Some(Box::new(report));
+        self.scheduler.core.set_dead_letter_hook(Box::new(report));
     }
 
     /// Sets the transport for messages and signals to other nodes.
@@ -363,7 +360,7 @@ impl Loop {
         let registry = self.poll.as_ref().map(Poll::registry);
         let (core, transport) = self.scheduler.parts()?;
         let transport = transport.as_a::<T>()?;
-        let result = act(transport, &mut LocalActors { core, registry });
+        let result = act(transport, &mut LocalActors::new(core, registry));
         self.scheduler.pass_signals();
         // What the transport has put into mailboxes, or did not, may have given turns to others.
         self.serve_waiters();
@@ -378,36 +375,30 @@ impl Loop {
 
     /// Whether the loop has an actor that is not a daemon.
     pub fn has_live_actors(&self) -> bool {
-        self.scheduler.core.live_actors > 0
+        self.scheduler.core.has_live_actors()
     }
 
     /// Whether anything can run right now.
     pub fn is_runnable(&self) -> bool {
-        self.scheduler.core.actors.is_runnable()
+        self.scheduler.core.is_runnable()
             || self.due_next < self.due.len()
-            || self.scheduler.core.readiness.has_unfinished()
-            || self.scheduler.core.sockets.is_busy()
             || !self.queues.inbox.is_empty()
             || !self.queues.jobs.is_empty()
             || !self.queues.urgent.is_empty()
-            || self.scheduler.core.waiting_messages.has_ready()
-            || self.scheduler.core.mailbox_waiters.has_unserved()
-            || self.scheduler.core.ended_monitors.is_waiting()
             || !self.dropped.is_empty()
-            || dropped::any(self.scheduler.core.node_id)
-            || !self.scheduler.core.signals.is_empty()
+            || dropped::any(self.scheduler.core.node_id())
             || self.has_stop_request()
     }
 
     /// The time of the next work that the loop knows of: now if it is runnable, else that of its next timer.
     pub fn next_deadline(&self) -> Option<Time> {
         if self.is_runnable() {
-            return Some(self.scheduler.core.now);
+            return Some(self.scheduler.core.now());
         }
         // In virtual time no memory is worth a round.
         let is_trim_due = self.poll.is_some() && self.scheduler.core.has_mailboxes_to_trim();
         let trim = is_trim_due.then_some(self.next_trim);
-        [self.scheduler.core.wheel.next_deadline(), trim].into_iter().flatten().min()
+        [self.scheduler.core.next_timer_deadline(), trim].into_iter().flatten().min()
     }
 
     /// Advances the time of a virtual loop.
@@ -416,7 +407,7 @@ impl Loop {
     /// When the loop is not virtual: real time advances by itself.
     pub fn advance_to(&mut self, now: Time) {
         assert!(self.poll.is_none(), "only the time of a virtual loop can be set");
-        self.scheduler.core.now = self.scheduler.core.now.max(now);
+        self.scheduler.core.advance_to(now);
     }
 
     /// Sets how long blocking jobs take in virtual time: `job_time` returns it for each job, when the job starts. A job has its
@@ -429,29 +420,20 @@ impl Loop {
 
     /// From now on keeps the failures of actors that nobody monitors.
     pub(crate) fn keep_failures(&mut self) {
-        self.scheduler.core.failures.get_or_insert_default();
+        self.scheduler.core.keep_failures();
     }
 
     pub(crate) fn failures(&self) -> &[String] {
-        self.scheduler.core.failures.as_deref().unwrap_or_default()
-    }
-
-    fn read_clock(&mut self) {
-        if let Some(start) = self.scheduler.core.clock {
-            let now = Time::ZERO + start.elapsed();
-            self.scheduler.core.now = self.scheduler.core.now.max(now);
-        }
+        self.scheduler.core.failures()
     }
 
     /// Runs one round of work, without polling and without waiting.
     pub fn work(&mut self) {
-        self.scheduler.core.shared.wake_flag.clear();
-        self.scheduler.core.shared.open();
-        self.read_clock();
+        self.scheduler.core.shared().end_sleep();
+        self.scheduler.core.shared().open();
+        self.scheduler.core.read_clock();
         self.begin_stop();
-        self.scheduler.core.shared.step_clock.round_started();
-        let traces = LevelFilter::current() >= LevelFilter::TRACE;
-        self.scheduler.core.observes_batches = self.scheduler.core.activity.is_some() || traces;
+        self.scheduler.core.begin_round();
         self.take_inbox();
         self.fire_timers();
         self.serve_sockets();
@@ -460,7 +442,7 @@ impl Loop {
         Sockets::of(&mut self.scheduler.core).flush();
         self.resume_sources();
         self.finish_round();
-        self.scheduler.core.shared.step_clock.round_ended();
+        self.scheduler.core.shared().step_clock().round_ended();
     }
 
     fn begin_stop(&mut self) {
@@ -476,7 +458,7 @@ impl Loop {
         }
         for _ in 0..INBOX_PER_ROUND {
             let Ok((period, job)) = self.queues.jobs.try_recv() else { break };
-            if self.scheduler.core.shared.open_period() == Some(period) {
+            if self.scheduler.core.shared().open_period() == Some(period) {
                 self.run_job(job);
             } else {
                 // Its thread has got `NoLoop`.
@@ -491,15 +473,15 @@ impl Loop {
     }
 
     fn run_job(&mut self, job: Box<dyn LoopJob>) {
-        self.scheduler.core.current = None;
+        self.scheduler.core.set_current(None);
         let scheduler = &mut self.scheduler;
         log_panic(|| job.run(scheduler));
     }
 
     /// Serves waiters of mailboxes that got room, or ended, outside of all batches.
     fn serve_waiters(&mut self) {
-        if self.scheduler.core.mailbox_waiters.has_unserved() {
-            self.scheduler.core.current = None;
+        if self.scheduler.core.has_unserved_waiters() {
+            self.scheduler.core.set_current(None);
             self.scheduler.serve_waiters();
         }
     }
@@ -508,67 +490,60 @@ impl Loop {
         if self.due_next == self.due.len() {
             self.due.clear();
             self.due_next = 0;
-            let now = self.scheduler.core.now;
-            self.scheduler.core.wheel.advance(now, &mut self.due);
+            self.scheduler.core.take_due_timers(&mut self.due);
         }
         for _ in 0..TIMERS_PER_ROUND {
             let Some(&due) = self.due.get(self.due_next) else { break };
             self.due_next += 1;
             self.fire(due);
         }
-        self.scheduler.core.timers_due = self.due.len() - self.due_next;
+        self.scheduler.core.set_timers_due(self.due.len() - self.due_next);
     }
 
-    fn fire(&mut self, due: DueTimer) {
+    fn fire(&mut self, due: TimerPurpose) {
         let core = &mut self.scheduler.core;
         match due {
-            DueTimer::Wait(actor) => core.fire_wait(actor),
-            DueTimer::Message(actor, token) => core.fire_message(actor, token),
-            DueTimer::Request(request_id) => self.scheduler.time_out(request_id),
-            DueTimer::Socket(id) => Sockets::of(core).on_timer(id),
-            DueTimer::Termination(actor) => core.on_termination_due(actor),
-            DueTimer::Stop => core.on_stop_due(),
-            DueTimer::VirtualJob(number) => thread::end_virtual_job(core, number),
+            TimerPurpose::Wait(actor) => core.fire_wait(actor),
+            TimerPurpose::Message(actor, slot) => core.fire_message(actor, slot),
+            TimerPurpose::Request(request_id) => self.scheduler.time_out(request_id),
+            TimerPurpose::Socket(id) => Sockets::of(core).on_timer(id),
+            TimerPurpose::Termination(actor) => core.on_termination_due(actor),
+            TimerPurpose::Stop => core.on_stop_due(),
+            TimerPurpose::VirtualJob(number) => thread::end_virtual_job(core, number),
         }
     }
 
     fn serve_sockets(&mut self) {
-        if self.scheduler.core.sockets.is_busy() {
-            self.scheduler.core.current = None;
-            self.scheduler.core.round_end = self.scheduler.core.now + TIME_PER_ROUND;
+        if self.scheduler.core.sockets().is_busy() {
+            self.scheduler.core.begin_part(TIME_PER_ROUND);
             Sockets::of(&mut self.scheduler.core).serve();
             // This time does not count as time for batches.
-            self.read_clock();
+            self.scheduler.core.read_clock();
         }
     }
 
     fn run_batches(&mut self) {
-        self.scheduler.core.round_end = self.scheduler.core.now + TIME_PER_ROUND;
-        let mut next_reading = self.scheduler.core.steps + STEPS_PER_READING;
+        self.scheduler.core.begin_part(TIME_PER_ROUND);
+        let mut next_reading = self.scheduler.core.steps() + STEPS_PER_READING;
         for _ in 0..BATCHES_PER_ROUND {
             if !self.scheduler.run_one() {
                 break;
             }
-            if self.scheduler.core.steps >= next_reading || self.scheduler.core.is_clock_due {
-                self.scheduler.core.is_clock_due = false;
-                next_reading = self.scheduler.core.steps + STEPS_PER_READING;
-                self.read_clock();
-                if self.scheduler.core.now >= self.scheduler.core.round_end {
+            if self.scheduler.core.steps() >= next_reading || self.scheduler.core.is_clock_due() {
+                next_reading = self.scheduler.core.steps() + STEPS_PER_READING;
+                if self.scheduler.core.read_clock_between_batches() {
                     break;
                 }
             }
         }
-        if self.scheduler.core.observes_batches {
-            self.scheduler.core.observe_batch(None);
-        }
-        self.scheduler.core.current = None;
+        self.scheduler.core.end_batches();
     }
 
     fn resume_sources(&mut self) {
-        if !self.scheduler.core.readiness.has_unfinished() {
+        if !self.scheduler.core.readiness().has_unfinished() {
             return;
         }
-        for source in self.scheduler.core.readiness.take_unfinished() {
+        for source in self.scheduler.core.readiness_mut().take_unfinished() {
             self.scheduler.core.note_ready(Readiness::token_of(source), true, true);
         }
     }
@@ -578,11 +553,9 @@ impl Loop {
         self.report_dropped_replies(DROPPED_REPLIES_PER_ROUND);
         thread::start_virtual_jobs(&mut self.scheduler.core);
         self.scheduler.pass_signals();
-        if !self.scheduler.core.dead_letters.unreported.is_empty() {
-            self.scheduler.core.dead_letters.report();
-        }
-        if self.scheduler.core.now >= self.next_trim {
-            self.next_trim = self.scheduler.core.now + TRIM_INTERVAL;
+        self.scheduler.core.report_dead_letters();
+        if self.scheduler.core.now() >= self.next_trim {
+            self.next_trim = self.scheduler.core.now() + TRIM_INTERVAL;
             self.scheduler.core.trim();
         }
     }
@@ -590,7 +563,7 @@ impl Loop {
     /// Reports dropped replies in order: those that are left of the last round first.
     fn report_dropped_replies(&mut self, most: usize) {
         if self.dropped.is_empty() {
-            dropped::take(self.scheduler.core.node_id, &mut self.dropped);
+            dropped::take(self.scheduler.core.node_id(), &mut self.dropped);
         }
         for _ in 0..most {
             let Some(&dropped) = self.dropped.get(self.dropped_next) else { break };
@@ -619,17 +592,17 @@ impl Loop {
             return Ok(());
         }
         let may_wait = !self.is_runnable() && {
-            self.scheduler.core.shared.wake_flag.set();
+            self.scheduler.core.shared().begin_sleep();
             // A push that did not see the flag is seen here.
             !self.is_runnable()
         };
         let timeout = if may_wait { self.poll_timeout(until) } else { Some(Duration::ZERO) };
-        let before = self.scheduler.core.now;
+        let before = self.scheduler.core.now();
         // The flag stays set until the next round: the embedding program may wait for the descriptor meanwhile.
         self.poll_once(timeout)?;
-        self.read_clock();
+        self.scheduler.core.read_clock();
         self.take_events(external);
-        if self.scheduler.core.now.since(before) > timeout.unwrap_or(Duration::ZERO) + PAUSE_MIN {
+        if self.scheduler.core.now().since(before) > timeout.unwrap_or(Duration::ZERO) + PAUSE_MIN {
             // The process was paused: data that arrived meanwhile comes before the timeouts that wait for it.
             self.poll_once(Some(Duration::ZERO))?;
             self.take_events(external);
@@ -638,12 +611,11 @@ impl Loop {
     }
 
     fn has_stop_request(&self) -> bool {
-        !self.scheduler.core.is_stopping() && self.scheduler.core.shared.stop.load(Ordering::Acquire)
+        !self.scheduler.core.is_stopping() && self.scheduler.core.shared().has_stop_request()
     }
 
     fn poll_timeout(&self, until: Option<Time>) -> Option<Duration> {
-        let now =
-            self.scheduler.core.clock.map_or(self.scheduler.core.now, |start| Time::ZERO + start.elapsed());
+        let now = self.scheduler.core.time_by_clock();
         let own = self.next_deadline();
         let first = match (own, until) {
             (Some(own), Some(until)) => own.min(until),
@@ -674,10 +646,10 @@ impl Loop {
                 #[cfg(unix)]
                 SIGNALS => {
                     // The pipe is emptied only here: a later signal causes another event.
-                    let (stop, hangup) = (&self.scheduler.core.shared.stop, &mut self.hangup);
+                    let (shared, hangup) = (self.scheduler.core.shared(), &mut self.hangup);
                     if let Some(signals) = &mut self.signals {
                         signals.take(|kind| match kind {
-                            SignalKind::Stop => stop.store(true, Ordering::Release),
+                            SignalKind::Stop => shared.set_stop_request(true),
                             SignalKind::Hangup => *hangup = true,
                         });
                     }
@@ -710,9 +682,7 @@ impl Loop {
 
     /// Whether a requested stop is complete: all actors have ended, or `stop_within` has passed.
     pub fn has_stopped(&self) -> bool {
-        let now = self.scheduler.core.now;
-        let stop = self.scheduler.core.terminations.stop.as_ref();
-        stop.is_some_and(|stop| self.scheduler.core.actors.len() == 0 || stop.is_over(now))
+        self.scheduler.core.has_stopped()
     }
 
     /// Runs until only daemons are left, or a requested stop is complete.
@@ -725,11 +695,8 @@ impl Loop {
         let mut external = Vec::new();
         loop {
             self.work();
-            let is_finished = if self.scheduler.core.is_stopping() {
-                self.has_stopped()
-            } else {
-                self.scheduler.core.live_actors == 0
-            };
+            let is_finished =
+                if self.scheduler.core.is_stopping() { self.has_stopped() } else { !self.has_live_actors() };
             if is_finished {
                 break;
             }
@@ -756,10 +723,10 @@ impl Loop {
                 let Ok(message) = self.queues.inbox.try_recv() else { break };
                 self.scheduler.open_message(message);
             }
-            self.scheduler.core.dead_letters.report();
-            self.scheduler.core.shared.stop.store(false, Ordering::Release);
+            self.scheduler.core.report_dead_letters();
+            self.scheduler.core.shared().set_stop_request(false);
         }
-        while self.scheduler.core.ended_monitors.is_waiting() {
+        while self.scheduler.core.has_ended_monitors() {
             self.scheduler.core.complete_ended_monitors();
             self.scheduler.pass_signals();
         }
@@ -776,7 +743,7 @@ impl Loop {
     ///
     /// What was accepted before is not lost: messages are sent now, or wait for room at their targets.
     pub fn refuse_handles(&mut self) {
-        self.scheduler.core.shared.pause();
+        self.scheduler.core.shared().pause();
         for _ in 0..self.queues.jobs.len() {
             log_panic(|| drop(self.queues.jobs.try_recv()));
         }
@@ -859,19 +826,8 @@ impl std::os::fd::AsRawFd for Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        self.scheduler.core.shared.close();
-        for key in self.scheduler.core.actors.keys().collect::<Vec<_>>() {
-            if let Some(mut cell) = self.scheduler.core.actors.remove(key) {
-                self.scheduler.core.dead_mailbox(key, cell.any_mailbox());
-                drop(cell);
-            }
-        }
-        // Values of user code are dropped one by one: two panics in one drop would abort the process.
-        self.scheduler.core.drop_all_adapters();
-        self.scheduler.core.ended_monitors.drop_all();
-        self.scheduler.core.requests.drop_all();
-        self.scheduler.core.sockets.drop_all();
-        self.scheduler.core.discard_waiting_messages();
+        self.scheduler.core.shared().close();
+        self.scheduler.core.drop_all();
         for _ in 0..self.queues.urgent.len() {
             log_panic(|| drop(self.queues.urgent.try_recv()));
         }
@@ -883,17 +839,17 @@ impl Drop for Loop {
                 self.scheduler.core.discard_message(message);
             }
         }
-        self.scheduler.core.dead_letters.report();
-        log_panic(|| drop(self.scheduler.core.dead_letters.hook.take()));
-        dropped::close(self.scheduler.core.node_id);
-        watchdog::end(&self.scheduler.core.shared);
+        self.scheduler.core.report_dead_letters();
+        self.scheduler.core.drop_dead_letter_hook();
+        dropped::close(self.scheduler.core.node_id());
+        watchdog::end(self.scheduler.core.shared());
     }
 }
 
 impl std::fmt::Debug for Loop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Loop")
-            .field("node_id", &self.scheduler.core.node_id)
+            .field("node_id", &self.scheduler.core.node_id())
             .field("stats", &self.stats())
             .finish()
     }

@@ -8,9 +8,9 @@
 use std::io;
 
 use mio::{Interest, Registry, Token};
-use slab::Slab;
 
 use crate::id::Key;
+use crate::slots::{SlotKey, Slots};
 use crate::socket::{FdRole, SocketId};
 
 /// Tokens from here on are for the program that embeds the loop, in [`Loop::registry`](crate::Loop::registry).
@@ -53,7 +53,6 @@ pub(crate) enum ReadyTarget {
 
 struct SourceEntry {
     owner: SourceOwner,
-    generation: u32,
     readable: bool,
     writable: bool,
     queued: bool,
@@ -61,31 +60,31 @@ struct SourceEntry {
 
 pub(crate) struct Readiness {
     registry: Option<Registry>,
-    entries: Slab<SourceEntry>,
-    generations: u32,
+    entries: Slots<SourceEntry>,
+    /// The generation of the last source.
+    last_generation: u32,
     /// Sources that their owners left before `WouldBlock`.
     unfinished: Vec<Source>,
 }
 
 const INDEX_BITS: u32 = 24;
+/// The generations of all sources follow each other, up to this one.
+const GENERATION_MAX: u32 = 0x7f_ffff;
 
 impl Source {
-    fn new(generation: u32, index: usize) -> Self {
-        Self((u64::from(generation & 0x7f_ffff) << INDEX_BITS) | index as u64)
+    fn of(key: SlotKey) -> Self {
+        Self((u64::from(key.generation) << INDEX_BITS) | u64::from(key.index))
     }
 
-    fn index(self) -> usize {
-        (self.0 & ((1 << INDEX_BITS) - 1)) as usize
-    }
-
-    fn generation(self) -> u32 {
-        (self.0 >> INDEX_BITS) as u32
+    fn key(self) -> SlotKey {
+        let index = (self.0 & ((1 << INDEX_BITS) - 1)) as u32;
+        SlotKey { index, generation: (self.0 >> INDEX_BITS) as u32 }
     }
 }
 
 impl Readiness {
     pub(crate) fn new(registry: Option<Registry>) -> Self {
-        Self { registry, entries: Slab::new(), generations: 0, unfinished: Vec::new() }
+        Self { registry, entries: Slots::new(), last_generation: 0, unfinished: Vec::new() }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -99,20 +98,16 @@ impl Readiness {
         interest: Interest,
     ) -> io::Result<Source> {
         let Some(registry) = &self.registry else { return Err(no_sockets()) };
-        let entry = self.entries.vacant_entry();
-        if entry.key() >= 1 << INDEX_BITS {
+        let index = self.entries.next_index();
+        if index >= 1 << INDEX_BITS {
             return Err(io::Error::other("2^24 sources are registered; close some"));
         }
-        self.generations = (self.generations + 1) & 0x7f_ffff;
-        let id = Source::new(self.generations, entry.key());
+        let generation = (self.last_generation + 1) & GENERATION_MAX;
+        self.last_generation = generation;
+        let id = Source::of(SlotKey { index, generation });
         registry.register(source, Token(id.0 as usize), interest)?;
-        entry.insert(SourceEntry {
-            owner,
-            generation: self.generations,
-            readable: false,
-            writable: false,
-            queued: false,
-        });
+        let entry = SourceEntry { owner, readable: false, writable: false, queued: false };
+        self.entries.insert(entry, |_| generation);
         Ok(id)
     }
 
@@ -137,12 +132,12 @@ impl Readiness {
             (Some(registry), Some(_)) => registry.deregister(source)?,
             _ => return Err(io::Error::new(io::ErrorKind::NotFound, "the source is not registered")),
         }
-        self.entries.remove(id.index());
+        self.entries.remove(id.key());
         Ok(())
     }
 
     fn get(&self, id: Source) -> Option<&SourceEntry> {
-        self.entries.get(id.index()).filter(|entry| entry.generation == id.generation())
+        self.entries.get(id.key())
     }
 
     /// Whether a source belongs to an actor.
@@ -166,13 +161,15 @@ impl Readiness {
 
     /// Removes the entry of a source after its owner has exited.
     pub(crate) fn forget(&mut self, index: u32) {
-        self.entries.try_remove(index as usize);
+        if let Some(key) = self.entries.key_at(index) {
+            self.entries.remove(key);
+        }
     }
 
     /// Records readiness. Returns the receiver, or `None` if an event for it is already queued.
     pub(crate) fn note(&mut self, token: Token, readable: bool, writable: bool) -> Option<ReadyTarget> {
         let id = Source(token.0 as u64);
-        let entry = self.entries.get_mut(id.index()).filter(|entry| entry.generation == id.generation())?;
+        let entry = self.entries.get_mut(id.key())?;
         let owner = match entry.owner {
             SourceOwner::Actor(owner) => owner,
             SourceOwner::Socket(id, role) => return Some(ReadyTarget::Socket(id, role)),
@@ -181,16 +178,16 @@ impl Readiness {
         entry.writable |= writable;
         let needs_event = !entry.queued;
         entry.queued = true;
-        needs_event.then_some(ReadyTarget::Actor(owner, id.index() as u32))
+        needs_event.then_some(ReadyTarget::Actor(owner, id.key().index))
     }
 
     /// Takes the recorded readiness of a source, for an event.
     pub(crate) fn take_ready(&mut self, index: u32, owner: Key) -> Option<Ready> {
-        let entry =
-            self.entries.get_mut(index as usize).filter(|entry| entry.owner == SourceOwner::Actor(owner))?;
+        let key = self.entries.key_at(index)?;
+        let entry = self.entries.get_mut(key).filter(|entry| entry.owner == SourceOwner::Actor(owner))?;
         entry.queued = false;
         let ready = Ready {
-            source: Source::new(entry.generation, index as usize),
+            source: Source::of(key),
             readable: std::mem::take(&mut entry.readable),
             writable: std::mem::take(&mut entry.writable),
         };
@@ -218,7 +215,7 @@ impl Readiness {
     }
 
     pub(crate) fn index_of(id: Source) -> u32 {
-        id.index() as u32
+        id.key().index
     }
 }
 

@@ -90,7 +90,7 @@ pub(crate) fn start(shared: &Arc<Shared>, limit: Duration, samples: bool) {
         .name("antiphon-watchdog".into())
         .spawn(move || watch(&watched, limit, samples));
     match spawned {
-        Ok(thread) => *shared.step_clock.thread.lock() = Some(thread.thread().clone()),
+        Ok(thread) => *shared.step_clock().thread.lock() = Some(thread.thread().clone()),
         Err(reason) => {
             tracing::warn!(%reason, "starting the watchdog's thread failed; slow steps are not logged")
         }
@@ -99,7 +99,7 @@ pub(crate) fn start(shared: &Arc<Shared>, limit: Duration, samples: bool) {
 
 /// Wakes the watchdog, so that it ends with its loop.
 pub(crate) fn end(shared: &Shared) {
-    if let Some(thread) = shared.step_clock.thread.lock().take() {
+    if let Some(thread) = shared.step_clock().thread.lock().take() {
         thread.unpark();
     }
 }
@@ -116,18 +116,18 @@ fn watch(watched: &Weak<Shared>, limit: Duration, samples: bool) {
             if shared.is_closed() {
                 return;
             }
-            let step = shared.step_clock.step.load(Ordering::Relaxed);
+            let step = shared.step_clock().step.load(Ordering::Relaxed);
             idle = if step == 0 { idle + 1 } else { 0 };
             seen = if step != 0 && step == last { seen + 1 } else { 0 };
             if samples && step != 0 {
-                shared.step_clock.sample(limit / 2);
+                shared.step_clock().sample(limit / 2);
             }
             if seen == 2 {
                 log_slow_step(&shared, limit, &mut logged);
             }
             last = step;
             if idle > IDLE_MAX {
-                shared.step_clock.is_parked.store(true, Ordering::Relaxed);
+                shared.step_clock().is_parked.store(true, Ordering::Relaxed);
             }
         }
         if idle > IDLE_MAX {
@@ -177,14 +177,14 @@ impl LoggedActors {
 }
 
 fn log_slow_step(shared: &Shared, limit: Duration, logged: &mut LoggedActors) {
-    let key = Key::from_bits(shared.step_clock.actor.load(Ordering::Relaxed));
-    shared.step_clock.slow.fetch_add(1, Ordering::Relaxed);
+    let key = Key::from_bits(shared.step_clock().actor.load(Ordering::Relaxed));
+    shared.step_clock().slow.fetch_add(1, Ordering::Relaxed);
     let Some(steps) = logged.count(key, Instant::now()) else { return };
-    let name = shared.names.lock().get(&key).map(ToString::to_string);
-    let name = name.unwrap_or_else(|| shared.step_clock.actor_type.name().to_owned());
+    let name = shared.name_of(key);
+    let name = name.unwrap_or_else(|| shared.step_clock().actor_type.name().to_owned());
     // This thread is not in the span of a node.
     tracing::warn!(
-        node = %shared.node_id,
+        node = %shared.node_id(),
         actor = %key,
         name,
         ?limit,

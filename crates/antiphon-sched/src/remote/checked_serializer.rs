@@ -54,9 +54,9 @@ pub(crate) enum ByteSequences {
 #[derive(Copy, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Doubts {
     /// The number of sequences of `u8` that were written as bytes.
-    pub(crate) byte_sequences: usize,
+    pub(super) byte_sequences: usize,
     /// The number of 128-bit integers.
-    pub(crate) wide_integers: usize,
+    pub(super) wide_integers: usize,
 }
 
 impl Doubts {

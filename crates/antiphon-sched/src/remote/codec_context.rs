@@ -190,13 +190,13 @@ pub(crate) fn with_encode_context<R>(
 #[derive(Default)]
 pub(crate) struct Decoded {
     /// The addresses of this loop. The sender may have forged them.
-    pub(crate) actors: Vec<Key>,
+    pub(super) actors: Vec<Key>,
     /// Each copy of a `ReplyTo`. The sender may have forged those of this loop.
-    pub(crate) replies: Vec<(NodeId, RequestId)>,
+    pub(super) replies: Vec<(NodeId, RequestId)>,
     /// Each `ReplyTo` that was dropped during the decoding.
     dropped: Vec<(NodeId, RequestId)>,
     /// A `ReplyTo` was not decoded, because the sender has too many open requests in this loop.
-    pub(crate) is_over_quota: bool,
+    pub(super) is_over_quota: bool,
 }
 
 /// Records an address that names the loop for which a message is being decoded.

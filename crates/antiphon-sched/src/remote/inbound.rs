@@ -22,10 +22,9 @@ pub(super) fn deliver(core: &mut Core, to: Key, type_name: &str, body: &[u8]) ->
     }
     // An actor in `receive_if` gets more until its mailbox is full: it may wait for the next message.
     let is_idle = core.is_idle(owner) && core.any_mailbox(owner).is_some_and(|mailbox| mailbox.waiting() > 0);
-    core.has_discarded = false;
-    let delivery = (exposed.decode)(core, to, body);
+    let (delivery, has_discarded) = core.noting_discards(|core| (exposed.decode)(core, to, body));
     if core.drops_when_full(owner) {
-        let is_discarded = delivery == Delivery::Delivered && core.has_discarded;
+        let is_discarded = delivery == Delivery::Delivered && has_discarded;
         return if is_discarded { Delivery::Discarded } else { delivery };
     }
     let capacity = core.capacity_of(owner);
@@ -43,9 +42,9 @@ pub(super) fn deliver(core: &mut Core, to: Key, type_name: &str, body: &[u8]) ->
 fn is_forged(core: &mut Core, decoded: &Decoded) -> bool {
     decoded.actors.iter().any(|key| core.actor_of(*key).is_some() && !core.is_exposed(*key))
         || decoded.replies.iter().any(|(node, request_id)| {
-            *node == core.node_id
-                && core.requests.is_open(*request_id)
-                && core.requests.expected(*request_id).is_none()
+            *node == core.node_id()
+                && core.requests().is_open(*request_id)
+                && core.requests().expected(*request_id).is_none()
         })
 }
 
@@ -57,8 +56,8 @@ fn decode_payload<T: Wire>(
     has_receipt: bool,
 ) -> Result<(T, Decoded), PayloadRefusal> {
     let (result, decoded) =
-        codec_context::decode_with_context(core.node_id, || catch_panic(|| T::decode_sound(body)));
-    let node_id = core.node_id;
+        codec_context::decode_with_context(core.node_id(), || catch_panic(|| T::decode_sound(body)));
+    let node_id = core.node_id();
     if !decoded.is_empty() && is_forged(core, &decoded) {
         // The peer must not end the requests that it guessed.
         decoded.refuse(node_id, result, |node, _| node != node_id);
@@ -83,7 +82,7 @@ fn decode_payload<T: Wire>(
 /// and all others here.
 fn refuse_payload<T>(core: &mut Core, decoded: Decoded, payload: T, has_receipt: bool) {
     let sender = codec_context::sending_node().filter(|_| has_receipt);
-    decoded.refuse(core.node_id, payload, |node, _| Some(node) != sender);
+    decoded.refuse(core.node_id(), payload, |node, _| Some(node) != sender);
 }
 
 /// Why a payload from another node was refused.
@@ -101,7 +100,7 @@ pub(crate) fn deliver_as<M: Wire>(core: &mut Core, to: Key, body: &[u8]) -> Deli
         Err(PayloadRefusal::Payload(reason)) => return Delivery::Refused(reason),
         Err(PayloadRefusal::OverQuota) => return Delivery::OverQuota,
     };
-    let node_id = core.node_id;
+    let node_id = core.node_id();
     match core.push_metered(id, message) {
         Ok(()) => {
             decoded.accept(node_id);
@@ -141,7 +140,7 @@ pub(crate) fn complete_as<R: Wire>(
         }
     };
     // From here on, a reply in `value` that is dropped fails its request, also if this request is closed.
-    decoded.accept(core.node_id);
+    decoded.accept(core.node_id());
     core.complete_request(request_id, value)
 }
 

@@ -9,6 +9,7 @@ use mio::Registry;
 use crate::actor::{Addr, Down, ExitReason, SendMode, Value};
 use crate::error::{AskError, PayloadError, SendError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
+use crate::remote::encoded_value::EncodedValue;
 use crate::remote::inbound;
 use crate::remote::transport::MonitorId;
 use crate::remote::wire::Wire;
@@ -55,19 +56,25 @@ const URGENT_TIMES: usize = 3;
 
 /// The actors of a loop, as the transport reaches them.
 pub struct LocalActors<'a> {
-    pub(crate) core: &'a mut Core,
-    pub(crate) registry: Option<&'a Registry>,
+    core: &'a mut Core,
+    registry: Option<&'a Registry>,
+}
+
+impl<'a> LocalActors<'a> {
+    pub(crate) fn new(core: &'a mut Core, registry: Option<&'a Registry>) -> Self {
+        Self { core, registry }
+    }
 }
 
 impl LocalActors<'_> {
     /// The incarnation of this loop.
     pub fn node_id(&self) -> NodeId {
-        self.core.node_id
+        self.core.node_id()
     }
 
     /// The time of the present round.
     pub fn now(&self) -> Time {
-        self.core.now
+        self.core.now()
     }
 
     /// The name of a type; the same pointer at each call.
@@ -222,7 +229,7 @@ impl Mailboxes<'_> {
 
 /// The open requests of a loop.
 pub struct Requests<'a> {
-    pub(crate) core: &'a mut Core,
+    pub(super) core: &'a mut Core,
 }
 
 impl Requests<'_> {
@@ -258,19 +265,19 @@ impl Requests<'_> {
 
     /// As [`Requests::fail`], for another node: closes a request only if its `ReplyTo` left this loop.
     pub fn fail_from_peer(&mut self, request_id: RequestId, reason: AskError) {
-        if self.core.requests.expected(request_id).is_some() {
+        if self.core.requests().expected(request_id).is_some() {
             self.core.fail_request(request_id, reason);
         }
     }
 
     /// The actor that waits for an open request of this loop; `None` if none does.
     pub fn owner(&mut self, request_id: RequestId) -> Option<Key> {
-        self.core.requests.owner(request_id)
+        self.core.requests().owner(request_id)
     }
 
     /// Whether a request is open.
     pub fn is_open(&mut self, request_id: RequestId) -> bool {
-        self.core.requests.is_open(request_id)
+        self.core.requests().is_open(request_id)
     }
 }
 
@@ -291,11 +298,14 @@ impl ActorSignals<'_> {
     }
 
     /// Refuses a monitor: sends `watcher`, on another node, a [`Down`] of `target` with this reason.
-    pub fn refuse_monitor(&mut self, target: Key, id: MonitorId, watcher: ActorId, reason: ExitReason) {
-        // The peer may have set it before, in a session that has ended: it gets one `Down`.
-        self.core.ended_monitors.remove_watcher(target, id);
-        let actor = self.core.id(target);
-        self.core.send_down(watcher, id, actor, reason);
+    pub fn refuse_monitor(
+        &mut self,
+        target: Key,
+        id: MonitorId,
+        watcher: ActorId,
+        reason: ExitReason<EncodedValue>,
+    ) {
+        self.core.refuse_monitor(target, id, watcher, reason);
     }
 
     /// Removes a monitor.
@@ -318,31 +328,32 @@ impl ActorSignals<'_> {
     }
 
     /// Sends `watcher`, of this loop, a [`Down`]: `actor`, on another node, has exited. Each monitor causes at most one.
-    pub fn down(&mut self, watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason) {
-        self.core.down(watcher, id, actor, reason);
+    pub fn down(&mut self, watcher: Key, id: MonitorId, actor: ActorId, reason: ExitReason<EncodedValue>) {
+        self.core.down(watcher, id, actor, reason.map(Value::from));
     }
 
     /// Sends `watcher`, of this loop, an [`Event::Down`](crate::Event::Down) for `actor` without a monitor, for
     /// example when a subscription is refused. False when `watcher` has exited, or its mailbox holds twice its maximum of messages.
-    pub fn push_down(&mut self, watcher: Key, actor: ActorId, reason: ExitReason) -> bool {
+    pub fn push_down(&mut self, watcher: Key, actor: ActorId, reason: ExitReason<EncodedValue>) -> bool {
+        let reason = reason.map(Value::from);
         !self.core.holds(watcher, 2)
             && self.core.push_system(watcher, SystemEvent::Down(Down { actor, reason }))
     }
 
     /// Throws an exception into an actor of this loop. False when the actor has exited, or its mailbox holds three times
     /// its maximum of messages.
-    pub fn throw(&mut self, target: Key, value: Value) -> bool {
+    pub fn throw(&mut self, target: Key, value: EncodedValue) -> bool {
         !self.core.holds(target, URGENT_TIMES) && {
-            let thrown = self.core.metered(SystemEvent::Thrown(value));
+            let thrown = self.core.metered(SystemEvent::Thrown(value.into()));
             self.core.push_system(target, thrown)
         }
     }
 
     /// Resumes an actor of this loop. False when the actor has exited, or its mailbox holds three times its maximum of
     /// messages.
-    pub fn resume(&mut self, target: Key, value: Value) -> bool {
+    pub fn resume(&mut self, target: Key, value: EncodedValue) -> bool {
         !self.core.holds(target, URGENT_TIMES) && {
-            let resumed = self.core.metered(SystemEvent::Resumed(value));
+            let resumed = self.core.metered(SystemEvent::Resumed(value.into()));
             self.core.push_system(target, resumed)
         }
     }

@@ -24,7 +24,7 @@ pub struct LoopRef<'a> {
 impl LoopRef<'_> {
     /// The incarnation of this loop.
     pub fn node_id(&self) -> NodeId {
-        self.scheduler.core.node_id
+        self.scheduler.core.node_id()
     }
 
     /// The sizes of the loop's tables, and its counters.
@@ -39,12 +39,12 @@ impl LoopRef<'_> {
 
     /// The time of the present round.
     pub fn now(&self) -> Time {
-        self.scheduler.core.now
+        self.scheduler.core.now()
     }
 
     /// A random number from the loop's generator.
     pub(crate) fn random(&mut self) -> u64 {
-        self.scheduler.core.rng.u64(..)
+        self.scheduler.core.random()
     }
 
     /// The transport, if it is a `T`.
@@ -83,8 +83,7 @@ impl LoopRef<'_> {
         {
             // A request that is closed, by its timeout or with its actor, needs no log line. Every other reason
             // can be caused by a peer: it accepts no replies, or names an unknown node. So the log is throttled.
-            self.scheduler.core.undelivered_replies += 1;
-            let times = self.scheduler.core.undelivered_replies;
+            let times = self.scheduler.core.count_undelivered_reply();
             if times.is_power_of_two() {
                 tracing::warn!(%node, %reason, times, "a reply was not delivered (logged at powers of two)");
             }
@@ -94,7 +93,7 @@ impl LoopRef<'_> {
     /// Closes an adapter, made by [`Cx::adapter`](crate::Cx::adapter), before its actor ends. Other addresses are ignored.
     pub fn close_adapter(&mut self, adapter: impl Into<ActorId>) {
         let adapter = adapter.into();
-        if adapter.node() == self.scheduler.core.node_id {
+        if adapter.node() == self.scheduler.core.node_id() {
             self.scheduler.core.close_adapter(adapter.key());
         }
     }
@@ -162,14 +161,14 @@ impl ServiceRef<'_> {
     /// Lets messages from the network reach an actor. False when the actor is not of this loop, or has exited.
     pub fn expose<M: Wire>(&mut self, addr: Addr<M>) -> bool {
         let exposed = exposed_as::<M>(&mut self.scheduler.core);
-        addr.node() == self.scheduler.core.node_id && self.scheduler.core.expose(addr.id().key(), exposed)
+        addr.node() == self.scheduler.core.node_id() && self.scheduler.core.expose(addr.id().key(), exposed)
     }
 
     /// Makes the loop report to the transport when an actor ends, or an adapter is closed
     /// ([`Signal::Exited`](crate::Signal::Exited)), also if its address does not leave this loop. False when the actor
     /// has exited, or the adapter is closed.
     pub fn report_exit(&mut self, key: Key) -> bool {
-        self.scheduler.core.address_extras(key).map(|address| address.is_known_to_transport = true).is_some()
+        self.scheduler.core.report_exit(key)
     }
 
     /// Adds to the number of messages of a channel that `subscriber`, of this loop, has missed: it receives
@@ -214,7 +213,7 @@ impl ServiceRef<'_> {
         message: &EncodedMessage<M>,
         mode: SendMode,
     ) -> Result<(), Undelivered> {
-        self.scheduler.send_shared(to.id, message, mode)
+        self.scheduler.send_shared(to.id(), message, mode)
     }
 
     /// Puts a message into a mailbox of this loop. `permit` is kept with it until the actor takes it, or until it is dropped.
@@ -228,7 +227,7 @@ impl ServiceRef<'_> {
         permit: Permit,
     ) -> Result<(), SendError<M>> {
         let core = &mut self.scheduler.core;
-        core.with_permit(Some(permit), |core| core.push_metered(to.id, message))
+        core.with_permit(Some(permit), |core| core.push_metered(to.id(), message))
     }
 
     /// Whether the work of the running step should go on in a later one, after [`sleep`](crate::sleep)`(Duration::ZERO)`: the
@@ -241,7 +240,7 @@ impl ServiceRef<'_> {
     /// Registers the actor whose step is running for an [`Event::Writable`](crate::Event::Writable) of `target`, of this
     /// loop, as after a refused message.
     pub fn await_room(&mut self, target: ActorId) {
-        if target.node() == self.scheduler.core.node_id {
+        if target.node() == self.scheduler.core.node_id() {
             self.scheduler.core.after_refusal(target, SendMode::Send);
         }
     }

@@ -7,6 +7,7 @@
 #[cfg(feature = "serde")]
 mod checked_serializer;
 pub(crate) mod codec_context;
+mod encoded_value;
 mod inbound;
 mod local_actors;
 mod loop_ref;
@@ -24,6 +25,7 @@ pub(crate) use codec_context::{EncodeMode, EncodedRefs, ExposedType, MESSAGE_BYT
 pub use codec_context::{Origin, origin, with_origin};
 #[cfg(feature = "serde")]
 pub(crate) use codec_context::{decode_with_context, encode_with_context};
+pub use encoded_value::EncodedValue;
 pub use local_actors::{ActorSignals, Delivery, LocalActors, MailboxLoad, Mailboxes, Requests};
 pub use loop_ref::{LoopRef, ServiceRef};
 pub use outbound::EncodedMessage;

@@ -7,6 +7,7 @@ use crate::actor::{SendMode, Value};
 use crate::error::{AskError, EncodeError, PayloadError, SendError, Undelivered};
 use crate::id::{ActorId, NodeId};
 use crate::remote::codec_context::{self, EncodeMode, EncodedRefs};
+use crate::remote::encoded_value::EncodedValue;
 use crate::remote::loop_ref::LoopRef;
 use crate::remote::transport::{Destination, OutboundMessage, PayloadRules, QueueRoom, Signal};
 use crate::remote::wire::{Wire, check_type_name};
@@ -44,7 +45,7 @@ pub(crate) fn reach_wire<M: Wire>(
     message: M,
     mode: SendMode,
 ) -> Result<(), SendError<M>> {
-    if to.node() == loop_ref.scheduler.core.node_id {
+    if to.node() == loop_ref.scheduler.core.node_id() {
         return loop_ref.scheduler.core.push_local(to, message, mode);
     }
     match loop_ref.scheduler.send_encoded(Destination::Actor(to), &message, mode) {
@@ -69,7 +70,7 @@ pub(crate) fn reply_wire<R: Wire>(
     request_id: RequestId,
     value: R,
 ) -> Result<(), Undelivered> {
-    if node == loop_ref.scheduler.core.node_id {
+    if node == loop_ref.scheduler.core.node_id() {
         return loop_ref.scheduler.core.complete_request(request_id, value);
     }
     match loop_ref.scheduler.send_encoded(Destination::Request(node, request_id), &value, SendMode::Once) {
@@ -98,13 +99,13 @@ impl Scheduler {
         mode: SendMode,
     ) -> Result<(), Undelivered> {
         let core = &mut self.core;
-        let Some(rules) = core.payload_rules else { return Err(Undelivered::NoNode) };
+        let Some(rules) = core.payload_rules() else { return Err(Undelivered::NoNode) };
         let type_name = core.type_name_of::<M>();
         check_type_name(type_name)?;
-        let mut body = std::mem::take(&mut core.scratch);
+        let mut body = core.take_scratch();
         body.clear();
         let (encoded, refs) =
-            codec_context::encode_with_context(core.node_id, rules.bytes_max, EncodeMode::Send, || {
+            codec_context::encode_with_context(core.node_id(), rules.bytes_max, EncodeMode::Send, || {
                 encode_with(|| message.encode(&mut body))
             });
         let sent = match encoded {
@@ -114,22 +115,22 @@ impl Scheduler {
         if sent.is_err() && refs.has_reply_to {
             body.clear();
             let revoke = || encode_with(|| message.encode(&mut body));
-            let node_id = self.core.node_id;
+            let node_id = self.core.node_id();
             let (revoked, _) =
                 codec_context::encode_with_context(node_id, rules.bytes_max, EncodeMode::Revoke, revoke);
             debug_assert!(revoked.is_ok() || matches!(sent, Err(Undelivered::Payload(_))));
         }
-        self.core.scratch = body;
+        self.core.give_back_scratch(body);
         sent
     }
 
     /// Encodes a message for several receivers. So it must not contain a `ReplyTo`.
     pub(crate) fn encode_shared<M: Wire>(&mut self, message: &M) -> Result<EncodedMessage<M>, Undelivered> {
         let core = &mut self.core;
-        let Some(rules) = core.payload_rules else { return Err(Undelivered::NoNode) };
+        let Some(rules) = core.payload_rules() else { return Err(Undelivered::NoNode) };
         let type_name = core.type_name_of::<M>();
         check_type_name(type_name)?;
-        let (body, _, refs) = encode_value(core.node_id, rules, M::IS_CHECKED, |body| {
+        let (body, _, refs) = encode_value(core.node_id(), rules, M::IS_CHECKED, |body| {
             message.encode(body)?;
             Ok(Some(type_name))
         })?;
@@ -164,7 +165,7 @@ impl Scheduler {
         let requests: smallvec::SmallVec<[RequestId; 1]> =
             refs.requests.iter().map(|(request_id, _)| *request_id).collect();
         let outbound = OutboundMessage {
-            from: core.current,
+            from: core.current(),
             to,
             type_name,
             body,
@@ -173,7 +174,7 @@ impl Scheduler {
             nodes: &refs.nodes,
             requests: &requests,
         };
-        transport.send(core.now, &outbound)?;
+        transport.send(core.now(), &outbound)?;
         // Only now: no other node knows the addresses in a message that was not sent.
         core.make_reachable(refs);
         Ok(())
@@ -183,8 +184,8 @@ impl Scheduler {
     /// not. Without the node, nothing holds it back.
     pub(crate) fn has_queue_room(&mut self, to: ActorId, room: QueueRoom, mode: SendMode) -> bool {
         let Some((core, transport)) = self.parts() else { return true };
-        let Some(from) = core.current else { return true };
-        let is_busy = transport.check_room(core.now, from, (to, room), mode) == Err(Undelivered::Busy);
+        let Some(from) = core.current() else { return true };
+        let is_busy = transport.check_room(core.now(), from, (to, room), mode) == Err(Undelivered::Busy);
         if is_busy {
             core.after_refusal(to, mode);
         }
@@ -193,9 +194,9 @@ impl Scheduler {
 
     /// Fails a request that has reached its timeout. Its message is withdrawn if it still waits for another node.
     pub(crate) fn time_out(&mut self, request_id: RequestId) {
-        let is_remote = self.core.requests.expected(request_id).is_some();
+        let is_remote = self.core.requests().expected(request_id).is_some();
         let reason = match self.parts().filter(|_| is_remote) {
-            Some((core, transport)) => transport.withdraw(core.now, request_id),
+            Some((core, transport)) => transport.withdraw(core.now(), request_id),
             None => AskError::TimedOut,
         };
         self.core.fail_request(request_id, reason);
@@ -227,14 +228,14 @@ fn encode_value<N: AsRef<str>>(
 ///
 /// # Errors
 /// The value cannot be encoded.
-pub(crate) fn export(core: &mut Core, value: Value) -> Result<Value, PayloadError> {
-    let rules = core.payload_rules.unwrap_or_default();
-    let (body, type_name, refs) = encode_value(core.node_id, rules, value.is_checked(), |body| {
+pub(crate) fn export(core: &mut Core, value: Value) -> Result<EncodedValue, PayloadError> {
+    let rules = core.payload_rules().unwrap_or_default();
+    let (body, type_name, refs) = encode_value(core.node_id(), rules, value.is_checked(), |body| {
         let type_name = value.encode(body)?;
         type_name.iter().try_for_each(|type_name| check_type_name(type_name))?;
         Ok(type_name)
     })?;
-    let Some(type_name) = type_name else { return Ok(Value::opaque()) };
+    let Some(type_name) = type_name else { return Ok(EncodedValue::Opaque) };
     core.make_reachable(&refs);
-    Ok(Value::encoded_with_nodes(&type_name, &body, &refs.nodes))
+    Ok(EncodedValue::with_nodes(&type_name, &body, &refs.nodes))
 }

@@ -3,9 +3,10 @@
 use std::any::Any;
 use std::time::Duration;
 
-use crate::actor::{ExitReason, SendMode, Value};
+use crate::actor::{ExitReason, SendMode};
 use crate::error::{AskError, PayloadError, Undelivered};
 use crate::id::{ActorId, Key, NodeId};
+use crate::remote::encoded_value::EncodedValue;
 use crate::request::RequestId;
 use antiphon_types::Time;
 
@@ -133,7 +134,7 @@ pub struct MonitorId {
     pub number: u64,
 }
 
-/// The signals between actors; they keep their order with messages.
+/// The signals between actors; they keep their order with messages. They hold bytes, keys and numbers only, so they are `Send`.
 ///
 /// A transport must handle every signal, so this enum is exhaustive: a new variant breaks the build of each transport.
 #[derive(Clone, Debug)]
@@ -173,8 +174,8 @@ pub enum Signal {
         id: MonitorId,
         /// The actor that has exited.
         actor: ActorId,
-        /// The exit reason; a value in it is encoded.
-        reason: ExitReason,
+        /// The exit reason.
+        reason: ExitReason<EncodedValue>,
     },
     /// Terminates `target`.
     Terminate {
@@ -191,8 +192,8 @@ pub enum Signal {
         from: Option<Key>,
         /// The receiver, on another node.
         target: ActorId,
-        /// The exception; encoded.
-        value: Value,
+        /// The exception.
+        value: EncodedValue,
     },
     /// Resumes `target`.
     Resume {
@@ -200,8 +201,8 @@ pub enum Signal {
         from: Option<Key>,
         /// The actor to resume, on another node.
         target: ActorId,
-        /// The value that it receives; encoded.
-        value: Value,
+        /// The value that it receives.
+        value: EncodedValue,
     },
     /// No reply will follow: a `ReplyTo` was dropped in this loop, or there was no room for the reply.
     ReplyDropped {
@@ -242,4 +243,17 @@ pub enum Signal {
         /// The actor or the adapter.
         actor: Key,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A loop on another thread may be the transport: what passes the seam must be `Send`.
+    #[test]
+    fn signal_is_send() {
+        fn assert_send<T: Send>() {}
+        assert_send::<Signal>();
+        assert_send::<OutboundMessage<'_>>();
+    }
 }

@@ -4,7 +4,6 @@
 //! chooses arrays. The form is serde's human-readable one, with bytes as MessagePack binaries.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 
 use serde::de::Error as _;
 use serde::ser::Error as _;
@@ -15,7 +14,7 @@ use crate::error::{DecodeError, EncodeError};
 use crate::id::{ActorId, Key, NodeId};
 use crate::remote::codec_context::{self, EncodeMode, ExposedType};
 use crate::remote::inbound::{deliver_as, expected_as, takes};
-use crate::remote::outbound::{reach_wire, reply_wire};
+use crate::remote::outbound::reply_wire;
 use crate::remote::wire::{Wire, check_type_name};
 use crate::request::{ReplyTo, RequestId};
 
@@ -373,7 +372,7 @@ const REPLY_IN_VALUE: &str = "a reply cannot be part of an exit value, or of a v
 /// Works only for an `M` that can cross the wire; makes the actor reachable from the network.
 impl<M: Wire> Serialize for Addr<M> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let id = self.id;
+        let id = self.id();
         codec_context::with_encode_context(|node_id, _, refs| {
             if id.node() == node_id {
                 let type_name = leaked_name::<M>()?;
@@ -393,7 +392,7 @@ impl<'de, M: Wire> Deserialize<'de> for Addr<M> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let id = ActorId::deserialize(deserializer)?;
         codec_context::record_address(id.node(), id.key());
-        Ok(Self { id, reach: reach_wire::<M> })
+        Ok(Self::of(id))
     }
 }
 
@@ -417,22 +416,22 @@ impl<R: Wire> Serialize for ReplyTo<R> {
         codec_context::with_encode_context(|node_id, mode, refs| match mode {
             EncodeMode::Value => Err(S::Error::custom(REPLY_IN_VALUE)),
             EncodeMode::Revoke => {
-                self.holder.set(Some(node_id));
+                self.set_holder(Some(node_id));
                 Ok(())
             }
             EncodeMode::Send => {
                 let type_name = leaked_name::<R>().map_err(|reason| S::Error::custom(reason.reason()))?;
-                self.holder.set(None);
+                self.set_holder(None);
                 refs.has_reply_to = true;
-                if self.node == node_id {
-                    refs.requests.push((self.request_id, expected_as::<R>(type_name)));
+                if self.node() == node_id {
+                    refs.requests.push((self.request_id(), expected_as::<R>(type_name)));
                 }
-                add_node(&mut refs.nodes, self.node);
+                add_node(&mut refs.nodes, self.node());
                 Ok(())
             }
         })
         .ok_or_else(|| S::Error::custom(NO_CONTEXT))??;
-        (self.node.to_bits(), self.request_id.to_bits()).serialize(serializer)
+        (self.node().to_bits(), self.request_id().to_bits()).serialize(serializer)
     }
 }
 
@@ -444,7 +443,7 @@ impl<'de, R: Wire> Deserialize<'de> for ReplyTo<R> {
         let (node, request_id) = (NodeId::from_bits(node), RequestId::from_bits(request_id));
         let permit = codec_context::request_permit().map_err(D::Error::custom)?;
         codec_context::record_reply(node, request_id);
-        Ok(Self { node, request_id, holder: Cell::new(Some(node_id)), permit, reach: reply_wire::<R> })
+        Ok(Self::received(node, request_id, node_id, permit, reply_wire::<R>))
     }
 }
 

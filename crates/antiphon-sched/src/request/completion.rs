@@ -7,40 +7,36 @@ use crate::id::Key;
 use crate::remote::Signal;
 use crate::request::dropped::DroppedReply;
 use crate::request::pending::{ReplyHandler, RequestId};
-use crate::scheduler::{Core, DueTimer, TimerKey, log_panic};
+use crate::scheduler::{Core, NO_REQUEST, TimerKey, TimerPurpose, log_panic};
 
 impl Core {
     /// Opens a request of `owner`, which `handler` makes from `answer`. `answer` comes back when the owner has as many open
     /// requests as it may.
-    pub(crate) fn open_request<M: 'static, A>(
+    pub(crate) fn open_request<A>(
         &mut self,
         owner: Key,
         answer: A,
         handler: impl FnOnce(A) -> Box<dyn ReplyHandler>,
     ) -> Result<RequestId, A> {
-        let max = self.requests_max;
-        let mailbox = self.actors.cell_mut(owner).and_then(|cell| cell.mailbox::<M>());
-        let Some(mailbox) = mailbox else { return Err(answer) };
-        if !mailbox.open_one(max) {
+        if !matches!(self.open_one(owner), Some(Ok(()))) {
             return Err(answer);
         }
-        let request_id = self.requests.open(Some(owner), handler(answer), mailbox.newest_request);
-        mailbox.newest_request = request_id.to_bits() as u32;
-        Ok(request_id)
+        let Some((requests, head)) = self.requests_of(owner) else { return Err(answer) };
+        Ok(requests.open(owner, handler(answer), head))
     }
 
     /// Opens a request that no actor owns.
     pub(crate) fn open_ownerless_request(&mut self, handler: Box<dyn ReplyHandler>) -> RequestId {
-        self.requests.open(None, handler, crate::scheduler::NO_REQUEST)
+        self.requests_mut().open_ownerless(handler)
     }
 
     pub(crate) fn set_request_timeout(&mut self, request_id: RequestId, timeout: std::time::Duration) {
-        let timer = self.wheel.insert(self.now + timeout, DueTimer::Request(request_id));
-        self.requests.set_timer(request_id, timer);
+        let timer = self.start_timer(timeout, TimerPurpose::Request(request_id));
+        self.requests_mut().set_timer(request_id, timer);
     }
 
     fn close_request(&mut self, request_id: RequestId) -> Option<(Key, Box<dyn ReplyHandler>)> {
-        let (closed, head) = self.requests.close(request_id)?;
+        let (closed, head) = self.requests_mut().close(request_id)?;
         self.after_request_closed(request_id, closed.timer, closed.is_remote);
         if let Some(owner) = closed.owner {
             let mailbox = self.any_mailbox(owner)?;
@@ -53,14 +49,9 @@ impl Core {
         Some((closed.owner.unwrap_or(Key::from_bits(u64::MAX)), closed.handler))
     }
 
-    pub(crate) fn after_request_closed(
-        &mut self,
-        request_id: RequestId,
-        timer: Option<TimerKey>,
-        is_remote: bool,
-    ) {
+    fn after_request_closed(&mut self, request_id: RequestId, timer: Option<TimerKey>, is_remote: bool) {
         if let Some(timer) = timer {
-            self.wheel.cancel(timer);
+            self.cancel_timer(timer);
         }
         if is_remote {
             self.signal(Signal::RequestClosed { request_id });
@@ -75,7 +66,7 @@ impl Core {
     ) -> Result<(), Undelivered> {
         let mut value: Option<R> = Some(value);
         let value: &mut dyn Any = &mut value;
-        match self.requests.fits(request_id, value) {
+        match self.requests().fits(request_id, value) {
             None => return Err(Undelivered::NoActor),
             Some(Err(expected)) => {
                 return Err(PayloadError::wrong_type(expected, std::any::type_name::<R>()).into());
@@ -98,7 +89,7 @@ impl Core {
 
     /// Closes the requests of all threads: they get `NoLoop`.
     pub(crate) fn fail_thread_requests(&mut self) {
-        for request_id in self.requests.of_threads() {
+        for request_id in self.requests().of_threads() {
             self.fail_request(request_id, AskError::NoLoop);
         }
     }
@@ -110,6 +101,17 @@ impl Core {
         }
     }
 
+    /// Closes the requests of an actor that has ended: the list that begins with `head`.
+    pub(crate) fn abandon_requests(&mut self, mut head: u32) {
+        while let Some(request_id) = self.requests().first(head)
+            && let Some((closed, next)) = self.requests_mut().close(request_id)
+        {
+            self.after_request_closed(request_id, closed.timer, closed.is_remote);
+            log_panic(|| drop(closed.handler));
+            head = next.unwrap_or(NO_REQUEST);
+        }
+    }
+
     /// Completes a request of this loop with bytes from another node.
     pub(crate) fn complete_request_encoded(
         &mut self,
@@ -117,7 +119,7 @@ impl Core {
         type_name: &str,
         body: &[u8],
     ) -> Result<(), Undelivered> {
-        let Some(expected) = self.requests.expected(request_id) else { return Err(Undelivered::NoActor) };
+        let Some(expected) = self.requests().expected(request_id) else { return Err(Undelivered::NoActor) };
         if expected.type_name != type_name {
             let error = PayloadError::wrong_type(expected.type_name, type_name);
             self.fail_request(request_id, AskError::Reply(error.clone()));
@@ -128,7 +130,7 @@ impl Core {
 
     /// Handles a `ReplyTo` that was dropped in this loop without a reply.
     pub(crate) fn reply_dropped(&mut self, (node, request_id): DroppedReply) {
-        if node == self.node_id {
+        if node == self.node_id() {
             self.fail_request(request_id, AskError::Dropped);
         } else {
             self.signal(Signal::ReplyDropped { node, request_id, reason: AskError::Dropped });

@@ -18,7 +18,8 @@ use crate::error::{AskError, Undelivered};
 use crate::id::{Key, NodeId};
 use crate::remote::{LoopRef, RequestPermit, codec_context};
 use crate::request::dropped;
-use crate::scheduler::{Core, NO_REQUEST, TimerKey, log_panic};
+use crate::scheduler::{Core, NO_REQUEST, TimerKey};
+use crate::slots::{SlotKey, Slots};
 
 /// The id of an open request, unique among the open requests of its loop.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -35,16 +36,12 @@ impl RequestId {
         self.0
     }
 
-    const fn new(generation: u32, index: u32) -> Self {
-        Self(((generation as u64) << 32) | index as u64)
+    const fn of(key: SlotKey) -> Self {
+        Self(((key.generation as u64) << 32) | key.index as u64)
     }
 
-    const fn index(self) -> u32 {
-        self.0 as u32
-    }
-
-    const fn generation(self) -> u32 {
-        (self.0 >> 32) as u32
+    const fn key(self) -> SlotKey {
+        SlotKey { index: self.0 as u32, generation: (self.0 >> 32) as u32 }
     }
 }
 
@@ -70,162 +67,125 @@ pub(crate) trait ReplyHandler {
     fn type_name(&self) -> &'static str;
 }
 
-/// An open request, or a free slot without a handler.
-struct RequestSlot {
+/// An open request.
+struct OpenRequest {
     owner: Option<Key>,
-    handler: Option<Box<dyn ReplyHandler>>,
+    handler: Box<dyn ReplyHandler>,
     expected: Option<ExpectedReply>,
     timer: Option<TimerKey>,
+    /// The next older and the next newer request of the same owner.
     next: u32,
     previous: u32,
-    generation: u32,
 }
 
 /// All open requests of a loop.
 pub(crate) struct PendingRequests {
-    slots: Vec<RequestSlot>,
-    free: u32,
-    open: usize,
+    slots: Slots<OpenRequest>,
     rng: fastrand::Rng,
 }
 
 /// A request that was closed.
 pub(crate) struct ClosedRequest {
-    pub(crate) owner: Option<Key>,
-    pub(crate) handler: Box<dyn ReplyHandler>,
-    pub(crate) timer: Option<TimerKey>,
+    pub(super) owner: Option<Key>,
+    pub(super) handler: Box<dyn ReplyHandler>,
+    pub(super) timer: Option<TimerKey>,
     /// Its `ReplyTo` was sent to another node.
-    pub(crate) is_remote: bool,
+    pub(super) is_remote: bool,
 }
 
 impl PendingRequests {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { slots: Vec::new(), free: NO_REQUEST, open: 0, rng: fastrand::Rng::with_seed(seed) }
+        Self { slots: Slots::new(), rng: fastrand::Rng::with_seed(seed) }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.open
+        self.slots.len()
     }
 
-    /// Opens a request, at the head of the list that begins with `head`.
-    pub(crate) fn open(
-        &mut self,
-        owner: Option<Key>,
-        handler: Box<dyn ReplyHandler>,
-        head: u32,
-    ) -> RequestId {
-        let index = match self.free {
-            NO_REQUEST => {
-                self.slots.push(RequestSlot {
-                    owner: None,
-                    handler: None,
-                    expected: None,
-                    timer: None,
-                    next: NO_REQUEST,
-                    previous: NO_REQUEST,
-                    generation: self.rng.u32(..),
-                });
-                u32::try_from(self.slots.len() - 1).expect("fewer open requests than 2^32")
-            }
-            index => {
-                self.free = self.slots[index as usize].next;
-                index
-            }
-        };
-        if head != NO_REQUEST {
-            self.slots[head as usize].previous = index;
+    /// Opens a request of an actor, as the new head of the list of its requests.
+    pub(crate) fn open(&mut self, owner: Key, handler: Box<dyn ReplyHandler>, head: &mut u32) -> RequestId {
+        let id = self.insert(Some(owner), handler, *head);
+        let index = id.key().index;
+        if *head != NO_REQUEST {
+            self.slots[*head].previous = index;
         }
-        let slot = &mut self.slots[index as usize];
-        slot.owner = owner;
-        slot.handler = Some(handler);
-        slot.next = head;
-        slot.previous = NO_REQUEST;
-        self.open += 1;
-        RequestId::new(slot.generation, index)
+        *head = index;
+        id
     }
 
-    fn get(&mut self, id: RequestId) -> Option<&mut RequestSlot> {
-        let slot = self.slots.get_mut(id.index() as usize)?;
-        (slot.generation == id.generation() && slot.handler.is_some()).then_some(slot)
+    /// Opens a request that no actor owns.
+    pub(crate) fn open_ownerless(&mut self, handler: Box<dyn ReplyHandler>) -> RequestId {
+        self.insert(None, handler, NO_REQUEST)
+    }
+
+    fn insert(&mut self, owner: Option<Key>, handler: Box<dyn ReplyHandler>, next: u32) -> RequestId {
+        let Self { slots, rng } = self;
+        let request = OpenRequest { owner, handler, expected: None, timer: None, next, previous: NO_REQUEST };
+        RequestId::of(slots.insert(request, |generation| generation.unwrap_or_else(|| rng.u32(..))))
     }
 
     pub(crate) fn set_timer(&mut self, id: RequestId, timer: TimerKey) {
-        if let Some(slot) = self.get(id) {
-            slot.timer = Some(timer);
+        if let Some(request) = self.slots.get_mut(id.key()) {
+            request.timer = Some(timer);
         }
     }
 
     /// Records that the `ReplyTo` was sent to another node, and how the reply is decoded.
     pub(crate) fn expect_remote_reply(&mut self, id: RequestId, expected: ExpectedReply) -> bool {
-        self.get(id).map(|slot| slot.expected = Some(expected)).is_some()
+        self.slots.get_mut(id.key()).map(|request| request.expected = Some(expected)).is_some()
     }
 
-    pub(crate) fn expected(&mut self, id: RequestId) -> Option<ExpectedReply> {
-        self.get(id)?.expected
+    pub(crate) fn expected(&self, id: RequestId) -> Option<ExpectedReply> {
+        self.slots.get(id.key())?.expected
     }
 
     /// Whether `value` is of the type that the request expects, whose name is the error; `None` if the request is closed.
-    pub(crate) fn fits(&mut self, id: RequestId, value: &dyn Any) -> Option<Result<(), &'static str>> {
-        let handler = self.get(id)?.handler.as_ref()?;
+    pub(crate) fn fits(&self, id: RequestId, value: &dyn Any) -> Option<Result<(), &'static str>> {
+        let handler = &self.slots.get(id.key())?.handler;
         Some(if handler.fits(value) { Ok(()) } else { Err(handler.type_name()) })
     }
 
     /// The actor that waits for an open request.
-    pub(crate) fn owner(&mut self, id: RequestId) -> Option<Key> {
-        self.get(id)?.owner
+    pub(crate) fn owner(&self, id: RequestId) -> Option<Key> {
+        self.slots.get(id.key())?.owner
     }
 
-    pub(crate) fn is_open(&mut self, id: RequestId) -> bool {
-        self.get(id).is_some()
+    pub(crate) fn is_open(&self, id: RequestId) -> bool {
+        self.slots.get(id.key()).is_some()
     }
 
     /// Closes a request. Returns also the new head of its owner's list, if that changed.
     pub(crate) fn close(&mut self, id: RequestId) -> Option<(ClosedRequest, Option<u32>)> {
-        let (free, random) = (self.free, self.rng.u32(1..));
-        let slot = self.get(id)?;
-        let closed = ClosedRequest {
-            owner: slot.owner.take(),
-            handler: slot.handler.take()?,
-            timer: slot.timer.take(),
-            is_remote: slot.expected.take().is_some(),
-        };
-        let (next, previous) = (slot.next, slot.previous);
-        slot.generation = slot.generation.wrapping_add(random);
-        slot.next = free;
-        self.free = id.index();
-        self.open -= 1;
+        let step = self.rng.u32(1..);
+        let OpenRequest { owner, handler, expected, timer, next, previous } =
+            self.slots.remove_with_step(id.key(), step)?;
         if next != NO_REQUEST {
-            self.slots[next as usize].previous = previous;
+            self.slots[next].previous = previous;
         }
         let head = match previous {
             NO_REQUEST => Some(next),
-            _ => {
-                self.slots[previous as usize].next = next;
+            previous => {
+                self.slots[previous].next = next;
                 None
             }
         };
-        Some((closed, head))
+        Some((ClosedRequest { owner, handler, timer, is_remote: expected.is_some() }, head))
     }
 
     /// The open requests of threads.
     pub(crate) fn of_threads(&self) -> Vec<RequestId> {
-        let open =
-            self.slots.iter().zip(0..).filter(|(slot, _)| slot.handler.is_some() && slot.owner.is_none());
-        open.map(|(slot, index)| RequestId::new(slot.generation, index)).collect()
+        let open = self.slots.iter().filter(|(_, request)| request.owner.is_none());
+        open.map(|(key, _)| RequestId::of(key)).collect()
     }
 
-    /// Drops the handlers of all open requests, one by one.
-    pub(crate) fn drop_all(&mut self) {
-        for slot in &mut self.slots {
-            let handler = slot.handler.take();
-            log_panic(|| drop(handler));
-        }
+    /// Closes all requests, and returns their handlers.
+    pub(crate) fn take_all(&mut self) -> Vec<Box<dyn ReplyHandler>> {
+        self.slots.take_all().into_iter().map(|request| request.handler).collect()
     }
 
     /// The request at the head of a list.
     pub(crate) fn first(&self, head: u32) -> Option<RequestId> {
-        let slot = self.slots.get(head as usize)?;
-        Some(RequestId::new(slot.generation, head))
+        self.slots.key_at(head).map(RequestId::of)
     }
 }
 
@@ -235,14 +195,14 @@ impl PendingRequests {
 /// [`AskError::Dropped`].
 #[must_use = "if it is dropped, the request fails with `AskError::Dropped`"]
 pub struct ReplyTo<R> {
-    pub(crate) node: NodeId,
-    pub(crate) request_id: RequestId,
+    node: NodeId,
+    request_id: RequestId,
     /// The loop that holds this copy, and fails the request when it is dropped. `None` once another copy took over.
-    pub(crate) holder: Cell<Option<NodeId>>,
+    holder: Cell<Option<NodeId>>,
     /// The part of the quota that this copy uses, if it came from another node.
     #[expect(dead_code, reason = "its drop frees the part of the quota")]
-    pub(crate) permit: Option<RequestPermit>,
-    pub(crate) reach: ReplyFn<R>,
+    permit: Option<RequestPermit>,
+    reach: ReplyFn<R>,
 }
 
 pub(crate) type ReplyFn<R> = fn(&mut LoopRef<'_>, NodeId, RequestId, R) -> Result<(), Undelivered>;
@@ -259,6 +219,29 @@ impl<R> ReplyTo<R> {
         self.node
     }
 
+    /// A copy that the loop `holder` has decoded.
+    #[cfg(feature = "serde")]
+    pub(crate) fn received(
+        node: NodeId,
+        request_id: RequestId,
+        holder: NodeId,
+        permit: Option<RequestPermit>,
+        reach: ReplyFn<R>,
+    ) -> Self {
+        Self { node, request_id, holder: Cell::new(Some(holder)), permit, reach }
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn request_id(&self) -> RequestId {
+        self.request_id
+    }
+
+    /// Sets the loop that fails the request when this copy is dropped; `None` if another copy takes over.
+    #[cfg(feature = "serde")]
+    pub(crate) fn set_holder(&self, holder: Option<NodeId>) {
+        self.holder.set(holder);
+    }
+
     pub(crate) fn into_parts(self) -> (NodeId, RequestId, ReplyFn<R>) {
         self.holder.set(None);
         (self.node, self.request_id, self.reach)
@@ -271,7 +254,7 @@ fn reach_local<R: 'static>(
     request_id: RequestId,
     value: R,
 ) -> Result<(), Undelivered> {
-    if node != loop_ref.scheduler.core.node_id {
+    if node != loop_ref.scheduler.core.node_id() {
         return Err(Undelivered::NoNode);
     }
     loop_ref.scheduler.core.complete_request(request_id, value)
@@ -367,7 +350,13 @@ where
 
 /// The handler of [`Handle::ask`](crate::Handle::ask): sends the result to the thread that waits for it.
 pub(crate) struct ThreadHandler<R> {
-    pub(crate) sender: crossbeam_channel::Sender<Result<R, AskError>>,
+    sender: crossbeam_channel::Sender<Result<R, AskError>>,
+}
+
+impl<R: Send + 'static> ThreadHandler<R> {
+    pub(crate) fn boxed(sender: crossbeam_channel::Sender<Result<R, AskError>>) -> Box<dyn ReplyHandler> {
+        Box::new(Self { sender })
+    }
 }
 
 impl<R: Send + 'static> ReplyHandler for ThreadHandler<R> {
@@ -412,7 +401,7 @@ mod tests {
     fn ids(seed: u64) -> Vec<RequestId> {
         let mut requests = PendingRequests::new(seed);
         let open_and_close = |_| {
-            let id = requests.open(None, Box::new(NoReply), NO_REQUEST);
+            let id = requests.open_ownerless(Box::new(NoReply));
             assert!(requests.close(id).is_some() && requests.close(id).is_none(), "a request closes once");
             id
         };
@@ -422,8 +411,8 @@ mod tests {
     #[test]
     fn request_ids_are_unpredictable_and_differ_by_loop() {
         let (first, second) = (ids(1), ids(2));
-        assert!(first.iter().all(|id| id.index() == 0), "one slot is used for every request");
-        let steps = first.windows(2).map(|two| two[1].generation().wrapping_sub(two[0].generation()));
+        assert!(first.iter().all(|id| id.key().index == 0), "one slot is used for every request");
+        let steps = first.windows(2).map(|two| two[1].key().generation.wrapping_sub(two[0].key().generation));
         let steps: std::collections::BTreeSet<u32> = steps.collect();
         assert!(
             steps.len() > 990,

@@ -3,6 +3,9 @@
 //! Invariant: a slot with a cell is in the run queue exactly when its `next` is not `UNLISTED`. A slot without
 //! a cell is in the free list, in the run queue until it is dequeued, retired, or its actor is being ended.
 //! A key refers to at most one actor, ever.
+//!
+//! It is not a [`Slots`](crate::slots::Slots), since each message looks at a slot: generation, flags and the link of the run queue
+//! are packed into 8 bytes, and a slot whose generations are used up is retired.
 
 use crate::id::Key;
 use crate::scheduler::cell::{ActorType, Cell};

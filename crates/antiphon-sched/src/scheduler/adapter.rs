@@ -19,7 +19,7 @@ use crate::scheduler::core::Core;
 use crate::scheduler::extras::AddressExtras;
 use crate::scheduler::mailbox::AnyMailbox;
 use crate::scheduler::mailbox_limit::MailboxAdmission;
-use crate::scheduler::{catch_panic, log_panic};
+use crate::scheduler::panic_guard::{TableInUse, catch_panic, log_panic};
 
 /// The adapters of one actor.
 #[derive(Default)]
@@ -37,7 +37,7 @@ pub(crate) struct AdapterSlot {
     adapter: Box<dyn Any>,
     /// The name of `T`, for errors.
     type_name: &'static str,
-    pub(crate) address: AddressExtras,
+    pub(super) address: AddressExtras,
 }
 
 /// The function that converts the messages of an adapter; `None` while it runs.
@@ -54,7 +54,7 @@ struct Conversion<F, M> {
 
 impl AdapterTable {
     /// The rarely used state of the addresses of all open adapters.
-    pub(crate) fn addresses_mut(&mut self) -> impl Iterator<Item = &mut AddressExtras> {
+    pub(super) fn addresses_mut(&mut self) -> impl Iterator<Item = &mut AddressExtras> {
         self.open.values_mut().map(|slot| &mut slot.address)
     }
 
@@ -64,18 +64,23 @@ impl AdapterTable {
     }
 
     /// Adds an adapter, and returns its number; `None` if no number is left.
-    fn insert(&mut self, slot: AdapterSlot) -> Option<u32> {
+    fn insert(&mut self, slot: AdapterSlot) -> Result<u32, AdapterSlot> {
+        let _in_use = TableInUse::begin();
         let number = if self.last < Key::ADAPTER_MAX {
             self.last += 1;
             self.last
         } else {
-            self.free.pop_front()?
+            match self.free.pop_front() {
+                Some(number) => number,
+                None => return Err(slot),
+            }
         };
         self.open.insert(number, Box::new(slot));
-        Some(number)
+        Ok(number)
     }
 
     fn remove(&mut self, number: u32) -> Option<AdapterSlot> {
+        let _in_use = TableInUse::begin();
         let slot = self.open.remove(&number)?;
         if !slot.address.is_known_elsewhere() {
             self.free.push_back(number);
@@ -147,7 +152,13 @@ impl Core {
         let Some(extras) = self.extras(owner) else {
             return Ok(owner.with_adapter_number(Key::ADAPTER_MAX));
         };
-        let number = extras.adapters.insert(slot).ok_or(TooManyAdapters { max: Key::ADAPTER_MAX })?;
+        let number = match extras.adapters.insert(slot) {
+            Ok(number) => number,
+            Err(slot) => {
+                log_panic(|| drop(slot));
+                return Err(TooManyAdapters { max: Key::ADAPTER_MAX });
+            }
+        };
         self.adapters_open += 1;
         Ok(owner.with_adapter_number(number))
     }
@@ -238,13 +249,12 @@ impl Core {
 
     /// Drops all adapters of a loop that is being dropped.
     pub(crate) fn drop_all_adapters(&mut self) {
-        for extras in self.extras.values_mut() {
-            for slot in std::mem::take(&mut extras.adapters.open).into_values() {
-                self.adapters_open -= 1;
-                let AdapterSlot { adapter, address, .. } = *slot;
-                log_panic(|| drop(adapter));
-                log_panic(|| drop(address));
-            }
+        let all = self.extras.values_mut().map(|extras| std::mem::take(&mut extras.adapters.open));
+        for slot in all.collect::<Vec<_>>().into_iter().flat_map(BTreeMap::into_values) {
+            self.adapters_open -= 1;
+            let AdapterSlot { adapter, address, .. } = *slot;
+            log_panic(|| drop(adapter));
+            log_panic(|| drop(address));
         }
     }
 }
@@ -305,21 +315,23 @@ mod tests {
         }
     }
 
+    fn insert(table: &mut AdapterTable, slot: AdapterSlot) -> Option<u32> {
+        table.insert(slot).ok()
+    }
+
     #[test]
     fn adapter_numbers_are_reused_longest_closed_first() {
         let mut table = AdapterTable::default();
         assert!(table.is_unused());
-        assert_eq!(
-            [table.insert(slot()), table.insert(slot()), table.insert(slot())],
-            [Some(1), Some(2), Some(3)]
-        );
+        let numbers = [slot(), slot(), slot()].map(|slot| insert(&mut table, slot));
+        assert_eq!(numbers, [Some(1), Some(2), Some(3)]);
         assert!(table.remove(2).is_some() && table.remove(1).is_some());
         assert!(table.remove(2).is_none(), "it is closed already");
-        assert_eq!(table.insert(slot()), Some(4), "numbers that were never used come first");
+        assert_eq!(insert(&mut table, slot()), Some(4), "numbers that were never used come first");
         table.last = MAX - 1;
-        assert_eq!(table.insert(slot()), Some(MAX));
-        assert_eq!([table.insert(slot()), table.insert(slot())], [Some(2), Some(1)]);
-        assert_eq!(table.insert(slot()), None);
+        assert_eq!(insert(&mut table, slot()), Some(MAX));
+        assert_eq!([insert(&mut table, slot()), insert(&mut table, slot())], [Some(2), Some(1)]);
+        assert_eq!(insert(&mut table, slot()), None);
         assert!(!table.is_unused());
     }
 
@@ -328,13 +340,14 @@ mod tests {
         let mut table = AdapterTable { last: MAX - 3, ..AdapterTable::default() };
         let mut reported = slot();
         reported.address.is_known_to_transport = true;
-        let numbers = [table.insert(exposed_slot()), table.insert(reported), table.insert(slot())];
+        let numbers =
+            [insert(&mut table, exposed_slot()), insert(&mut table, reported), insert(&mut table, slot())];
         assert_eq!(numbers, [Some(MAX - 2), Some(MAX - 1), Some(MAX)]);
         for number in numbers.into_iter().flatten() {
             assert!(table.remove(number).is_some());
         }
-        assert_eq!(table.insert(slot()), Some(MAX), "no other node knows this number");
-        assert_eq!(table.insert(slot()), None);
+        assert_eq!(insert(&mut table, slot()), Some(MAX), "no other node knows this number");
+        assert_eq!(insert(&mut table, slot()), None);
     }
 
     #[test]

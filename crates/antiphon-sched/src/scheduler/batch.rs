@@ -6,11 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::actor::{Actor, Cx, Event, ExitReason, Next, Step, SwapOffer, Then, Thrown};
+use crate::actor::{Actor, Admit, Cx, Event, ExitReason, Next, Step, SwapOffer, Then, Thrown};
 use crate::id::Key;
 use crate::scheduler::cell::Running;
 use crate::scheduler::core::Core;
-use crate::scheduler::mailbox::{Mailbox, PendingTimer, Question, Taken, Wait};
+use crate::scheduler::mailbox::{Mailbox, PendingTimer, Question, Scanned, Taken, Wait};
+use crate::scheduler::panic_guard::debug_assert_no_table_in_use;
 use crate::scheduler::system_event::SystemEvent;
 use crate::scheduler::{Scheduler, log_panic};
 use crate::socket::Sockets;
@@ -179,11 +180,16 @@ impl StepEffect {
 fn next_event<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Option<StepInput<M>> {
     loop {
         let mailbox = running.mailbox(core)?;
-        if let Some(question) = mailbox.next_question() {
-            match judge(question, core, running)? {
+        match mailbox.next_question() {
+            Scanned::Question(question) => match judge(question, core, running)? {
                 Some(message) => return Some((Event::Message(message), None)),
                 None => continue,
+            },
+            Scanned::Cancelled(message) => {
+                log_panic(|| drop(message));
+                continue;
             }
+            Scanned::Nothing => {}
         }
         let event = match mailbox.take() {
             Taken::Message(message) => Event::Message(message),
@@ -192,6 +198,14 @@ fn next_event<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Opt
                 Some(input) => return Some(input),
                 None => continue,
             },
+            Taken::Cancelled(message) => {
+                log_panic(|| drop(message));
+                continue;
+            }
+            Taken::EndedScan(predicate) => {
+                log_panic(|| drop(predicate));
+                continue;
+            }
             Taken::Nothing => return None,
         };
         return Some((event, None));
@@ -201,10 +215,18 @@ fn next_event<M: 'static>(core: &mut Core, me: Key, running: &Running<M>) -> Opt
 /// Lets the actor's own code judge a message, while nothing is borrowed. Returns the message if it is admitted; the outer `None` if the
 /// actor has been ended.
 fn judge<M: 'static>(mut question: Question<M>, core: &mut Core, running: &Running<M>) -> Option<Option<M>> {
+    debug_assert_no_table_in_use();
     let verdict = catch_unwind(AssertUnwindSafe(|| question.ask()));
     let mailbox = running.mailbox(core)?;
     match verdict {
-        Ok(true) => Some(mailbox.admit(question)),
+        Ok(true) => match mailbox.admit(question) {
+            Taken::Message(message) => Some(Some(message)),
+            Taken::Cancelled(message) => {
+                log_panic(|| drop(message));
+                Some(None)
+            }
+            Taken::SystemEvent(_) | Taken::Timeout | Taken::EndedScan(_) | Taken::Nothing => Some(None),
+        },
         Ok(false) => {
             mailbox.skip(question);
             Some(None)
@@ -248,7 +270,7 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Op
             Sockets::of(core).on_close_handled(id, me);
             return None;
         }
-        SystemEvent::Tick(token) => Event::Message(tick(core, me, token)?),
+        SystemEvent::Tick(slot) => Event::Message(tick(core, me, slot)?),
         SystemEvent::Metered(system, permit) => {
             drop(permit);
             return system_event(core, me, *system);
@@ -258,23 +280,24 @@ fn system_event<M: 'static>(core: &mut Core, me: Key, system: SystemEvent) -> Op
 }
 
 /// The message of a repeated timer. The actor's own code makes it now, while nothing of the core is borrowed.
-fn tick<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<M> {
-    let mut make = match pending::<M>(core, me, token)? {
+fn tick<M: 'static>(core: &mut Core, me: Key, slot: u32) -> Option<M> {
+    let mut make = match pending::<M>(core, me, slot)? {
         PendingTimer::Every { make, queued, .. } => {
             *queued = false;
             make.take()?
         }
         PendingTimer::Once(..) | PendingTimer::Cancelled(_) => return None,
     };
+    debug_assert_no_table_in_use();
     let message = make();
-    if let Some(PendingTimer::Every { make: slot, .. }) = pending::<M>(core, me, token) {
-        *slot = Some(make);
+    if let Some(PendingTimer::Every { make: place, .. }) = pending::<M>(core, me, slot) {
+        *place = Some(make);
     }
     Some(message)
 }
 
-fn pending<M: 'static>(core: &mut Core, me: Key, token: u32) -> Option<&mut PendingTimer<M>> {
-    core.mailbox::<M>(me)?.pending_mut(token)
+fn pending<M: 'static>(core: &mut Core, me: Key, slot: u32) -> Option<&mut PendingTimer<M>> {
+    core.mailbox::<M>(me)?.pending_mut(slot)
 }
 
 /// Applies the result of a step; `Some` if it ends the batch.
@@ -288,23 +311,38 @@ fn apply_next<M: 'static>(core: &mut Core, me: Key, step: Step<M>) -> Option<Aft
         Then::Receive => {}
         Then::Within(span) => core.await_until::<M>(me, Wait::Within, span),
         Then::Sleep(Duration::ZERO) => {
-            core.mailbox::<M>(me)?.await_turn();
+            let ended = core.mailbox::<M>(me)?.await_turn();
+            drop_predicate(ended);
             return Some(AfterBatch::Outcome(BatchOutcome::More));
         }
         Then::Sleep(span) => core.await_until::<M>(me, Wait::Sleep, span),
-        Then::If(admit) => core.mailbox::<M>(me)?.await_admitted(admit),
+        Then::If(admit) => {
+            let ended = core.mailbox::<M>(me)?.await_admitted(admit);
+            drop_predicate(ended);
+        }
         Then::IfWithin(span, admit) => {
             core.await_until::<M>(me, Wait::IfWithin, span);
-            core.mailbox::<M>(me)?.await_admitted(admit);
+            let ended = core.mailbox::<M>(me)?.await_admitted(admit);
+            drop_predicate(ended);
         }
         Then::Again => core.await_again::<M>(me),
         Then::Finish(span) => core.finish_within(me, span),
-        Then::Suspend => core.mailbox::<M>(me).map(Mailbox::await_resume)?,
+        Then::Suspend => {
+            let ended = core.mailbox::<M>(me)?.await_resume();
+            drop_predicate(ended);
+        }
         Then::Swap(next) => return Some(AfterBatch::Swapped(Box::new(next))),
         Then::Exit(None) => return Some(AfterBatch::Outcome(BatchOutcome::Stopped)),
         Then::Exit(Some(value)) => return Some(ended(ExitReason::Done(*value))),
     }
     None
+}
+
+/// Drops the predicate of a scan that is over. The mailbox has returned it, so that it is not borrowed meanwhile.
+pub(super) fn drop_predicate<M>(predicate: Option<Admit<M>>) {
+    if predicate.is_some() {
+        log_panic(|| drop(predicate));
+    }
 }
 
 fn ended<M>(reason: ExitReason) -> AfterBatch<M> {

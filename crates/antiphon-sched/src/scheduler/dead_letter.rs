@@ -97,10 +97,10 @@ pub(crate) type DeadLetterHook = Box<dyn FnMut(&DeadLetter)>;
 
 #[derive(Default)]
 pub(crate) struct DeadLetters {
-    pub(crate) counts: DeadLetterCounts,
-    pub(crate) hook: Option<DeadLetterHook>,
+    counts: DeadLetterCounts,
+    hook: Option<DeadLetterHook>,
     /// Recorded, and not yet passed to `hook`.
-    pub(crate) unreported: Vec<DeadLetter>,
+    unreported: Vec<DeadLetter>,
     /// For each reason: when it was logged last, and the number of its dead letters then.
     logged: [Option<(Time, u64)>; REASONS],
 }
@@ -130,18 +130,37 @@ impl DeadLetters {
         }
     }
 
-    /// Passes the unreported dead letters to `hook`. Called while nothing else of the core is borrowed.
-    pub(crate) fn report(&mut self) {
-        let Some(hook) = &mut self.hook else { return };
-        for dead_letter in self.unreported.drain(..) {
-            log_panic(|| hook(&dead_letter));
-        }
+    /// The numbers of dead letters by their reasons.
+    pub(super) fn counts(&self) -> DeadLetterCounts {
+        self.counts
     }
 }
 
 impl Core {
     pub(crate) fn dead_letter(&mut self, dead_letter: DeadLetter) {
         self.dead_letters.record(self.now, dead_letter);
+    }
+
+    pub(crate) fn set_dead_letter_hook(&mut self, hook: DeadLetterHook) {
+        self.dead_letters.hook = Some(hook);
+    }
+
+    pub(crate) fn drop_dead_letter_hook(&mut self) {
+        let hook = self.dead_letters.hook.take();
+        log_panic(|| drop(hook));
+    }
+
+    /// Passes the unreported dead letters to the hook.
+    pub(crate) fn report_dead_letters(&mut self) {
+        if self.dead_letters.unreported.is_empty() {
+            return;
+        }
+        // Taken out, since user code runs only while no table is borrowed.
+        let Some(mut hook) = self.dead_letters.hook.take() else { return };
+        for dead_letter in std::mem::take(&mut self.dead_letters.unreported) {
+            log_panic(|| hook(&dead_letter));
+        }
+        self.dead_letters.hook = Some(hook);
     }
 
     /// Records a signal of the current actor that did not reach its receiver.

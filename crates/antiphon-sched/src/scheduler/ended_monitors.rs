@@ -12,9 +12,9 @@ use std::ops::Bound;
 
 use crate::actor::ExitReason;
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::{MonitorId, Signal};
+use crate::remote::{EncodedValue, MonitorId, Signal};
 use crate::scheduler::core::Core;
-use crate::scheduler::log_panic;
+use crate::scheduler::panic_guard::{TableInUse, log_panic};
 use antiphon_types::Time;
 
 /// The most monitors of ended actors that are completed in one round.
@@ -42,7 +42,7 @@ pub(crate) struct EndedMonitors {
 pub(crate) struct EndedAddress {
     reason: ExitReason,
     /// The reason for watchers on other nodes: its value is encoded once for all of them.
-    exported: Option<ExitReason>,
+    exported: Option<ExitReason<EncodedValue>>,
     /// The watchers that have not received their `Down`.
     watchers: BTreeMap<MonitorId, ActorId>,
     /// The actors that the ended actor has monitored.
@@ -55,11 +55,12 @@ impl EndedMonitors {
         !self.waiting.is_empty()
     }
 
-    /// Removes the monitor of a watcher that has not received its `Down`.
-    pub(crate) fn remove_watcher(&mut self, target: Key, id: MonitorId) {
+    /// Removes the monitor of a watcher that has not received its `Down`. Returns the address if nothing is left to complete.
+    fn remove_watcher(&mut self, target: Key, id: MonitorId) -> Option<EndedAddress> {
         if !self.is_waiting() {
-            return;
+            return None;
         }
+        let _in_use = TableInUse::begin();
         let of_target = self.waiting.range_mut((target, 0)..=(target, u64::MAX));
         let mut emptied = None;
         for (key, ended) in of_target {
@@ -68,9 +69,7 @@ impl EndedMonitors {
                 break;
             }
         }
-        if let Some(ended) = emptied.and_then(|key| self.waiting.remove(&key)) {
-            ended.discard();
-        }
+        self.waiting.remove(&emptied?)
     }
 
     fn add(&mut self, key: Key, ended: EndedAddress) {
@@ -86,11 +85,6 @@ impl EndedMonitors {
         let key = *next;
         self.last_turn = Some(key);
         self.waiting.remove(&key).map(|ended| (key, ended))
-    }
-
-    /// Drops all that waits, when the loop is dropped.
-    pub(crate) fn drop_all(&mut self) {
-        std::mem::take(&mut self.waiting).into_values().for_each(EndedAddress::discard);
     }
 }
 
@@ -124,6 +118,23 @@ impl EndedAddress {
 }
 
 impl Core {
+    /// Whether monitors of ended addresses wait to be completed.
+    pub(crate) fn has_ended_monitors(&self) -> bool {
+        self.ended_monitors.is_waiting()
+    }
+
+    /// Removes the monitor of an ended address whose watcher has not received its `Down`.
+    pub(super) fn remove_ended_monitor(&mut self, target: Key, id: MonitorId) {
+        if let Some(ended) = self.ended_monitors.remove_watcher(target, id) {
+            ended.discard();
+        }
+    }
+
+    /// Drops all monitors that wait, when the loop is dropped.
+    pub(super) fn drop_ended_monitors(&mut self) {
+        std::mem::take(&mut self.ended_monitors.waiting).into_values().for_each(EndedAddress::discard);
+    }
+
     /// Completes the monitors of an address that has ended: as many as this round allows at once, and the others in later rounds.
     pub(crate) fn end_monitors(&mut self, key: Key, mut ended: EndedAddress) {
         let most = AT_ONCE_A_ROUND.saturating_sub(self.ended_monitors.completed);

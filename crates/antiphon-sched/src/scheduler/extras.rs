@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::actor::{Down, ExitReason, Value};
+use crate::actor::{Down, ExitReason};
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::{ExposedType, MonitorId, Signal};
+use crate::remote::{EncodedValue, ExposedType, MonitorId, Signal};
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::adapter::AdapterTable;
 use crate::scheduler::cell::ActorType;
@@ -22,31 +22,31 @@ use crate::scheduler::system_event::SystemEvent;
 use crate::socket::{SocketId, Sockets};
 
 #[derive(Default)]
-pub(crate) struct ActorExtras {
+pub(super) struct ActorExtras {
     /// The state of the actor's own address.
-    pub(crate) address: AddressExtras,
+    pub(super) address: AddressExtras,
     watching: BTreeMap<MonitorId, ActorId>,
-    pub(crate) adapters: AdapterTable,
-    pub(crate) sources: Vec<u32>,
-    pub(crate) sockets: BTreeSet<SocketId>,
-    pub(crate) signal_policy: SignalPolicy,
+    pub(super) adapters: AdapterTable,
+    sources: Vec<u32>,
+    sockets: BTreeSet<SocketId>,
+    signal_policy: SignalPolicy,
     /// How many entries of `watching` were set by `notify`: by actors of this loop, and by actors of other nodes.
     notified: [u32; 2],
     /// The addresses for which this actor awaits `Writable`. For actors of this loop with its ticket.
-    pub(crate) awaited_room: BTreeMap<ActorId, u64>,
+    pub(super) awaited_room: BTreeMap<ActorId, u64>,
     named: bool,
-    pub(crate) mailbox_limit: Option<MailboxLimit>,
+    pub(super) mailbox_limit: Option<MailboxLimit>,
 }
 
 /// The rarely used state of one address: the actor's own, or that of an adapter.
 #[derive(Default)]
-pub(crate) struct AddressExtras {
+pub(super) struct AddressExtras {
     watchers: BTreeMap<MonitorId, ActorId>,
     exit_callbacks: BTreeMap<MonitorId, ExitCallback>,
     /// Messages from the network may reach the address.
-    pub(crate) exposed: Option<ExposedType>,
+    pub(super) exposed: Option<ExposedType>,
     /// The transport keeps state about this address, and needs a signal when it ends.
-    pub(crate) is_known_to_transport: bool,
+    pub(super) is_known_to_transport: bool,
 }
 
 impl AddressExtras {
@@ -138,7 +138,7 @@ const FAILURES_MAX: usize = 64;
 
 impl Core {
     /// The extras of an actor that has not exited; created if absent.
-    pub(crate) fn extras(&mut self, key: Key) -> Option<&mut ActorExtras> {
+    pub(super) fn extras(&mut self, key: Key) -> Option<&mut ActorExtras> {
         if !self.actors.is_alive(key) {
             return None;
         }
@@ -147,12 +147,58 @@ impl Core {
     }
 
     /// The extras of an address that has not ended: of an actor, created if absent, or of an open adapter.
-    pub(crate) fn address_extras(&mut self, key: Key) -> Option<&mut AddressExtras> {
+    pub(super) fn address_extras(&mut self, key: Key) -> Option<&mut AddressExtras> {
         if key.is_adapter() {
             self.adapter_mut(key).map(|slot| &mut slot.address)
         } else {
             self.extras(key).map(|extras| &mut extras.address)
         }
+    }
+
+    /// Lists a readiness source with its actor; false if the actor has exited.
+    pub(crate) fn add_source(&mut self, owner: Key, source: u32) -> bool {
+        self.extras(owner).map(|extras| extras.sources.push(source)).is_some()
+    }
+
+    pub(crate) fn remove_source(&mut self, owner: Key, source: u32) {
+        if let Some(extras) = self.extras(owner) {
+            extras.sources.retain(|known| *known != source);
+            self.drop_idle_extras(owner);
+        }
+    }
+
+    /// Lists a socket with its actor; false if the actor has exited.
+    pub(crate) fn add_socket(&mut self, owner: Key, id: SocketId) -> bool {
+        self.extras(owner).map(|extras| extras.sockets.insert(id)).is_some()
+    }
+
+    pub(crate) fn remove_socket(&mut self, owner: Key, id: SocketId) {
+        if self.actors.is_alive(owner)
+            && let Some(extras) = self.extras.get_mut(&owner.index())
+        {
+            extras.sockets.remove(&id);
+            self.drop_idle_extras(owner);
+        }
+    }
+
+    /// The sockets of an actor.
+    pub(crate) fn sockets_of(&self, owner: Key) -> BTreeSet<SocketId> {
+        let extras = self.extras.get(&owner.index()).filter(|_| self.actors.is_alive(owner));
+        extras.map(|extras| extras.sockets.clone()).unwrap_or_default()
+    }
+
+    /// Makes the loop report the end of an address to the transport; false if the address has ended.
+    pub(crate) fn report_exit(&mut self, key: Key) -> bool {
+        self.address_extras(key).map(|address| address.is_known_to_transport = true).is_some()
+    }
+
+    /// From now on keeps the failures of actors that nobody monitors, for a test loop.
+    pub(crate) fn keep_failures(&mut self) {
+        self.failures.get_or_insert_default();
+    }
+
+    pub(crate) fn failures(&self) -> &[String] {
+        self.failures.as_deref().unwrap_or_default()
     }
 
     /// Which signals from other nodes the actor accepts.
@@ -174,7 +220,7 @@ impl Core {
     pub(crate) fn set_name(&mut self, key: Key, name: &str) {
         if let Some(extras) = self.extras(key) {
             extras.named = true;
-            self.shared.names.lock().insert(key, name.into());
+            self.shared.set_name(key, name);
         }
     }
 
@@ -184,7 +230,7 @@ impl Core {
     }
 
     pub(crate) fn describe_as(&self, key: Key, actor_type: Option<ActorType>) -> String {
-        match (self.shared.names.lock().get(&key), actor_type) {
+        match (self.shared.name_of(key), actor_type) {
             (Some(name), _) => format!("{name} ({key})"),
             (None, Some(actor_type)) => format!("{} ({key})", actor_type()),
             (None, None) => key.to_string(),
@@ -199,9 +245,8 @@ impl Core {
     /// Adds a monitor: the local actor `watcher` receives a `Down` when `target` exits, on any node.
     pub(crate) fn monitor(&mut self, watcher: Key, target: ActorId) -> MonitorId {
         let id = self.next_monitor();
-        let max = self.requests_max;
-        let Some(mailbox) = self.any_mailbox(watcher) else { return id };
-        if !mailbox.open_one(max) {
+        let Some(opened) = self.open_one(watcher) else { return id };
+        if opened.is_err() {
             let refused = SystemEvent::Down(Down { actor: target, reason: ExitReason::Refused });
             self.push_system(watcher, refused);
             return id;
@@ -274,6 +319,19 @@ impl Core {
         }
     }
 
+    /// Refuses a monitor: sends `watcher`, on another node, a `Down` of `target` with this reason.
+    pub(crate) fn refuse_monitor(
+        &mut self,
+        target: Key,
+        id: MonitorId,
+        watcher: ActorId,
+        reason: ExitReason<EncodedValue>,
+    ) {
+        // The peer may have set it before, in a session that has ended: it gets one `Down`.
+        self.remove_ended_monitor(target, id);
+        self.signal(Signal::Down { watcher, id, actor: self.id(target), reason });
+    }
+
     /// Removes a monitor of an address of this loop, also if the address has ended and the `Down` waits for its turn.
     pub(crate) fn remove_watcher(&mut self, target: Key, id: MonitorId) {
         if let Some(address) = self.address_extras(target) {
@@ -287,7 +345,7 @@ impl Core {
                 return;
             }
         }
-        self.ended_monitors.remove_watcher(target, id);
+        self.remove_ended_monitor(target, id);
     }
 
     /// Removes the extras of an actor that no longer uses any of them.
@@ -346,7 +404,7 @@ impl Core {
         }
         let has_share = notified_by
             .is_none_or(|by| (extras.notified[by] as usize) < NOTIFY_MAX[by].min(max / NOTIFY_SHARE[by]));
-        if !has_share || !self.any_mailbox(watcher).is_some_and(|mailbox| mailbox.open_one(max)) {
+        if !has_share || !matches!(self.open_one(watcher), Some(Ok(()))) {
             self.refuse_notify(watcher, actor);
             self.drop_idle_extras(watcher);
             return false;
@@ -394,16 +452,18 @@ impl Core {
         }
     }
 
-    pub(crate) fn exported_reason(&mut self, actor: ActorId, reason: ExitReason) -> ExitReason {
-        let ExitReason::Done(value) = reason else { return reason };
-        ExitReason::Done(crate::remote::export(self, value).unwrap_or_else(|reason| {
-            tracing::warn!(%actor, %reason, "an exit value was not sent to another node");
-            Value::not_sent(reason)
-        }))
+    /// An exit reason in its form for the wire.
+    pub(super) fn exported_reason(&mut self, actor: ActorId, reason: ExitReason) -> ExitReason<EncodedValue> {
+        reason.map(|value| {
+            crate::remote::export(self, value).unwrap_or_else(|reason| {
+                tracing::warn!(%actor, %reason, "an exit value was not sent to another node");
+                EncodedValue::NotSent(reason)
+            })
+        })
     }
 
     /// Undoes the extras of an adapter that is closed, or whose actor has exited.
-    pub(crate) fn end_address(&mut self, key: Key, address: AddressExtras, reason: &ExitReason) {
+    pub(super) fn end_address(&mut self, key: Key, address: AddressExtras, reason: &ExitReason) {
         let is_known_elsewhere = address.is_known_elsewhere();
         self.end_monitors_of(key, address, BTreeMap::new(), reason);
         if is_known_elsewhere {
@@ -428,7 +488,7 @@ impl Core {
     }
 
     /// Undoes the extras of an actor that has exited: ends its monitors, adapters, sources and sockets.
-    pub(crate) fn drop_extras(
+    pub(super) fn drop_extras(
         &mut self,
         (key, actor_type): (Key, ActorType),
         extras: ActorExtras,
@@ -443,7 +503,7 @@ impl Core {
             .any(|watcher| watcher.node() != self.node_id || self.actors.is_alive(watcher.key().actor()));
         self.log_exit((key, actor_type), reason, watched);
         if extras.named {
-            self.shared.names.lock().remove(&key);
+            self.shared.forget_name(key);
         }
         self.end_monitors_of(key, address, extras.watching, reason);
         self.end_adapters(key, extras.adapters, reason);

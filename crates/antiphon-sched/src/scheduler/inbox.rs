@@ -178,7 +178,7 @@ impl Core {
             return false;
         }
         if queues.remove(&target).is_some() {
-            self.shared.inbox_state.set_full(target, false);
+            self.shared.inbox_state().set_full(target, false);
         }
         true
     }
@@ -187,7 +187,7 @@ impl Core {
     pub(crate) fn discard_waiting_messages(&mut self) {
         for (_, mut queue) in std::mem::take(&mut self.waiting_messages.queues) {
             while let Some(message) = queue.messages.pop_front() {
-                self.shared.inbox_state.end_wait();
+                self.shared.inbox_state().end_wait();
                 self.discard_message(message);
             }
         }
@@ -204,7 +204,7 @@ impl Core {
             queue.messages = messages;
             let requests: VecDeque<_> = requests;
             for request in requests {
-                self.shared.inbox_state.end_wait();
+                self.shared.inbox_state().end_wait();
                 self.discard_message(request);
             }
             self.end_empty_queue(target);
@@ -214,7 +214,7 @@ impl Core {
     /// Ends a message that was accepted, since the loop ends.
     pub(crate) fn discard_message(&mut self, message: Box<dyn InboxMessage>) {
         log_panic(|| message.end_with_loop(self));
-        self.shared.inbox_state.release();
+        self.shared.inbox_state().release();
     }
 
     fn discard(&mut self, message: Box<dyn InboxMessage>, reason: Undelivered) {
@@ -229,15 +229,15 @@ impl Scheduler {
         let target = message.target().actor();
         if let Some(queue) = self.core.waiting_messages.queues.get_mut(&target) {
             message.note_waiting();
-            self.core.shared.inbox_state.start_wait();
+            self.core.shared.inbox_state().start_wait();
             queue.messages.push_back(message);
             return;
         }
         match self.attempt(message) {
-            Attempt::Sent | Attempt::Ended => self.core.shared.inbox_state.release(),
+            Attempt::Sent | Attempt::Ended => self.core.shared.inbox_state().release(),
             Attempt::Waits(message) => {
-                self.core.waiting_messages.put_back(&self.core.shared.inbox_state, target, message);
-                self.core.shared.inbox_state.set_full(target, true);
+                self.core.waiting_messages.put_back(self.core.shared.inbox_state(), target, message);
+                self.core.shared.inbox_state().set_full(target, true);
                 if target.node() == self.core.node_id {
                     self.core.wait_for_turn(target.key(), Waiter::Handles);
                 }
@@ -250,23 +250,23 @@ impl Scheduler {
         let target = self.core.id(actor);
         // The messages have no sender, whichever actor has just run.
         let current = self.core.current.take();
-        while let Some(message) = self.core.waiting_messages.pop(&self.core.shared.inbox_state, target) {
+        while let Some(message) = self.core.waiting_messages.pop(self.core.shared.inbox_state(), target) {
             if !self.core.actors.is_alive(actor) {
                 self.core.discard(message, Undelivered::NoActor);
-                self.core.shared.inbox_state.release();
+                self.core.shared.inbox_state().release();
                 continue;
             }
             self.core.begin_turn(actor);
             let attempt = self.attempt(message);
             self.core.end_turn();
             match attempt {
-                Attempt::Ended => self.core.shared.inbox_state.release(),
+                Attempt::Ended => self.core.shared.inbox_state().release(),
                 Attempt::Sent => {
-                    self.core.shared.inbox_state.release();
+                    self.core.shared.inbox_state().release();
                     break;
                 }
                 Attempt::Waits(message) => {
-                    self.core.waiting_messages.put_back(&self.core.shared.inbox_state, target, message);
+                    self.core.waiting_messages.put_back(self.core.shared.inbox_state(), target, message);
                     break;
                 }
             }
@@ -297,13 +297,13 @@ impl Scheduler {
     /// Sends a limited number of the messages for a remote target; false if it was refused.
     fn send_to_remote(&mut self, target: ActorId) -> bool {
         for _ in 0..REMOTE_PER_ROUND {
-            let Some(message) = self.core.waiting_messages.pop(&self.core.shared.inbox_state, target) else {
+            let Some(message) = self.core.waiting_messages.pop(self.core.shared.inbox_state(), target) else {
                 break;
             };
             match self.attempt(message) {
-                Attempt::Sent | Attempt::Ended => self.core.shared.inbox_state.release(),
+                Attempt::Sent | Attempt::Ended => self.core.shared.inbox_state().release(),
                 Attempt::Waits(message) => {
-                    self.core.waiting_messages.put_back(&self.core.shared.inbox_state, target, message);
+                    self.core.waiting_messages.put_back(self.core.shared.inbox_state(), target, message);
                     return false;
                 }
             }

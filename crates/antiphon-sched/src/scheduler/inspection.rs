@@ -149,10 +149,10 @@ fn as_text<S: serde::Serializer>(id: &ActorId, serializer: S) -> Result<S::Ok, S
 
 /// What a mailbox shows of itself.
 pub(crate) struct MailboxInfo {
-    pub(crate) wait: Wait,
-    pub(crate) waiting: usize,
-    pub(crate) peer_bytes: u64,
-    pub(crate) open: usize,
+    pub(super) wait: Wait,
+    pub(super) waiting: usize,
+    pub(super) peer_bytes: u64,
+    pub(super) open: usize,
 }
 
 /// The batch that is running, if batches are observed.
@@ -215,9 +215,9 @@ impl Core {
             inbox: self.shared.inbox_len(),
             extras: self.extras.len(),
             steps: self.steps,
-            slow_steps: self.shared.step_clock.slow(),
-            dead_letters: self.dead_letters.counts.total(),
-            dead_letters_by_reason: self.dead_letters.counts,
+            slow_steps: self.shared.step_clock().slow(),
+            dead_letters: self.dead_letters.counts().total(),
+            dead_letters_by_reason: self.dead_letters.counts(),
         }
     }
 
@@ -251,12 +251,12 @@ impl Core {
         let has = |flag| self.actors.has(key.index(), flag);
         let (is_daemon, is_service) = (has(Flag::DAEMON), has(Flag::SERVICE));
         let (id, mailbox_max) = (self.id(key), self.capacity_of(key));
-        let name = self.shared.names.lock().get(&key).map(ToString::to_string);
+        let name = self.shared.name_of(key);
         let is_running = self.current == Some(key);
         let activity = self.activity.as_ref().and_then(|table| table.get(key)).map(|record| ActorActivity {
             age: self.now.since(record.started),
             steps: record.steps,
-            busy: self.shared.step_clock.busy(key),
+            busy: self.shared.step_clock().busy(key),
         });
         let mailbox = self.any_mailbox(key)?;
         let info = mailbox.info();
@@ -325,7 +325,7 @@ impl Core {
 
     /// The name of an actor that is alive, or else the name of its type.
     fn name_or_type(&self, key: Key) -> String {
-        let name = self.shared.names.lock().get(&key).map(ToString::to_string);
+        let name = self.shared.name_of(key);
         let actor_type = || self.actors.actor_type(key).map_or("", |actor_type| actor_type());
         name.unwrap_or_else(|| actor_type().to_owned())
     }

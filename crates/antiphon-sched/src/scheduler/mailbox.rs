@@ -3,6 +3,9 @@
 //! Invariant: `first` is older than all of `rest.queue`. Messages and events share one order, so a `Down` never overtakes
 //! the last message. Only while the actor scans for a message that a predicate admits, `rest.skipped` holds the messages
 //! that it has refused, which are older than `first`. So the next message is always at the front.
+//!
+//! No method drops a message, a predicate or the maker of a timer, or calls one: it returns what the mailbox no longer needs. So no user
+//! code runs while the mailbox is borrowed.
 
 use std::collections::VecDeque;
 
@@ -12,6 +15,7 @@ use crate::actor::Admit;
 use crate::scheduler::budget::Permit;
 use crate::scheduler::cell::RunState;
 use crate::scheduler::inspection::MailboxInfo;
+use crate::scheduler::panic_guard::{TableInUse, log_panic};
 use crate::scheduler::system_event::SystemEvent;
 use crate::scheduler::timers::TimerKey;
 use antiphon_types::Time;
@@ -27,12 +31,12 @@ pub(crate) struct Mailbox<M> {
     rest: Option<Box<Rest<M>>>,
     extras: Option<Box<MailboxExtras<M>>>,
     /// The newest open request of this actor: the head of a list in [`PendingRequests`](crate::request::PendingRequests).
-    pub(crate) newest_request: u32,
+    newest_request: u32,
     /// Open requests, timers and monitors, up to 65,535; those beyond are in `MailboxExtras::open_beyond`.
     open: u16,
     wait: Wait,
     #[cfg_attr(feature = "safe", expect(dead_code, reason = "only the unsafe cell uses it"))]
-    pub(crate) state: RunState,
+    pub(super) state: RunState,
 }
 
 /// All but the first of the waiting messages and events. It is boxed, for 8 bytes in each idle actor.
@@ -131,7 +135,28 @@ pub(crate) enum Taken<M> {
     Message(M),
     SystemEvent(Box<SystemEvent>),
     Timeout,
+    /// The message of a cancelled timer. The caller drops it, and takes again.
+    Cancelled(M),
+    /// The predicate of a scan that is over. The caller drops it, and takes again.
+    EndedScan(Admit<M>),
     Nothing,
+}
+
+/// The next item of a scan.
+pub(crate) enum Scanned<M> {
+    /// User code must judge it.
+    Question(Question<M>),
+    /// The message of a cancelled timer. The caller drops it, and goes on.
+    Cancelled(M),
+    /// There is no scan, or nothing in it that user code must judge.
+    Nothing,
+}
+
+/// A value that the mailbox of an ended actor holds.
+enum LeftValue<M> {
+    Item(Item<M>),
+    Predicate(Admit<M>),
+    Timer(PendingTimer<M>),
 }
 
 impl<M> Mailbox<M> {
@@ -194,6 +219,7 @@ impl<M> Mailbox<M> {
     /// stalls.
     #[inline]
     pub(crate) fn push(&mut self, message: M) {
+        let _in_use = TableInUse::begin();
         if self.first.is_none() && self.rest.as_ref().is_none_or(|rest| rest.queue.is_empty()) {
             self.first = Some(Item::Message(message));
         } else {
@@ -216,6 +242,7 @@ impl<M> Mailbox<M> {
 
     /// Removes the oldest message that is neither a reply nor made by the actor itself.
     pub(crate) fn remove_oldest(&mut self) -> Option<M> {
+        let _in_use = TableInUse::begin();
         let is_message = |item: &Item<M>| match item {
             Item::Message(_) => true,
             Item::Attached(attached) => matches!(attached.0, Attachment::Permit(_)),
@@ -245,6 +272,7 @@ impl<M> Mailbox<M> {
     }
 
     fn push_item(&mut self, item: Item<M>) {
+        let _in_use = TableInUse::begin();
         if self.waiting() == 0 {
             self.first = Some(item);
         } else {
@@ -284,6 +312,7 @@ impl<M> Mailbox<M> {
     /// Takes the next message, if the actor waits for anything and the next item is a message.
     #[inline]
     pub(crate) fn take_message(&mut self) -> Option<M> {
+        let _in_use = TableInUse::begin();
         if self.wait != Wait::Any {
             return None;
         }
@@ -305,7 +334,7 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Converts `item` for the actor. Skips ticks of cancelled timers, and then tries the next item.
+    /// Converts `item` for the actor. Skips ticks of cancelled timers without a message, and then tries the next item.
     #[inline(never)]
     fn take_live(&mut self, mut item: Option<Item<M>>) -> Taken<M> {
         loop {
@@ -314,12 +343,10 @@ impl<M> Mailbox<M> {
                 Some(Item::Message(message)) => return Taken::Message(message),
                 Some(Item::Attached(attached)) => {
                     let (attachment, message) = *attached;
-                    if self.release(attachment) {
-                        return Taken::Message(message);
-                    }
+                    return self.take_attached(attachment, message);
                 }
                 Some(Item::SystemEvent(system)) => match *system {
-                    SystemEvent::Tick(token) if self.is_cancelled(token) => self.count_cancelled_tick(token),
+                    SystemEvent::Tick(slot) if self.is_cancelled(slot) => self.count_cancelled_tick(slot),
                     _ => return Taken::SystemEvent(system),
                 },
             }
@@ -338,8 +365,11 @@ impl<M> Mailbox<M> {
 
     /// Takes the next event for the actor. After that the actor waits for anything, unless its step returns otherwise.
     pub(crate) fn take(&mut self) -> Taken<M> {
-        if matches!(self.wait, Wait::Scanned { .. }) {
-            self.end_scan();
+        let _in_use = TableInUse::begin();
+        if matches!(self.wait, Wait::Scanned { .. })
+            && let Some(predicate) = self.end_scan()
+        {
+            return Taken::EndedScan(predicate);
         }
         let taken = match self.wait {
             Wait::Any | Wait::Start | Wait::Within | Wait::Scanned { .. } => {
@@ -363,7 +393,7 @@ impl<M> Mailbox<M> {
         // The wait continues when the actor gets no event: readiness may be of a removed source, socket events may concern
         // only the loop, and a termination may be repeated.
         let ends_wait = match &taken {
-            Taken::Nothing => false,
+            Taken::Nothing | Taken::Cancelled(_) | Taken::EndedScan(_) => false,
             Taken::SystemEvent(system) => !matches!(
                 **system,
                 SystemEvent::Ready(_) | SystemEvent::SocketCloseHandled(_) | SystemEvent::Terminate
@@ -388,60 +418,73 @@ impl<M> Mailbox<M> {
 
     /// In a scan: takes out the first item if user code must judge it; with it the predicate and, for the tick of a timer, the code
     /// that makes its message. Give it back by [`Mailbox::admit`], [`Mailbox::skip`] or [`Mailbox::put_back`].
-    pub(crate) fn next_question(&mut self) -> Option<Question<M>> {
+    pub(crate) fn next_question(&mut self) -> Scanned<M> {
+        let _in_use = TableInUse::begin();
         if !matches!(self.wait, Wait::If | Wait::IfWithin) {
-            return None;
+            return Scanned::Nothing;
         }
         loop {
             let Self { first, rest, extras, .. } = self;
-            let extras = extras.as_mut().filter(|extras| extras.admit.is_some())?;
-            let item = match first {
-                Some(first) => first,
-                None => rest.as_mut().and_then(|rest| rest.queue.front_mut())?,
+            let Some(extras) = extras.as_mut().filter(|extras| extras.admit.is_some()) else {
+                return Scanned::Nothing;
             };
+            let front = match first {
+                Some(first) => Some(first),
+                None => rest.as_mut().and_then(|rest| rest.queue.front_mut()),
+            };
+            let Some(item) = front else { return Scanned::Nothing };
             let question = match item {
                 Item::Message(_) => Some(None),
                 Item::Attached(attached) => match attached.0 {
-                    Attachment::Tick(token) => {
-                        let timer = extras.timers.get(token as usize);
+                    Attachment::Tick(slot) => {
+                        let timer = extras.timers.get(slot as usize);
                         matches!(timer, Some(PendingTimer::Every { .. })).then_some(None)
                     }
                     Attachment::Permit(_) | Attachment::Own => Some(None),
                 },
                 Item::SystemEvent(system) => match **system {
-                    SystemEvent::Tick(token) => match extras.timers.get_mut(token as usize) {
-                        Some(PendingTimer::Every { make, .. }) => make.take().map(|make| Some((token, make))),
+                    SystemEvent::Tick(slot) => match extras.timers.get_mut(slot as usize) {
+                        Some(PendingTimer::Every { make, .. }) => make.take().map(|make| Some((slot, make))),
                         Some(_) | None => None,
                     },
-                    _ => return None,
+                    _ => return Scanned::Nothing,
                 },
             };
-            if let Some(make) = question {
-                let admit = extras.admit.take()?;
-                return self.pop_item().map(|item| Question { admit, item, make });
+            if let Some(make) = question
+                && let Some(admit) = extras.admit.take()
+                && let Some(item) = self.pop_item()
+            {
+                return Scanned::Question(Question { admit, item, make });
             }
             // The tick of a cancelled timer.
             let stale = self.pop_item();
-            self.take_one(stale);
+            if let Taken::Cancelled(message) = self.take_one(stale) {
+                return Scanned::Cancelled(message);
+            }
         }
     }
 
-    /// Takes the message that the predicate has admitted; `None` if its timer was cancelled meanwhile.
-    pub(crate) fn admit(&mut self, question: Question<M>) -> Option<M> {
+    /// Takes the message that the predicate has admitted.
+    pub(crate) fn admit(&mut self, question: Question<M>) -> Taken<M> {
+        let _in_use = TableInUse::begin();
         let item = self.end_question(question);
-        let Taken::Message(message) = self.take_one(Some(item)) else { return None };
-        self.await_any();
-        Some(message)
+        let taken = self.take_one(Some(item));
+        if matches!(taken, Taken::Message(_)) {
+            self.await_any();
+        }
+        taken
     }
 
     /// Sets a message aside that the predicate has refused.
     pub(crate) fn skip(&mut self, question: Question<M>) {
+        let _in_use = TableInUse::begin();
         let item = self.end_question(question);
         self.rest().skipped.push_back(item);
     }
 
     /// Puts an item back, because user code has panicked.
     pub(crate) fn put_back(&mut self, question: Question<M>) {
+        let _in_use = TableInUse::begin();
         let item = self.end_question(question);
         if let Some(second) = self.first.replace(item) {
             self.rest().queue.push_front(second);
@@ -451,10 +494,11 @@ impl<M> Mailbox<M> {
     fn end_question(&mut self, question: Question<M>) -> Item<M> {
         let Question { admit, item, make } = question;
         self.extras().admit = Some(admit);
-        if let Some((token, make)) = make
-            && let Some(PendingTimer::Every { make: slot, .. }) = self.pending_mut(token)
-        {
-            *slot = Some(make);
+        if let Some((slot, make)) = make {
+            match self.pending_mut(slot) {
+                Some(PendingTimer::Every { make: place, .. }) => *place = Some(make),
+                _ => unreachable!("only the actor cancels its timers, and its predicate cannot"),
+            }
         }
         item
     }
@@ -474,14 +518,11 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Ends a scan: the messages that its predicate has refused are back in their places.
-    fn end_scan(&mut self) {
+    /// Ends a scan: the messages that its predicate has refused are back in their places. Returns the predicate.
+    fn end_scan(&mut self) -> Option<Admit<M>> {
         self.wait = Wait::Any;
         self.rejoin();
-        if let Some(extras) = &mut self.extras {
-            // Last, since its drop may panic.
-            extras.admit = None;
-        }
+        self.extras.as_mut()?.admit.take()
     }
 
     /// Puts the messages that were set aside before all others.
@@ -505,16 +546,16 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Converts an item for the actor; `Nothing` when it is the tick of a cancelled timer.
+    /// Converts an item for the actor; `Nothing` when it is the tick of a cancelled timer without a message.
     fn take_one(&mut self, item: Option<Item<M>>) -> Taken<M> {
         match item {
             Some(Item::Attached(attached)) => {
                 let (attachment, message) = *attached;
-                if self.release(attachment) { Taken::Message(message) } else { Taken::Nothing }
+                self.take_attached(attachment, message)
             }
             Some(Item::SystemEvent(system)) => match *system {
-                SystemEvent::Tick(token) => {
-                    self.count_cancelled_tick(token);
+                SystemEvent::Tick(slot) => {
+                    self.count_cancelled_tick(slot);
                     Taken::Nothing
                 }
                 _ => Taken::SystemEvent(system),
@@ -524,39 +565,35 @@ impl<M> Mailbox<M> {
         }
     }
 
-    fn is_cancelled(&mut self, token: u32) -> bool {
-        matches!(self.pending_mut(token), None | Some(PendingTimer::Cancelled(_)))
+    fn is_cancelled(&mut self, slot: u32) -> bool {
+        matches!(self.pending_mut(slot), None | Some(PendingTimer::Cancelled(_)))
     }
 
     /// Counts a passed tick of a cancelled timer, and frees its slot after the last one.
-    fn count_cancelled_tick(&mut self, token: u32) {
-        if let Some(PendingTimer::Cancelled(left)) = self.pending_mut(token) {
+    fn count_cancelled_tick(&mut self, slot: u32) {
+        if let Some(PendingTimer::Cancelled(left)) = self.pending_mut(slot) {
             *left -= 1;
             if *left == 0 {
-                self.remove_timer(token);
+                self.remove_timer(slot);
             }
         }
     }
 
-    /// Releases the attachment of a taken message; false when the message is of a cancelled timer.
-    fn release(&mut self, attachment: Attachment) -> bool {
+    /// Converts a message with an attachment, which it releases.
+    fn take_attached(&mut self, attachment: Attachment, message: M) -> Taken<M> {
         match attachment {
-            Attachment::Tick(token) => self.end_tick(token),
-            Attachment::Permit(permit) => {
-                drop(permit);
-                true
-            }
-            Attachment::Own => true,
+            Attachment::Tick(slot) if !self.end_tick(slot) => Taken::Cancelled(message),
+            Attachment::Tick(_) | Attachment::Permit(_) | Attachment::Own => Taken::Message(message),
         }
     }
 
     /// Lets the timer of a taken message tick again; false when the timer was cancelled meanwhile.
-    fn end_tick(&mut self, token: u32) -> bool {
-        if let Some(PendingTimer::Every { queued, .. }) = self.pending_mut(token) {
+    fn end_tick(&mut self, slot: u32) -> bool {
+        if let Some(PendingTimer::Every { queued, .. }) = self.pending_mut(slot) {
             *queued = false;
             return true;
         }
-        self.count_cancelled_tick(token);
+        self.count_cancelled_tick(slot);
         false
     }
 
@@ -598,13 +635,15 @@ impl<M> Mailbox<M> {
     }
 
     /// Waits for a message that `admit` admits: under the deadline that [`Mailbox::await_until`] has set, if it was called
-    /// for `IfWithin` before.
-    pub(crate) fn await_admitted(&mut self, admit: Admit<M>) {
+    /// for `IfWithin` before. Returns the predicate of the scan before, if there was one.
+    pub(crate) fn await_admitted(&mut self, admit: Admit<M>) -> Option<Admit<M>> {
+        let _in_use = TableInUse::begin();
+        let before = if self.wait == Wait::IfWithin { None } else { self.end_scan() };
         if self.wait != Wait::IfWithin {
-            self.end_scan();
             self.wait = Wait::If;
         }
         self.extras().admit = Some(admit);
+        before
     }
 
     /// Goes on with a scan. Returns its deadline, if it has one; without a scan the actor waits for anything.
@@ -630,15 +669,19 @@ impl<M> Mailbox<M> {
         }
     }
 
-    pub(crate) fn await_resume(&mut self) {
-        self.end_scan();
+    /// Waits for an event that wakes the actor. Returns the predicate of a scan that this ends.
+    pub(crate) fn await_resume(&mut self) -> Option<Admit<M>> {
+        let _in_use = TableInUse::begin();
+        let ended = self.end_scan();
         self.wait = Wait::Suspend;
+        ended
     }
 
-    /// Waits until `until`; returns the timer that is already running, if any.
-    pub(crate) fn await_until(&mut self, wait: Wait, until: Time) -> Option<TimerKey> {
-        self.end_scan();
-        self.await_deadline(wait, until)
+    /// Waits until `until`; returns the timer that is already running, if any, and the predicate of a scan that this ends.
+    pub(crate) fn await_until(&mut self, wait: Wait, until: Time) -> (Option<TimerKey>, Option<Admit<M>>) {
+        let _in_use = TableInUse::begin();
+        let ended = self.end_scan();
+        (self.await_deadline(wait, until), ended)
     }
 
     /// As [`Mailbox::await_until`], in the present scan.
@@ -649,10 +692,12 @@ impl<M> Mailbox<M> {
         extras.timer
     }
 
-    /// Goes on in the next batch.
-    pub(crate) fn await_turn(&mut self) {
-        self.end_scan();
+    /// Goes on in the next batch. Returns the predicate of a scan that this ends.
+    pub(crate) fn await_turn(&mut self) -> Option<Admit<M>> {
+        let _in_use = TableInUse::begin();
+        let ended = self.end_scan();
         self.wait = Wait::Turn;
+        ended
     }
 
     pub(crate) fn set_wait_timer(&mut self, timer: TimerKey) {
@@ -682,25 +727,26 @@ impl<M> Mailbox<M> {
         self.extras().timers.insert(pending);
     }
 
-    pub(crate) fn remove_timer(&mut self, token: u32) -> Option<PendingTimer<M>> {
-        self.extras.as_mut()?.timers.try_remove(token as usize)
+    pub(crate) fn remove_timer(&mut self, slot: u32) -> Option<PendingTimer<M>> {
+        self.extras.as_mut()?.timers.try_remove(slot as usize)
     }
 
     /// The wheel's present key of a timer; `None` when the timer has fired or was cancelled.
-    pub(crate) fn timer_key(&mut self, token: u32, first_key: TimerKey) -> Option<TimerKey> {
-        match self.pending_mut(token)? {
+    pub(crate) fn timer_key(&mut self, slot: u32, first_key: TimerKey) -> Option<TimerKey> {
+        match self.pending_mut(slot)? {
             PendingTimer::Once(key, _) => (*key == first_key).then_some(*key),
             PendingTimer::Every { first_key: own, key, .. } => (*own == first_key).then_some(*key),
             PendingTimer::Cancelled(_) => None,
         }
     }
 
-    /// Cancels a timer; `running`: whether the timer wheel still held it.
-    pub(crate) fn cancel_timer(&mut self, token: u32, running: bool) -> Option<PendingTimer<M>> {
-        let pending = self.pending_mut(token)?;
+    /// Cancels a timer, and returns it; `running`: whether the timer wheel still held it.
+    pub(crate) fn cancel_timer(&mut self, slot: u32, running: bool) -> Option<PendingTimer<M>> {
+        let _in_use = TableInUse::begin();
+        let pending = self.pending_mut(slot)?;
         let queued = matches!(pending, PendingTimer::Every { queued: true, .. });
         let taken = match u8::from(!running) + u8::from(queued) {
-            0 => self.remove_timer(token),
+            0 => self.remove_timer(slot),
             left => Some(std::mem::replace(pending, PendingTimer::Cancelled(left))),
         };
         self.close_one();
@@ -737,8 +783,29 @@ impl<M> Mailbox<M> {
         }
     }
 
-    pub(crate) fn pending_mut(&mut self, token: u32) -> Option<&mut PendingTimer<M>> {
-        self.extras.as_mut()?.timers.get_mut(token as usize)
+    /// Takes one value out of the mailbox of an ended actor.
+    fn pop_left(&mut self) -> Option<LeftValue<M>> {
+        let _in_use = TableInUse::begin();
+        self.rejoin();
+        if let Some(item) = self.pop_item() {
+            return Some(LeftValue::Item(item));
+        }
+        let extras = self.extras.as_mut()?;
+        if let Some(admit) = extras.admit.take() {
+            return Some(LeftValue::Predicate(admit));
+        }
+        while extras.emptied < extras.timers.capacity() {
+            let pending = extras.timers.try_remove(extras.emptied);
+            extras.emptied += 1;
+            if let Some(pending) = pending {
+                return Some(LeftValue::Timer(pending));
+            }
+        }
+        None
+    }
+
+    pub(crate) fn pending_mut(&mut self, slot: u32) -> Option<&mut PendingTimer<M>> {
+        self.extras.as_mut()?.timers.get_mut(slot as usize)
     }
 }
 
@@ -753,8 +820,8 @@ pub(crate) struct Question<M> {
 impl<M> Question<M> {
     /// Whether the predicate admits the message.
     pub(crate) fn ask(&mut self) -> bool {
-        if let Some((token, make)) = &mut self.make {
-            self.item = Item::Attached(Box::new((Attachment::Tick(*token), make())));
+        if let Some((slot, make)) = &mut self.make {
+            self.item = Item::Attached(Box::new((Attachment::Tick(*slot), make())));
         }
         match &self.item {
             Item::Message(message) => (self.admit)(message),
@@ -819,17 +886,15 @@ pub(crate) trait AnyMailbox {
     fn ignores_events(&self) -> bool;
     /// The timer of a wait has fired; a later deadline may have replaced its own.
     fn fire_wait(&mut self, now: Time) -> Fired;
-    /// The timer in slot `token` is due.
-    fn fire_timer(&mut self, token: u32) -> Fired;
-    fn set_timer_key(&mut self, token: u32, key: TimerKey);
+    /// The timer in slot `slot` is due.
+    fn fire_timer(&mut self, slot: u32) -> Fired;
+    fn set_timer_key(&mut self, slot: u32, key: TimerKey);
     fn set_wait_timer(&mut self, key: TimerKey);
     fn wait_timer(&self) -> Option<TimerKey>;
     /// All timers that are still running.
     fn timers(&self) -> Vec<TimerKey>;
-    /// Whether no value is left that could panic when it is dropped.
-    fn is_vacant(&self) -> bool;
-    /// Removes one value and drops it; false when none is left. The drop may panic.
-    fn drop_one(&mut self) -> bool;
+    /// Drops all values, one by one, when the actor has ended. The mailbox must be in no table any more.
+    fn drop_all(&mut self);
     /// Counts one more open request, timer or monitor; false if the actor has `max` of them.
     fn open_one(&mut self, max: usize) -> bool;
     /// Counts one less open request, timer or monitor.
@@ -920,15 +985,16 @@ impl<M> AnyMailbox for Mailbox<M> {
         Fired::Queued
     }
 
-    fn fire_timer(&mut self, token: u32) -> Fired {
-        match self.pending_mut(token) {
+    fn fire_timer(&mut self, slot: u32) -> Fired {
+        let _in_use = TableInUse::begin();
+        match self.pending_mut(slot) {
             None => Fired::Spent,
             Some(PendingTimer::Cancelled(_)) => {
-                self.count_cancelled_tick(token);
+                self.count_cancelled_tick(slot);
                 Fired::Spent
             }
             Some(PendingTimer::Once(..)) => {
-                if let Some(PendingTimer::Once(_, message)) = self.remove_timer(token) {
+                if let Some(PendingTimer::Once(_, message)) = self.remove_timer(slot) {
                     self.close_one();
                     self.push_own(message);
                 }
@@ -938,15 +1004,15 @@ impl<M> AnyMailbox for Mailbox<M> {
                 let (period, needs_tick) = (*period, !*queued);
                 *queued = true;
                 if needs_tick {
-                    self.push_system(SystemEvent::Tick(token));
+                    self.push_system(SystemEvent::Tick(slot));
                 }
                 Fired::Repeat(period, needs_tick)
             }
         }
     }
 
-    fn set_timer_key(&mut self, token: u32, new: TimerKey) {
-        match self.pending_mut(token) {
+    fn set_timer_key(&mut self, slot: u32, new: TimerKey) {
+        match self.pending_mut(slot) {
             Some(PendingTimer::Once(key, _) | PendingTimer::Every { key, .. }) => *key = new,
             Some(PendingTimer::Cancelled(_)) | None => {}
         }
@@ -969,29 +1035,14 @@ impl<M> AnyMailbox for Mailbox<M> {
         pending.chain(extras.timer).collect()
     }
 
-    fn is_vacant(&self) -> bool {
-        self.waiting() == 0 && self.extras.is_none()
-    }
-
-    fn drop_one(&mut self) -> bool {
-        self.rejoin();
-        if let Some(item) = self.pop_item() {
-            drop(item);
-            return true;
+    fn drop_all(&mut self) {
+        while let Some(value) = self.pop_left() {
+            log_panic(|| match value {
+                LeftValue::Item(item) => drop(item),
+                LeftValue::Predicate(admit) => drop(admit),
+                LeftValue::Timer(pending) => drop(pending),
+            });
         }
-        let Some(extras) = &mut self.extras else { return false };
-        if let Some(admit) = extras.admit.take() {
-            drop(admit);
-            return true;
-        }
-        while extras.emptied < extras.timers.capacity() {
-            let pending = extras.timers.try_remove(extras.emptied);
-            extras.emptied += 1;
-            if pending.is_some() {
-                return true;
-            }
-        }
-        false
     }
 
     fn open_one(&mut self, max: usize) -> bool {

@@ -89,6 +89,13 @@ impl Core {
         self.limit_of(key).is_some_and(|limit| limit.when_full != WhenFull::Refuse)
     }
 
+    /// Runs `deliver`, which delivers one message. Also returns whether a mailbox has discarded the message.
+    pub(crate) fn noting_discards<R>(&mut self, deliver: impl FnOnce(&mut Self) -> R) -> (R, bool) {
+        self.has_discarded = false;
+        let result = deliver(self);
+        (result, self.has_discarded)
+    }
+
     /// Decides what to do with a message of the current sender for a mailbox that may be full. Drops the oldest message if
     /// the limit of the mailbox says so.
     pub(crate) fn admit<M: 'static>(&mut self, key: Key) -> MailboxAdmission {

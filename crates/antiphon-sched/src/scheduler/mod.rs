@@ -31,7 +31,6 @@ mod termination;
 mod timers;
 
 pub(crate) use self::core::Core;
-pub(crate) use actor_table::Flag;
 pub(crate) use batch::StepEffect;
 pub use budget::{Budget, Permit};
 pub(crate) use cell::{ActorType, RunningType};
@@ -44,10 +43,10 @@ pub(crate) use mailbox::{Make, NO_REQUEST, PendingTimer};
 pub use mailbox_limit::{MailboxLimit, WhenFull};
 pub(crate) use mailbox_waiters::Waiter;
 pub use mailbox_waiters::{RoomMark, Ticket, Turn};
-pub(crate) use panic_guard::{catch_panic, log_panic};
+pub(crate) use panic_guard::{TableInUse, catch_panic, debug_assert_no_table_in_use, log_panic};
 pub(crate) use system_event::SystemEvent;
 pub(crate) use termination::GRACE;
-pub(crate) use timers::{DueTimer, TimerKey};
+pub(crate) use timers::{TimerKey, TimerPurpose};
 
 use crate::id::Key;
 use crate::remote::Transport;

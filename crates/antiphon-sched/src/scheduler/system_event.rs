@@ -24,7 +24,7 @@ pub(crate) enum SystemEvent {
     Ready(u32),
     /// Gets no event: the actor has handled everything queued before it, including the end of this socket.
     SocketCloseHandled(SocketId),
-    /// A repeated timer, by its index in the mailbox.
+    /// A repeated timer, by its slot in the mailbox.
     Tick(u32),
     /// Another system event, with the permit for its bytes.
     Metered(Box<SystemEvent>, Permit),

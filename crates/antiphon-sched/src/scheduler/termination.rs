@@ -20,7 +20,7 @@ use crate::remote::Signal;
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::core::Core;
 use crate::scheduler::system_event::SystemEvent;
-use crate::scheduler::timers::{DueTimer, TimerKey};
+use crate::scheduler::timers::{TimerKey, TimerPurpose};
 use antiphon_types::Time;
 
 /// How long a terminated actor may take by default until it has ended.
@@ -33,7 +33,7 @@ const CUT_OFF_LOGGED: u64 = 32;
 pub(crate) struct Terminations {
     /// By the index of the actor's slot.
     by_index: FxHashMap<u32, Termination>,
-    pub(crate) stop: Option<LoopStop>,
+    stop: Option<LoopStop>,
     /// The number of actors that had to be ended.
     cut_off: u64,
 }
@@ -50,9 +50,9 @@ struct Termination {
 }
 
 /// The stop of a loop.
-pub(crate) struct LoopStop {
+struct LoopStop {
     /// When the loop has stopped at the latest.
-    pub(crate) end: Time,
+    end: Time,
     /// The actors that are alive, the next to be terminated last. May hold actors that have ended.
     order: VecDeque<Key>,
     /// All actors are terminated, not only the newest.
@@ -63,12 +63,18 @@ pub(crate) struct LoopStop {
 }
 
 impl LoopStop {
-    pub(crate) fn is_over(&self, now: Time) -> bool {
+    fn is_over(&self, now: Time) -> bool {
         now >= self.end
     }
 }
 
 impl Core {
+    /// Whether a requested stop is complete: all actors have ended, or its time is over.
+    pub(crate) fn has_stopped(&self) -> bool {
+        let stop = self.terminations.stop.as_ref();
+        stop.is_some_and(|stop| self.actors.len() == 0 || stop.is_over(self.now))
+    }
+
     /// Terminates an actor, on any node: it has `grace` to end.
     pub(crate) fn terminate(&mut self, target: ActorId, grace: Duration) {
         self.end_or_signal(target, Some(grace));
@@ -103,11 +109,11 @@ impl Core {
             if due < termination.due {
                 self.wheel.cancel(termination.timer);
                 termination.due = due;
-                termination.timer = self.wheel.insert(due, DueTimer::Termination(key));
+                termination.timer = self.wheel.insert(due, TimerPurpose::Termination(key));
             }
             return;
         }
-        let timer = self.wheel.insert(due, DueTimer::Termination(key));
+        let timer = self.wheel.insert(due, TimerPurpose::Termination(key));
         self.actors.set(index, Flag::TERMINATING, true);
         let termination = Termination { until, is_received: false, timer, due };
         self.terminations.by_index.insert(index, termination);
@@ -141,7 +147,7 @@ impl Core {
         let Some(termination) = self.terminations.by_index.get_mut(&index) else { return };
         self.wheel.cancel(termination.timer);
         termination.due = termination.until.min(now + span);
-        termination.timer = self.wheel.insert(termination.due, DueTimer::Termination(key));
+        termination.timer = self.wheel.insert(termination.due, TimerPurpose::Termination(key));
     }
 
     /// Handles the timer of a termination.
@@ -157,7 +163,7 @@ impl Core {
             return self.cut_off(key);
         }
         termination.due = termination.until;
-        termination.timer = self.wheel.insert(termination.due, DueTimer::Termination(key));
+        termination.timer = self.wheel.insert(termination.due, TimerPurpose::Termination(key));
         self.overtake(key);
     }
 
@@ -185,7 +191,7 @@ impl Core {
     /// Begins the stop of the loop.
     pub(crate) fn begin_stop(&mut self, within: Duration) {
         let due = self.now + within / 2;
-        let timer = self.wheel.insert(due, DueTimer::Stop);
+        let timer = self.wheel.insert(due, TimerPurpose::Stop);
         self.terminations.stop = Some(LoopStop {
             end: self.now + within,
             order: self.actors.last_to_end().into(),
@@ -232,7 +238,7 @@ impl Core {
         let (end, is_over) = (stop.end, stop.is_over(now));
         if !is_over && !std::mem::replace(&mut stop.is_all_at_once, true) {
             stop.due = end;
-            stop.timer = self.wheel.insert(end, DueTimer::Stop);
+            stop.timer = self.wheel.insert(end, TimerPurpose::Stop);
             let remaining: Vec<Key> = stop.order.iter().rev().copied().collect();
             let grace = end.since(self.now);
             remaining.into_iter().for_each(|key| self.begin_termination(key, grace, Time::MAX));

@@ -16,15 +16,13 @@ use std::time::Duration;
 
 use crate::id::Key;
 use crate::request::RequestId;
+use crate::slots::{SlotKey, Slots};
 use crate::socket::SocketId;
 use antiphon_types::Time;
 
 const TICK_SHIFT: u32 = 20;
 const LEVELS: usize = 4;
 const SLOTS: usize = 256;
-const NONE: u32 = u32::MAX;
-/// The `list` of a running timer in virtual time.
-const EXACT: u32 = u32::MAX - 1;
 /// An emptied list keeps its memory up to this capacity.
 const KEPT_MAX: usize = 64;
 /// The most ticks ahead that the wheel can hold. A later timer is linked there, and linked again when it comes up.
@@ -32,14 +30,11 @@ const HORIZON: u64 = (1 << 32) - 1;
 
 /// The key of a timer. It stays invalid after the timer has fired or was cancelled.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct TimerKey {
-    index: u32,
-    generation: u32,
-}
+pub(crate) struct TimerKey(SlotKey);
 
 /// The purpose of a timer.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) enum DueTimer {
+pub(crate) enum TimerPurpose {
     /// The wait of an actor: `receive_within`, `receive_if_within` or `sleep`.
     Wait(Key),
     /// A timer with a message, in this slot of an actor's mailbox.
@@ -56,27 +51,25 @@ pub(crate) enum DueTimer {
     VirtualJob(usize),
 }
 
+#[derive(Copy, Clone)]
 struct TimerNode {
     /// When to fire. It may have been pushed back, so that it is later than the list of the node.
     deadline: Time,
     order: u64,
-    due: DueTimer,
-    generation: u32,
-    /// The list: level and slot; or `NONE` while the node is free.
+    purpose: TimerPurpose,
+    /// The list, by level and slot. Nothing reads it in virtual time.
     list: u32,
-    /// The position in the list; for a free node, the index of the next free node.
+    /// The position in the list.
     at: u32,
 }
 
 pub(crate) struct TimerWheel {
-    nodes: Vec<TimerNode>,
-    free: u32,
+    nodes: Slots<TimerNode>,
     lists: Box<[Vec<u32>]>,
     bitmap: [[u64; SLOTS / 64]; LEVELS],
     /// All timers of this and earlier ticks have fired.
     tick: u64,
     order: u64,
-    len: usize,
     /// In virtual time: all running timers, with the indexes of their nodes. The lists are empty then.
     exact: Option<BTreeSet<(Time, u64, u32)>>,
     /// In virtual time: the time of the last `advance`.
@@ -88,83 +81,59 @@ impl TimerWheel {
         Self {
             exact: is_virtual.then(BTreeSet::new),
             exact_now: Time::ZERO,
-            nodes: Vec::new(),
-            free: NONE,
+            nodes: Slots::new(),
             lists: vec![Vec::new(); LEVELS * SLOTS].into(),
             bitmap: [[0; SLOTS / 64]; LEVELS],
             tick: 0,
             order: 0,
-            len: 0,
         }
     }
 
     /// The number of running timers.
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.nodes.len()
     }
 
-    pub(crate) fn insert(&mut self, deadline: Time, due: DueTimer) -> TimerKey {
+    pub(crate) fn insert(&mut self, deadline: Time, purpose: TimerPurpose) -> TimerKey {
         self.order += 1;
-        self.len += 1;
-        let index = self.allocate(deadline, due);
-        self.link(index, self.tick + 1);
-        TimerKey { index, generation: self.nodes[index as usize].generation }
-    }
-
-    fn allocate(&mut self, deadline: Time, due: DueTimer) -> u32 {
-        let order = self.order;
-        if self.free == NONE {
-            let index = u32::try_from(self.nodes.len()).expect("fewer timers than 2^32");
-            self.nodes.push(TimerNode { deadline, order, due, generation: 0, list: NONE, at: NONE });
-            return index;
-        }
-        let index = self.free;
-        let node = &mut self.nodes[index as usize];
-        self.free = node.at;
-        node.deadline = deadline;
-        node.order = order;
-        node.due = due;
-        index
-    }
-
-    fn get(&self, key: TimerKey) -> Option<&TimerNode> {
-        self.nodes
-            .get(key.index as usize)
-            .filter(|node| node.generation == key.generation && node.list != NONE)
+        let node = TimerNode { deadline, order: self.order, purpose, list: 0, at: 0 };
+        let key = self.nodes.insert(node, |generation| generation.unwrap_or(0));
+        self.link(key.index, self.tick + 1);
+        TimerKey(key)
     }
 
     /// The purpose of a timer; `None` when it has fired or was cancelled.
-    pub(crate) fn due(&self, key: TimerKey) -> Option<DueTimer> {
-        self.get(key).map(|node| node.due)
+    pub(crate) fn purpose(&self, key: TimerKey) -> Option<TimerPurpose> {
+        self.nodes.get(key.0).map(|node| node.purpose)
     }
 
-    pub(crate) fn cancel(&mut self, key: TimerKey) -> Option<DueTimer> {
-        let due = self.get(key)?.due;
-        self.unlink(key.index);
-        self.release(key.index);
-        Some(due)
+    pub(crate) fn cancel(&mut self, key: TimerKey) -> Option<TimerPurpose> {
+        let node = self.nodes.remove(key.0)?;
+        self.unlink(key.0.index, &node);
+        Some(node.purpose)
     }
 
     /// Changes the deadline; false when the timer has fired or was cancelled. A later deadline costs only a store: the
     /// node stays in its list, and is linked again when the list comes up.
     pub(crate) fn push_back(&mut self, key: TimerKey, deadline: Time) -> bool {
-        let Some(old) = self.get(key).map(|node| node.deadline) else { return false };
+        let Some(&old) = self.nodes.get(key.0) else { return false };
         self.order += 1;
-        let moves = deadline < old || self.exact.is_some();
+        let moves = deadline < old.deadline || self.exact.is_some();
+        let index = key.0.index;
         if moves {
-            self.unlink(key.index);
+            self.unlink(index, &old);
         }
-        let node = &mut self.nodes[key.index as usize];
+        let node = &mut self.nodes[index];
         node.deadline = deadline;
         node.order = self.order;
         if moves {
-            self.link(key.index, self.tick + 1);
+            self.link(index, self.tick + 1);
         }
         true
     }
 
     /// Appends to `due` all timers that are due at `now`.
-    pub(crate) fn advance(&mut self, now: Time, due: &mut Vec<DueTimer>) {
+    pub(crate) fn advance(&mut self, now: Time, due: &mut Vec<TimerPurpose>) {
         if self.exact.is_some() {
             return self.advance_exactly(now, due);
         }
@@ -191,14 +160,13 @@ impl TimerWheel {
     }
 
     #[cold]
-    fn advance_exactly(&mut self, now: Time, due: &mut Vec<DueTimer>) {
+    fn advance_exactly(&mut self, now: Time, due: &mut Vec<TimerPurpose>) {
         self.exact_now = self.exact_now.max(now);
         while let Some(exact) = &mut self.exact
             && exact.first().is_some_and(|(deadline, ..)| *deadline <= now)
             && let Some((_, _, index)) = exact.pop_first()
         {
-            due.push(self.nodes[index as usize].due);
-            self.release(index);
+            due.extend(self.release(index));
         }
     }
 
@@ -218,22 +186,21 @@ impl TimerWheel {
         }
     }
 
-    fn fire(&mut self, now: Time, due: &mut Vec<DueTimer>) {
+    fn fire(&mut self, now: Time, due: &mut Vec<TimerPurpose>) {
         let list = self.tick as usize % SLOTS;
         let mut batch = self.take_list(list);
         if batch.len() > 1 {
             batch.sort_unstable_by_key(|&index| {
-                let node = &self.nodes[index as usize];
+                let node = &self.nodes[index];
                 (node.deadline, node.order)
             });
         }
         for &index in &batch {
-            let node = &self.nodes[index as usize];
+            let node = &self.nodes[index];
             if node.deadline > now || tick_of(node.deadline) > self.tick {
                 self.link(index, self.tick + 1);
             } else {
-                due.push(node.due);
-                self.release(index);
+                due.extend(self.release(index));
             }
         }
         self.give_back(list, batch);
@@ -256,18 +223,17 @@ impl TimerWheel {
     /// Links a node into the list of its deadline, but not before the tick `earliest`.
     fn link(&mut self, index: u32, earliest: u64) {
         if let Some(exact) = &mut self.exact {
-            let node = &mut self.nodes[index as usize];
+            let node = &mut self.nodes[index];
             // Later than now: an actor that waits for no time at all does not stop the time.
             node.deadline = node.deadline.max(self.exact_now + Duration::from_nanos(1));
-            node.list = EXACT;
             exact.insert((node.deadline, node.order, index));
             return;
         }
-        let tick = tick_of(self.nodes[index as usize].deadline).clamp(earliest, self.tick + HORIZON);
+        let tick = tick_of(self.nodes[index].deadline).clamp(earliest, self.tick + HORIZON);
         let ahead = tick - self.tick;
         let level = (0..LEVELS).find(|&l| ahead < 1 << (8 * (l + 1))).unwrap_or(LEVELS - 1);
         let list = level * SLOTS + (tick >> (8 * level)) as usize % SLOTS;
-        let node = &mut self.nodes[index as usize];
+        let node = &mut self.nodes[index];
         node.list = list as u32;
         node.at = self.lists[list].len() as u32;
         if node.at == 0 {
@@ -276,33 +242,29 @@ impl TimerWheel {
         self.lists[list].push(index);
     }
 
-    fn unlink(&mut self, index: u32) {
-        let TimerNode { list, at, deadline, order, .. } = self.nodes[index as usize];
+    /// Removes a node from its list. The node itself may be removed already.
+    fn unlink(&mut self, index: u32, node: &TimerNode) {
+        let TimerNode { list, at, deadline, order, .. } = *node;
         if let Some(exact) = &mut self.exact {
             exact.remove(&(deadline, order, index));
-            self.nodes[index as usize].list = NONE;
             return;
         }
         let list = list as usize;
         self.lists[list].swap_remove(at as usize);
         match self.lists[list].get(at as usize) {
-            Some(&moved) => self.nodes[moved as usize].at = at,
+            Some(&moved) => self.nodes[moved].at = at,
             None if at == 0 => {
                 let batch = self.take_list(list);
                 self.give_back(list, batch);
             }
             None => {}
         }
-        self.nodes[index as usize].list = NONE;
     }
 
-    fn release(&mut self, index: u32) {
-        let node = &mut self.nodes[index as usize];
-        node.list = NONE;
-        node.generation = node.generation.wrapping_add(1);
-        node.at = self.free;
-        self.free = index;
-        self.len -= 1;
+    /// Removes a node that is in no list any more. Returns its purpose.
+    fn release(&mut self, index: u32) -> Option<TimerPurpose> {
+        let key = self.nodes.key_at(index)?;
+        self.nodes.remove(key).map(|node| node.purpose)
     }
 
     fn mark(&mut self, list: usize, busy: bool) {
@@ -351,8 +313,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn timer(n: u32) -> DueTimer {
-        DueTimer::Message(Key::new(0, 0), n)
+    fn timer(n: u32) -> TimerPurpose {
+        TimerPurpose::Message(Key::new(0, 0), n)
     }
 
     #[test]
@@ -380,7 +342,7 @@ mod tests {
         let new = wheel.insert(Time::from_nanos(1 << 30), timer(1));
         assert_eq!(wheel.cancel(old), None);
         assert!(!wheel.push_back(old, Time::MAX));
-        assert_eq!(wheel.due(new), Some(timer(1)));
+        assert_eq!(wheel.purpose(new), Some(timer(1)));
     }
 
     /// The requests of a burst have the same timeout, and are answered before it.
@@ -420,7 +382,7 @@ mod tests {
                 wheel.advance(next, &mut due);
                 prop_assert!(!due.is_empty());
                 for due in due {
-                    let DueTimer::Message(_, id) = due else { panic!("only timers with messages were set") };
+                    let TimerPurpose::Message(_, id) = due else { panic!("only timers with messages were set") };
                     fired.push((next.as_nanos(), id));
                 }
             }
@@ -454,7 +416,7 @@ mod tests {
                 let mut due = Vec::new();
                 wheel.advance(Time::from_nanos(now), &mut due);
                 for fired in due {
-                    let DueTimer::Message(_, id) = fired else { panic!("only timers with messages were set") };
+                    let TimerPurpose::Message(_, id) = fired else { panic!("only timers with messages were set") };
                     let at = model.iter().position(|m| m.1 == id).expect("a timer fires once");
                     prop_assert!(model.remove(at).0 <= now);
                 }

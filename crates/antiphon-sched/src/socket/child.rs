@@ -69,12 +69,12 @@ impl Sockets<'_> {
         framing: Framing,
         sink: Rc<dyn EventSink<(Conn, ProcessEvent)>>,
     ) -> io::Result<Conn> {
-        self.core.readiness.check()?;
+        self.core.readiness_mut().check()?;
         if has_group {
             command.process_group(0);
         }
         let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let id = self.core.sockets.next_conn();
+        let id = self.core.sockets_mut().next_conn();
         let mut child = Child {
             process: Some(process),
             status: None,
@@ -97,7 +97,7 @@ impl Sockets<'_> {
         self.insert_socket(id, owner, SocketKind::Child(Box::new(child)));
         if !has_exit_fd {
             // The first poll is now, and sets the timer for the next.
-            self.core.sockets.note(id, FdRole::Exit, true, false);
+            self.core.sockets_mut().note(id, FdRole::Exit, true, false);
         }
         Ok(Conn(id.0))
     }
@@ -208,7 +208,7 @@ impl Child {
 
     fn end_output(&mut self, core: &mut Core, at: usize) {
         if let Some(mut output) = self.outputs[at].take() {
-            core.readiness.deregister_socket(output.source, &mut output.pipe);
+            core.readiness_mut().deregister_socket(output.source, &mut output.pipe);
         }
     }
 
@@ -290,7 +290,7 @@ impl Child {
 
     fn end_input(&mut self, core: &mut Core) {
         if let Some((mut pipe, source)) = self.stdin.take() {
-            core.readiness.deregister_socket(source, &mut pipe);
+            core.readiness_mut().deregister_socket(source, &mut pipe);
         }
     }
 
@@ -354,7 +354,7 @@ mod exit {
         }
 
         pub(super) fn release(self, core: &mut Core) {
-            core.readiness.deregister_socket(self.source, &mut SourceFd(&self.fd.as_raw_fd()));
+            core.readiness_mut().deregister_socket(self.source, &mut SourceFd(&self.fd.as_raw_fd()));
         }
     }
 }

@@ -109,7 +109,7 @@ impl<M: 'static> Cx<'_, M> {
     /// The number of bytes that wait to be written to a connection, or to a child.
     pub fn unwritten(&mut self, conn: Conn) -> usize {
         let (sockets, me) = self.parts();
-        match sockets.core.sockets.kind(SocketId(conn.0), me) {
+        match sockets.core.sockets().kind(SocketId(conn.0), me) {
             Some(SocketKind::Tcp(tcp)) => tcp.unwritten(),
             #[cfg(unix)]
             Some(SocketKind::Child(child)) => child.unwritten(),

@@ -16,7 +16,7 @@ const FRAMES_PER_ROUND: usize = 1024;
 pub(crate) struct FrameReader {
     splitter: FrameSplitter,
     /// There may be something to read. Once a read has blocked, the system reports when there is more.
-    pub(crate) readable: bool,
+    pub(super) readable: bool,
     end: Option<io::Result<()>>,
     /// The number of bytes that may still be read; after them the stream counts as ended.
     bytes_left: Option<usize>,

@@ -82,10 +82,10 @@ impl Sockets<'_> {
         framing: Framing,
         sink: Rc<dyn EventSink<(Conn, SocketEvent)>>,
     ) -> io::Result<SocketAddr> {
-        self.core.readiness.check()?;
+        self.core.readiness_mut().check()?;
         let mut socket = bind(at, TcpListener::bind)?;
         let local = socket.local_addr()?;
-        let id = self.core.sockets.next_internal();
+        let id = self.core.sockets_mut().next_internal();
         let source = watch_fd(self.core, (id, FdRole::Main), &mut socket, Interest::READABLE)?;
         let listener = Listener {
             socket,
@@ -104,8 +104,8 @@ impl Sockets<'_> {
 
     /// Ends the listener of an actor at `at`; false when there is none.
     pub(crate) fn unlisten(&mut self, owner: Key, at: SocketAddr) -> bool {
-        let own = self.core.extras(owner).map(|extras| extras.sockets.clone()).unwrap_or_default();
-        let is_there = |id: &SocketId| matches!(self.core.sockets.kind(*id, owner), Some(SocketKind::Listener(known)) if known.local == at);
+        let own = self.core.sockets_of(owner);
+        let is_there = |id: &SocketId| matches!(self.core.sockets().kind(*id, owner), Some(SocketKind::Listener(known)) if known.local == at);
         let found = own.into_iter().find(is_there);
         if let Some(id) = found {
             self.with_own_socket(id, owner, |_, _| Served::Ended);
@@ -166,7 +166,7 @@ impl Listener {
 
     fn accepted(&mut self, cx: &mut SocketCx<'_>, owner: Key, socket: TcpStream, peer: SocketAddr) {
         let (core, listener) = (&mut *cx.core, cx.id);
-        let id = core.sockets.next_conn();
+        let id = core.sockets_mut().next_conn();
         let made = Stream::accepted(core, id, socket, self.layer.as_deref());
         let pending_of = self.layer.as_ref().map(|_| listener);
         let sink = self.sink.clone();
@@ -198,7 +198,7 @@ impl Listener {
     }
 
     pub(crate) fn release(&mut self, core: &mut Core) {
-        core.readiness.deregister_socket(self.source, &mut self.socket);
+        core.readiness_mut().deregister_socket(self.source, &mut self.socket);
         for id in self.pending.take_all() {
             Sockets::of(core).drop_pending(id);
         }

@@ -46,13 +46,13 @@ pub(crate) use table::{FdRole, SocketId, SocketTable, Sockets};
 
 /// Identifies a connection or a child process of an actor. Its loop never uses the number again.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Conn(pub(crate) u64);
+pub struct Conn(u64);
 
 /// Identifies a UDP socket of an actor.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Udp {
-    pub(crate) id: u64,
-    pub(crate) local: SocketAddr,
+    id: u64,
+    local: SocketAddr,
 }
 
 /// An event of a connection. `Closed` is always the last one, whichever side closed it.

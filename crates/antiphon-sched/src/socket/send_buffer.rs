@@ -23,7 +23,7 @@ const KEPT_MAX: usize = 64 << 10;
 pub(crate) struct SendBuffer {
     queue: VecDeque<u8>,
     /// The system may take more. Once a write has blocked, the system reports when it takes more.
-    pub(crate) writable: bool,
+    pub(super) writable: bool,
     above_mark: bool,
 }
 

@@ -74,7 +74,7 @@ impl Stream {
     }
 
     pub(super) fn release(mut self, core: &mut Core) {
-        core.readiness.deregister_socket(self.source, &mut self.socket);
+        core.readiness_mut().deregister_socket(self.source, &mut self.socket);
     }
 }
 

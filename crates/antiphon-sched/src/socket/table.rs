@@ -20,7 +20,7 @@ use super::tcp::Tcp;
 use super::udp::UdpPort;
 use crate::event_loop::{Source, SourceOwner};
 use crate::id::Key;
-use crate::scheduler::{Core, DueTimer, TimerKey, log_panic};
+use crate::scheduler::{Core, TimerKey, TimerPurpose, log_panic};
 
 /// Sockets served a round, unless the time of the round is over before.
 const SERVED_PER_ROUND: usize = 1024;
@@ -33,7 +33,7 @@ const FIRST_INTERNAL: u64 = 1 << 62;
 
 /// Identifies a socket; its loop never uses the number again.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct SocketId(pub(crate) u64);
+pub(crate) struct SocketId(pub(super) u64);
 
 /// The role of one descriptor of a socket; a child process has several descriptors.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -84,12 +84,12 @@ pub(crate) enum SocketKind {
 
 /// Access to the loop for a socket that is being served. The socket and its timer are out of the table.
 pub(crate) struct SocketCx<'a> {
-    pub(crate) core: &'a mut Core,
-    pub(crate) id: SocketId,
-    pub(crate) owner: Option<Key>,
+    pub(super) core: &'a mut Core,
+    pub(super) id: SocketId,
+    pub(super) owner: Option<Key>,
     timer: Option<TimerKey>,
     /// The socket has data to write, after the other sockets are served.
-    pub(crate) has_output: bool,
+    pub(super) has_output: bool,
 }
 
 /// The state in which a call left a socket.
@@ -194,19 +194,6 @@ impl SocketTable {
             _ => None,
         }
     }
-
-    /// Drops all sockets when the loop ends, each in a panic guard of its own, because the functions that make its events are
-    /// user code.
-    pub(crate) fn drop_all(&mut self) {
-        for (_, mut entry) in self.entries.drain() {
-            log_panic(|| {
-                if let SocketKind::Tcp(tcp) = &mut entry.kind {
-                    tcp.send_layer_end();
-                }
-                drop(entry);
-            });
-        }
-    }
 }
 
 /// The sockets of a loop, and the core that they act on.
@@ -221,6 +208,19 @@ impl<'c> Sockets<'c> {
 }
 
 impl Sockets<'_> {
+    /// Drops all sockets when the loop ends, each in a panic guard of its own, because the functions that make its events are
+    /// user code.
+    pub(crate) fn drop_all(&mut self) {
+        for (_, mut entry) in std::mem::take(&mut self.core.sockets_mut().entries) {
+            log_panic(|| {
+                if let SocketKind::Tcp(tcp) = &mut entry.kind {
+                    tcp.send_layer_end();
+                }
+                drop(entry);
+            });
+        }
+    }
+
     /// Puts a socket into the table. Returns false, and drops the socket, if its actor has exited in this step.
     pub(crate) fn insert_socket(&mut self, id: SocketId, owner: Key, kind: SocketKind) -> bool {
         let entry = SocketEntry {
@@ -232,22 +232,18 @@ impl Sockets<'_> {
             stalled: false,
             dirty: false,
         };
-        match self.core.extras(owner) {
-            Some(extras) => {
-                extras.sockets.insert(id);
-                self.core.sockets.entries.insert(id, entry);
-                true
-            }
-            None => {
-                self.drop_socket(id, entry);
-                false
-            }
+        let is_added = self.core.add_socket(owner, id);
+        if is_added {
+            self.core.sockets_mut().entries.insert(id, entry);
+        } else {
+            self.drop_socket(id, entry);
         }
+        is_added
     }
 
     /// Calls `act` with a socket, which is out of the table meanwhile.
     fn with_socket(&mut self, id: SocketId, act: impl FnOnce(&mut SocketCx<'_>, &mut SocketEntry) -> Served) {
-        let Some(mut entry) = self.core.sockets.entries.remove(&id) else { return };
+        let Some(mut entry) = self.core.sockets_mut().entries.remove(&id) else { return };
         let (owner, timer) = (entry.owner, entry.timer.take());
         let mut cx = SocketCx { core: self.core, id, owner, timer, has_output: false };
         let outcome = act(&mut cx, &mut entry);
@@ -258,24 +254,24 @@ impl Sockets<'_> {
             Served::Orphan => self.disown(id, &mut entry),
             Served::Idle | Served::Again | Served::Full { .. } => {}
         }
-        self.core.sockets.entries.insert(id, entry);
+        self.core.sockets_mut().entries.insert(id, entry);
         match outcome {
-            Served::Again | Served::Orphan => self.core.sockets.queue(id),
-            Served::Full { delivered } => self.core.sockets.stall(id, delivered),
+            Served::Again | Served::Orphan => self.core.sockets_mut().queue(id),
+            Served::Full { delivered } => self.core.sockets_mut().stall(id, delivered),
             Served::Idle | Served::Ended => {}
         }
         if has_output {
-            self.core.sockets.mark_dirty(id);
+            self.core.sockets_mut().mark_dirty(id);
         }
         // A delivered event may have ended the actor, and with it its other sockets.
-        if owner.is_some_and(|owner| !self.core.actors.is_alive(owner)) {
+        if owner.is_some_and(|owner| !self.core.is_alive(owner)) {
             self.close_all([id].into());
         }
     }
 
     fn drop_socket(&mut self, id: SocketId, mut entry: SocketEntry) {
         if let Some(timer) = entry.timer.take() {
-            self.core.wheel.cancel(timer);
+            self.core.cancel_timer(timer);
         }
         self.disown(id, &mut entry);
         match &mut entry.kind {
@@ -290,23 +286,19 @@ impl Sockets<'_> {
 
     /// Separates a socket from its actor.
     fn disown(&mut self, id: SocketId, entry: &mut SocketEntry) {
-        if let Some(owner) = entry.owner.take()
-            && self.core.actors.is_alive(owner)
-            && let Some(extras) = self.core.extras.get_mut(&owner.index())
-        {
-            extras.sockets.remove(&id);
-            self.core.drop_idle_extras(owner);
+        if let Some(owner) = entry.owner.take() {
+            self.core.remove_socket(owner, id);
         }
     }
 
     /// Serves the sockets that are ready, within a share of the round.
     pub(crate) fn serve(&mut self) {
-        let mut buffer = std::mem::take(&mut self.core.sockets.read_buffer);
+        let mut buffer = std::mem::take(&mut self.core.sockets_mut().read_buffer);
         buffer.resize(READ_BUFFER_BYTES, 0);
         let mut negotiating = Vec::new();
-        for _ in 0..self.core.sockets.ready.len().min(SERVED_PER_ROUND) {
-            let Some(id) = self.core.sockets.ready.pop_front() else { break };
-            if self.core.sockets.is_negotiating(id) {
+        for _ in 0..self.core.sockets_mut().ready.len().min(SERVED_PER_ROUND) {
+            let Some(id) = self.core.sockets_mut().ready.pop_front() else { break };
+            if self.core.sockets().is_negotiating(id) {
                 negotiating.push(id);
                 continue;
             }
@@ -320,10 +312,10 @@ impl Sockets<'_> {
             if nth < NEGOTIATIONS_PER_ROUND {
                 self.serve_socket(id, &mut buffer);
             } else {
-                self.core.sockets.ready.push_back(id);
+                self.core.sockets_mut().ready.push_back(id);
             }
         }
-        self.core.sockets.read_buffer = buffer;
+        self.core.sockets_mut().read_buffer = buffer;
     }
 
     fn serve_socket(&mut self, id: SocketId, buffer: &mut [u8]) {
@@ -342,7 +334,7 @@ impl Sockets<'_> {
 
     /// Writes the data that actors wrote in this round, and resumes stalled sockets for which there is room again.
     pub(crate) fn flush(&mut self) {
-        for id in std::mem::take(&mut self.core.sockets.dirty) {
+        for id in std::mem::take(&mut self.core.sockets_mut().dirty) {
             self.with_socket(id, |cx, entry| {
                 entry.dirty = false;
                 match &mut entry.kind {
@@ -357,17 +349,17 @@ impl Sockets<'_> {
     }
 
     fn resume_stalled(&mut self) {
-        let owners: Vec<Key> = self.core.sockets.stalled.keys().copied().collect();
+        let owners: Vec<Key> = self.core.sockets().stalled.keys().copied().collect();
         for owner in owners {
-            if self.core.actors.is_alive(owner) && !self.core.has_room(owner) {
+            if self.core.is_alive(owner) && !self.core.has_room(owner) {
                 continue;
             }
-            let Some(stalled) = self.core.sockets.stalled.remove(&owner) else { continue };
+            let Some(stalled) = self.core.sockets_mut().stalled.remove(&owner) else { continue };
             for id in stalled.starved.into_iter().chain(stalled.delivered) {
-                if let Some(entry) = self.core.sockets.entries.get_mut(&id) {
+                if let Some(entry) = self.core.sockets_mut().entries.get_mut(&id) {
                     entry.stalled = false;
                 }
-                self.core.sockets.queue(id);
+                self.core.sockets_mut().queue(id);
             }
         }
     }
@@ -402,7 +394,7 @@ impl Sockets<'_> {
         owner: Key,
         act: impl FnOnce(&mut SocketCx<'_>, &mut SocketKind) -> Served,
     ) {
-        if self.core.sockets.kind(id, owner).is_some() {
+        if self.core.sockets().kind(id, owner).is_some() {
             self.with_socket(id, |cx, entry| act(cx, &mut entry.kind));
         }
     }
@@ -423,7 +415,7 @@ impl Sockets<'_> {
     /// Ends the sockets of an actor that has exited, except for those that are being closed.
     pub(crate) fn close_all(&mut self, ids: BTreeSet<SocketId>) {
         for id in ids {
-            let Some(entry) = self.core.sockets.entries.get_mut(&id) else { continue };
+            let Some(entry) = self.core.sockets_mut().entries.get_mut(&id) else { continue };
             entry.owner = None;
             self.with_socket(id, |cx, entry| match &mut entry.kind {
                 SocketKind::Tcp(tcp) => tcp.finish(cx),
@@ -440,21 +432,20 @@ pub(super) fn watch_fd(
     source: &mut (impl mio::event::Source + ?Sized),
     interest: mio::Interest,
 ) -> io::Result<Source> {
-    core.readiness.register(SourceOwner::Socket(id, role), source, interest)
+    core.readiness_mut().register(SourceOwner::Socket(id, role), source, interest)
 }
 
 impl SocketCx<'_> {
     /// Sets the socket's only timer, or moves it.
     pub(crate) fn set_timer(&mut self, span: Duration) {
-        let until = self.core.now + span;
-        if !self.timer.is_some_and(|timer| self.core.wheel.push_back(timer, until)) {
-            self.timer = Some(self.core.wheel.insert(until, DueTimer::Socket(self.id)));
+        if !self.timer.is_some_and(|timer| self.core.push_back_timer(timer, span)) {
+            self.timer = Some(self.core.start_timer(span, TimerPurpose::Socket(self.id)));
         }
     }
 
     pub(crate) fn cancel_timer(&mut self) {
         if let Some(timer) = self.timer.take() {
-            self.core.wheel.cancel(timer);
+            self.core.cancel_timer(timer);
         }
     }
 

@@ -88,7 +88,7 @@ impl Sockets<'_> {
         timeout: Duration,
         sink: ConnSink,
     ) -> Conn {
-        let id = self.core.sockets.next_conn();
+        let id = self.core.sockets_mut().next_conn();
         let tcp = Tcp { layer, ..Tcp::new(framing, sink, TcpState::Dialling, None) };
         self.insert_socket(id, owner, SocketKind::Tcp(Box::new(tcp)));
         self.with_own_tcp(id, owner, |tcp, cx| {
@@ -155,7 +155,7 @@ impl Tcp {
     }
 
     fn start(&mut self, cx: &mut SocketCx<'_>, to: io::Result<Host>) -> Served {
-        match cx.core.readiness.check().and(to) {
+        match cx.core.readiness_mut().check().and(to) {
             Err(reason) => self.end(cx, Some(reason)),
             Ok(Host::Addrs(addrs)) => {
                 self.addrs = addrs.into_iter();

@@ -36,13 +36,13 @@ impl Sockets<'_> {
         at: &impl Endpoint,
         sink: Rc<dyn EventSink<(SocketAddr, Vec<u8>)>>,
     ) -> io::Result<Udp> {
-        self.core.readiness.check()?;
+        self.core.readiness_mut().check()?;
         if at.layer().is_some() {
             return Err(SocketError::LayerOverUdp.into());
         }
         let mut socket = bind(at, UdpSocket::bind)?;
         let local = socket.local_addr()?;
-        let id = self.core.sockets.next_internal();
+        let id = self.core.sockets_mut().next_internal();
         let source = watch_fd(self.core, (id, FdRole::Main), &mut socket, Interest::READABLE)?;
         let port = UdpPort { socket, source, sink, readable: false };
         self.insert_socket(id, owner, SocketKind::Udp(port));
@@ -51,7 +51,7 @@ impl Sockets<'_> {
 
     pub(crate) fn send_udp(&mut self, owner: Key, udp: Udp, to: SocketAddr, data: &[u8]) -> io::Result<()> {
         egress::allowed(&to).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
-        match self.core.sockets.kind(SocketId(udp.id), owner) {
+        match self.core.sockets().kind(SocketId(udp.id), owner) {
             Some(SocketKind::Udp(port)) => port.socket.send_to(data, to).map(|_| ()),
             _ => Err(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -87,6 +87,6 @@ impl UdpPort {
     }
 
     pub(crate) fn release(&mut self, core: &mut Core) {
-        core.readiness.deregister_socket(self.source, &mut self.socket);
+        core.readiness_mut().deregister_socket(self.source, &mut self.socket);
     }
 }

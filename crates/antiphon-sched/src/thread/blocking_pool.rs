@@ -18,7 +18,7 @@ use slab::Slab;
 
 use crate::error::JobError;
 use crate::request::RequestId;
-use crate::scheduler::{Core, DueTimer, Scheduler, catch_panic, log_panic};
+use crate::scheduler::{Core, Scheduler, TimerPurpose, catch_panic, log_panic};
 use crate::thread::handle::{JobClosure, LoopJob};
 use antiphon_types::Time;
 
@@ -81,8 +81,8 @@ impl ThreadPool {
         self.shared.state.lock().threads
     }
 
-    /// Queues a job, and starts a thread for it if none is idle.
-    fn submit(&self, job: Work) -> Result<(), JobError> {
+    /// Queues a job, and starts a thread for it if none is idle. A refused job comes back.
+    fn submit(&self, job: Work) -> Result<(), (JobError, Work)> {
         let mut state = self.shared.state.lock();
         let has_idle = state.queue.len() < state.idle;
         if !has_idle && state.threads < self.threads_max {
@@ -90,11 +90,11 @@ impl ThreadPool {
             match thread::Builder::new().name(self.name.into()).spawn(move || shared.run_jobs()) {
                 Ok(_) => (state.threads, state.idle) = (state.threads + 1, state.idle + 1),
                 Err(_) if state.threads > 0 => {}
-                Err(_) => return Err(JobError::NoThread),
+                Err(_) => return Err((JobError::NoThread, job)),
             }
         }
         if state.queue.len() >= state.idle + self.queue_max {
-            return Err(JobError::Full);
+            return Err((JobError::Full, job));
         }
         state.queue.push_back(job);
         self.shared.wake.notify_one();
@@ -198,9 +198,9 @@ impl VirtualPool {
         }
     }
 
-    fn submit(&mut self, number: u64, job: VirtualWork) -> Result<(), JobError> {
+    fn submit(&mut self, number: u64, job: VirtualWork) -> Result<(), (JobError, VirtualWork)> {
         if self.queue.len() >= self.threads_max - self.running + self.queue_max {
-            return Err(JobError::Full);
+            return Err((JobError::Full, job));
         }
         self.queue.push_back((number, job));
         Ok(())
@@ -208,7 +208,7 @@ impl VirtualPool {
 }
 
 impl VirtualPools {
-    fn submit(&mut self, pool: JobPool, job: VirtualWork) -> Result<(), JobError> {
+    fn submit(&mut self, pool: JobPool, job: VirtualWork) -> Result<(), (JobError, VirtualWork)> {
         self.last_job += 1;
         self.pools[pool as usize].submit(self.last_job, job)
     }
@@ -219,11 +219,6 @@ impl VirtualPools {
         let free = pools.filter(|(_, pool)| pool.running < pool.threads_max && !pool.queue.is_empty());
         let (kind, pool) = free.min_by_key(|(_, pool)| pool.queue.front().map(|(number, _)| *number))?;
         pool.queue.pop_front().map(|(_, job)| (kind, job))
-    }
-
-    /// How long a job takes that starts now.
-    fn time_of_job(&mut self, pool: JobPool, now: Time) -> Duration {
-        self.job_time.as_mut().map_or(Duration::ZERO, |job_time| job_time(pool, now))
     }
 
     /// Notes that a job runs; returns its number.
@@ -277,18 +272,29 @@ pub(crate) fn run_then<R: Send + 'static>(
         let then = then_in_job.lock().take()?;
         Some(Box::new(JobClosure(move |scheduler: &mut Scheduler| then(&mut scheduler.core, result))))
     };
-    let submitted = match &mut core.pools {
-        LoopPools::Virtual(pools) => pools.submit(pool, Box::new(work)),
+    let shared = core.shared().clone();
+    // A refused job is dropped while the pools are not borrowed.
+    let refused = match core.pools_mut() {
+        LoopPools::Virtual(pools) => match pools.submit(pool, Box::new(work)) {
+            Ok(()) => None,
+            Err((reason, job)) => {
+                log_panic(|| drop(job));
+                Some(reason)
+            }
+        },
         LoopPools::Threads(pools) => {
-            let shared = core.shared.clone();
-            pools[pool as usize].submit(Box::new(move || {
+            let submitted = pools[pool as usize].submit(Box::new(move || {
                 if let Some(result) = work() {
                     shared.push_urgent(result);
                 }
-            }))
+            }));
+            submitted.err().map(|(reason, job)| {
+                log_panic(|| drop(job));
+                reason
+            })
         }
     };
-    if let Err(reason) = submitted
+    if let Some(reason) = refused
         && let Some(then) = then.lock().take()
     {
         then(core, Err(reason));
@@ -297,34 +303,47 @@ pub(crate) fn run_then<R: Send + 'static>(
 
 /// Sets how long the jobs of a virtual loop take; does nothing in another loop.
 pub(crate) fn set_job_time(core: &mut Core, job_time: impl FnMut(JobPool, Time) -> Duration + 'static) {
-    if let LoopPools::Virtual(pools) = &mut core.pools {
-        pools.job_time = Some(Box::new(job_time));
-    }
+    let before = match core.pools_mut() {
+        LoopPools::Virtual(pools) => pools.job_time.replace(Box::new(job_time)),
+        LoopPools::Threads(_) => return,
+    };
+    log_panic(|| drop(before));
 }
 
 /// Starts the queued jobs of a virtual loop; does nothing in another loop.
 pub(crate) fn start_virtual_jobs(core: &mut Core) {
-    while let LoopPools::Virtual(pools) = &mut core.pools
+    while let LoopPools::Virtual(pools) = core.pools_mut()
         && let Some((pool, work)) = pools.next_job()
     {
         // Nothing is borrowed while the code of the user runs.
         let result = work();
-        let LoopPools::Virtual(pools) = &mut core.pools else { return };
-        let time = pools.time_of_job(pool, core.now);
+        let time = time_of_job(core, pool);
+        let LoopPools::Virtual(pools) = core.pools_mut() else { return };
         if time.is_zero() {
-            result.into_iter().for_each(|result| core.shared.push_urgent(result));
+            result.into_iter().for_each(|result| core.shared().push_urgent(result));
         } else {
             let number = pools.begin(pool, result);
-            core.wheel.insert(core.now + time, DueTimer::VirtualJob(number));
+            core.start_timer(time, TimerPurpose::VirtualJob(number));
         }
     }
 }
 
+/// How long a job of a virtual loop takes that starts now.
+fn time_of_job(core: &mut Core, pool: JobPool) -> Duration {
+    let LoopPools::Virtual(pools) = core.pools_mut() else { return Duration::ZERO };
+    let Some(mut job_time) = pools.job_time.take() else { return Duration::ZERO };
+    let time = job_time(pool, core.now());
+    if let LoopPools::Virtual(pools) = core.pools_mut() {
+        pools.job_time = Some(job_time);
+    }
+    time
+}
+
 /// Ends a job of a virtual loop whose time has passed.
 pub(crate) fn end_virtual_job(core: &mut Core, number: usize) {
-    if let LoopPools::Virtual(pools) = &mut core.pools
+    if let LoopPools::Virtual(pools) = core.pools_mut()
         && let Some(result) = pools.end(number)
     {
-        core.shared.push_urgent(result);
+        core.shared().push_urgent(result);
     }
 }

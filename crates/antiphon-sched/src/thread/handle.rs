@@ -35,22 +35,22 @@ const CLOSED: Period = Period::MAX;
 
 /// The state that a loop shares with other threads.
 pub(crate) struct Shared {
-    pub(crate) node_id: NodeId,
-    pub(crate) wake_flag: WakeFlag,
-    pub(crate) waker: Option<mio::Waker>,
+    node_id: NodeId,
+    wake_flag: WakeFlag,
+    waker: Option<mio::Waker>,
     /// Messages and requests; `inbox_state` bounds their number.
     inbox: Sender<Box<dyn InboxMessage>>,
-    pub(crate) inbox_state: InboxState,
+    inbox_state: InboxState,
     /// Spawns and joins, with the period in which they were requested. Bounded; a push into a full queue is an error.
     jobs: Sender<(Period, Box<dyn LoopJob>)>,
     /// Replies and dropped replies. Their number is bounded by that of the open requests.
     urgent: Sender<Box<dyn LoopJob>>,
-    pub(crate) stop: AtomicBool,
+    stop: AtomicBool,
     period: AtomicU32,
     /// The thread of the loop; a loop cannot leave the thread that built it.
     thread: ThreadId,
-    pub(crate) names: Mutex<FxHashMap<Key, Box<str>>>,
-    pub(crate) step_clock: StepClock,
+    names: Mutex<FxHashMap<Key, Box<str>>>,
+    step_clock: StepClock,
 }
 
 /// The queues from other threads to a loop, as the loop uses them.
@@ -81,6 +81,55 @@ impl Shared {
             step_clock: StepClock::default(),
         };
         (shared, queues)
+    }
+
+    /// The incarnation of the loop.
+    pub(crate) fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
+    /// The bounds of the inbox.
+    pub(crate) fn inbox_state(&self) -> &InboxState {
+        &self.inbox_state
+    }
+
+    /// The running step, which the watchdog reads.
+    #[inline]
+    pub(crate) fn step_clock(&self) -> &StepClock {
+        &self.step_clock
+    }
+
+    /// The name that an actor has set.
+    pub(crate) fn name_of(&self, actor: Key) -> Option<String> {
+        self.names.lock().get(&actor).map(ToString::to_string)
+    }
+
+    pub(crate) fn set_name(&self, actor: Key, name: &str) {
+        self.names.lock().insert(actor, name.into());
+    }
+
+    pub(crate) fn forget_name(&self, actor: Key) {
+        self.names.lock().remove(&actor);
+    }
+
+    /// Requests or forgets the stop of the loop. It does not wake the loop.
+    pub(crate) fn set_stop_request(&self, stop: bool) {
+        self.stop.store(stop, Ordering::Release);
+    }
+
+    /// Whether the loop is to stop.
+    pub(crate) fn has_stop_request(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// From now on a push wakes the loop, which may sleep. Look for earlier pushes after this.
+    pub(crate) fn begin_sleep(&self) {
+        self.wake_flag.set();
+    }
+
+    /// The loop works: no push wakes it.
+    pub(crate) fn end_sleep(&self) {
+        self.wake_flag.clear();
     }
 
     /// Messages and requests of handles that are not delivered yet.
@@ -260,7 +309,7 @@ impl Handle {
             }
             // It fails only when `join` has already returned `TimedOut`.
             let report = move |reason: ExitReason| drop(sender.try_send(value_of(reason)));
-            if actor.node() == core.node_id {
+            if actor.node() == core.node_id() {
                 let id = core.join_by_callback(actor.key(), Box::new(report));
                 *state_in_loop.lock() = JoinMonitor::Set(id);
             } else {
@@ -410,7 +459,7 @@ impl Handle {
     /// Stops the loop in order, and then `run` returns: each actor is terminated when all newer actors have ended, also
     /// one that starts meanwhile; see [`LoopConfig::stop_within`](crate::LoopConfig::stop_within).
     pub fn stop(&self) {
-        self.shared.stop.store(true, Ordering::Release);
+        self.shared.set_stop_request(true);
         self.shared.wake();
     }
 
@@ -602,7 +651,7 @@ where
 
     fn send(self: Box<Self>, scheduler: &mut Scheduler) -> InboxOutcome {
         let core = &mut scheduler.core;
-        if self.to.node() == core.node_id {
+        if self.to.node() == core.node_id() {
             // The request is made only when there is room for it.
             let actor = self.to.id().key().actor();
             if !core.has_place(actor) {
@@ -613,9 +662,9 @@ where
             None => return InboxOutcome::Ended,
             Some(RequestContent::Opened { request_id, message }) => (request_id, message),
             Some(RequestContent::Unopened { request, sender }) => {
-                let request_id = core.open_ownerless_request(Box::new(ThreadHandler { sender }));
+                let request_id = core.open_ownerless_request(ThreadHandler::boxed(sender));
                 core.set_request_timeout(request_id, self.timeout);
-                (request_id, request(ReplyTo::new(core.node_id, request_id)))
+                (request_id, request(ReplyTo::new(core.node_id(), request_id)))
             }
         };
         let Err(error) = self.to.put(&mut LoopRef { scheduler }, message, SendMode::Send) else {
@@ -655,7 +704,7 @@ impl<F, T, R> Drop for HandleAsk<F, T, R> {
     }
 }
 
-pub(crate) struct JobClosure<F>(pub(crate) F);
+pub(crate) struct JobClosure<F>(pub(super) F);
 
 impl<F: FnOnce(&mut Scheduler) + Send> LoopJob for JobClosure<F> {
     fn run(self: Box<Self>, scheduler: &mut Scheduler) {

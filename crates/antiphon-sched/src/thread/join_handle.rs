@@ -27,7 +27,7 @@ impl<V: Wire + Send> JoinHandle<V> {
         let (sender, result) = bounded(1);
         // It fails only when the handle was dropped.
         let report = move |reason: ExitReason| drop(sender.try_send(value_of(reason)));
-        if actor.node() == core.node_id {
+        if actor.node() == core.node_id() {
             core.monitor_by_callback(actor.key(), Box::new(report));
         } else {
             report(ExitReason::NoActor);

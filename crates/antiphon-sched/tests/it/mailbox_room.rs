@@ -128,7 +128,7 @@ fn reserved_place_is_kept_for_its_sender() {
     settle(&mut events);
     assert_eq!(log.take(), "a:Full");
     // The run queue is the target, then `b`, then `a`, which gets `Writable` after the batch of the target.
-    events.local_actors().signals().resume(full.id().key(), Value::new(()));
+    events.local_actors().signals().resume(full.id().key(), EncodedValue::unit());
     events.send(other, 3).unwrap();
     settle(&mut events);
     assert_eq!(log.take(), "1 b:Full a:writable a:Ok(())");
@@ -234,7 +234,7 @@ fn sender_that_falls_asleep_gives_place_back() {
     events.send(eager, 3).unwrap();
     settle(&mut events);
     // In the mailbox of the sender, the message is before `Writable`.
-    events.local_actors().signals().resume(full.id().key(), Value::new(()));
+    events.local_actors().signals().resume(full.id().key(), EncodedValue::unit());
     events.send(sleeper, 0).unwrap();
     settle(&mut events);
     assert_eq!(log.take(), "b:Full 1 b:writable b:Ok(())");
@@ -254,7 +254,7 @@ fn ended_sender_gives_turn_and_place_back() {
     // The first ends while it waits, the second while a place is reserved for it.
     events.loop_ref().terminate(senders[0]);
     settle(&mut events);
-    events.local_actors().signals().resume(full.id().key(), Value::new(()));
+    events.local_actors().signals().resume(full.id().key(), EncodedValue::unit());
     events.loop_ref().terminate(senders[1]);
     settle(&mut events);
     assert_eq!(log.take(), "a:Full b:Full c:Full 1 c:writable c:Ok(())");

@@ -171,7 +171,7 @@ proptest! {
                     model.queue.push_back(n.to_string());
                 }
                 QueueOp::Resume => {
-                    events.local_actors().signals().resume(actor.id().key(), Value::new(()));
+                    events.local_actors().signals().resume(actor.id().key(), EncodedValue::unit());
                     model.queue.push_back("resumed".into());
                 }
                 QueueOp::Down => {

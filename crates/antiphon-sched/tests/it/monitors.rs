@@ -245,7 +245,7 @@ fn value_of_other_type_error_names_both() {
     let error = Value::new(7_u32).get::<String>().unwrap_err();
     assert_eq!(error.to_string(), "the value is u32, not str; read it as u32");
     assert!(matches!(Value::local(7_u32).get::<String>(), Err(ValueError::WrongType { .. })));
-    assert!(matches!(Value::opaque().get::<String>(), Err(ValueError::Opaque)));
+    assert!(matches!(Value::from(EncodedValue::Opaque).get::<String>(), Err(ValueError::Opaque)));
     assert_eq!(Value::new(7_u32).get::<u32>().unwrap(), 7);
 }
 

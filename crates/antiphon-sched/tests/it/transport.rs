@@ -1144,7 +1144,7 @@ fn busy_sender_gets_writable_event() {
 }
 
 #[test]
-fn cancelled_wait_for_remote_room_is_reported_to_transport() {
+fn cancelled_wait_for_remote_room_is_reported() {
     let mut net = two_nodes();
     let far = net.remote_actor::<String>(&Log::default()).id();
     refuse_next(&net, 1);
@@ -1245,7 +1245,11 @@ fn permit_is_held_until_event_is_handled() {
     assert_eq!(delivery, Delivery::Delivered);
     settle(&mut events);
     assert_eq!((log.take().as_str(), all.bytes(), first.bytes()), ("", 5, 5));
-    let value = |text: &str| Value::new(text.to_owned());
+    let value = |text: &str| {
+        let mut body = Vec::new();
+        text.to_owned().encode(&mut body).unwrap();
+        EncodedValue::new("str", &body)
+    };
     let resume = |local: &mut LocalActors<'_>| local.signals().resume(key, value("resumed"));
     assert!(events.local_actors().with_permit(Some(second.acquire(7)), resume));
     assert_eq!(all.bytes(), 12);

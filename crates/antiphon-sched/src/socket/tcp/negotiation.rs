@@ -96,7 +96,7 @@ impl Tcp {
     }
 
     pub(super) fn forget_pending(&mut self, core: &mut Core, id: SocketId) {
-        if let Some(listener) = self.pending_of.take().and_then(|id| core.sockets.listener(id)) {
+        if let Some(listener) = self.pending_of.take().and_then(|id| core.sockets_mut().listener(id)) {
             listener.remove_pending(id);
         }
     }

@@ -177,7 +177,7 @@ pub enum PayloadError {
 
 impl PayloadError {
     pub(crate) fn wrong_type(expected: &str, found: &str) -> Self {
-        Self::WrongType { expected: expected.into(), found: found.into() }
+        Self::WrongType { expected: printable(expected).into(), found: printable(found).into() }
     }
 
     pub(crate) fn decode(reason: impl fmt::Display) -> Self {
@@ -406,7 +406,7 @@ pub(crate) enum EncodeCause {
 impl EncodeError {
     /// Makes an error with the text of `reason`.
     pub fn new(reason: impl fmt::Display) -> Self {
-        Self { cause: EncodeCause::Other(reason.to_string().into()) }
+        Self { cause: EncodeCause::Other(printable(reason).into()) }
     }
 
     /// The reason, without the words before it.
@@ -438,13 +438,44 @@ pub struct DecodeError {
 impl DecodeError {
     /// Makes an error with the text of `reason`.
     pub fn new(reason: impl fmt::Display) -> Self {
-        Self { reason: reason.to_string().into() }
+        Self { reason: printable(reason).into() }
     }
 
     /// The reason, without the words before it.
     pub fn reason(&self) -> &str {
         &self.reason
     }
+}
+
+/// The most bytes of a text that [`printable`] keeps.
+const PRINTABLE_BYTES_MAX: usize = 1024;
+
+/// A text that a line of a log can hold: with at most 1,024 bytes, and with control characters escaped. Peers choose some of the texts
+/// that are logged.
+pub fn printable(text: impl fmt::Display) -> String {
+    struct Printable(String);
+    impl fmt::Write for Printable {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            for char in text.chars() {
+                let before = self.0.len();
+                if char.is_control() {
+                    self.0.extend(char.escape_default());
+                } else {
+                    self.0.push(char);
+                }
+                if self.0.len() > PRINTABLE_BYTES_MAX {
+                    self.0.truncate(before);
+                    return Err(fmt::Error);
+                }
+            }
+            Ok(())
+        }
+    }
+    let mut printable = Printable(String::new());
+    if fmt::Write::write_fmt(&mut printable, format_args!("{text}")).is_err() {
+        printable.0.push_str(" ..");
+    }
+    printable.0
 }
 
 /// Why a blocking job returned no value.
@@ -463,4 +494,19 @@ pub enum JobError {
     /// The blocking pool could not start its first thread; the job did not run.
     #[error("no thread of the blocking pool could be started; raise the thread limit of this process")]
     NoThread,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printable_text_is_one_bounded_line() {
+        assert_eq!(printable("plain \u{fc} text"), "plain \u{fc} text");
+        assert_eq!(printable("a\nb\u{1b}[2J"), "a\\nb\\u{1b}[2J");
+        let long = printable("x".repeat(1 << 20));
+        assert_eq!(long.len(), PRINTABLE_BYTES_MAX + 3);
+        assert!(long.ends_with("x .."));
+        assert_eq!(DecodeError::new("two\nlines").to_string(), "cannot be decoded: two\\nlines");
+    }
 }

@@ -40,7 +40,7 @@ pub use actor::{
 mod error;
 pub use error::{
     AskError, DecodeError, EncodeError, JobError, JoinError, PayloadError, SendError, SettingError,
-    TooManyAdapters, TooManyOpen, Undelivered, ValueError,
+    TooManyAdapters, TooManyOpen, Undelivered, ValueError, printable,
 };
 
 mod event_loop;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use antiphon_sched::{
     ActorId, Addr, AskError, Budget, Cx, EncodedMessage, LoopRef, NodeId, Permit, QueueRoom, ReplyTo,
-    RequestId, SendMode, Target, Timer, Undelivered, Wire,
+    RequestId, SendMode, Target, Timer, Undelivered, Wire, printable,
 };
 
 use super::message::{ChannelMessage, DeliveryResult, SelfMessage, TopicAddr, self_message};
@@ -375,7 +375,7 @@ impl<T: Wire + Clone> OutgoingMessage<T> {
             self.is_uncopyable = true;
             if may_log(cx.loop_ref(), "clone", type_name::<T>()) {
                 tracing::error!(
-                    text,
+                    text = printable(text),
                     "the `clone` of a channel's message panicked; the remaining subscribers miss it (logged at most once an hour)"
                 );
             }

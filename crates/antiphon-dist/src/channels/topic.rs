@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use antiphon_sched::{
     Actor, ActorId, Addr, Cx, DeadLetter, Down, Event, ExitReason, NodeId, ReplyTo, SendError, SignalPolicy,
-    Step, Time, Undelivered, Wire, finishing, receive, secs, sleep, stop,
+    Step, Time, Undelivered, Wire, finishing, printable, receive, secs, sleep, stop,
 };
 
 use super::fanout::{Content, Fanout, OutgoingMessage, Part, SentDelivery, UpstreamsUpdate, acked};
@@ -327,7 +327,7 @@ impl<T: Wire + Clone> Topic<T> {
             Err(text) => {
                 let me = cx.id();
                 if may_log(cx.loop_ref(), "transform", &*name) {
-                    tracing::error!(channel = %name, text, "the transform of a channel panicked; the message is dropped (logged at most once an hour)");
+                    tracing::error!(channel = %name, text = printable(text), "the transform of a channel panicked; the message is dropped (logged at most once an hour)");
                 }
                 cx.loop_ref().dead_letter(DeadLetter::new(
                     me,

@@ -20,6 +20,9 @@ use super::peer_session::PeerSession;
 pub(super) const IDLE_FOR: Duration = Duration::from_secs(2);
 /// How often this side checks whether a connection is idle.
 pub(super) const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// The type tags of a peer up to which its session may rest. The session keeps them, and a resting session needs no presence of its
+/// peer: so members could leave very many tags.
+pub(super) const TAGS_AT_REST_MAX: u64 = 128;
 /// The longest pause between proposals that the peer did not agree to.
 pub(super) const PAUSE_LAST: Duration = Duration::from_secs(32);
 

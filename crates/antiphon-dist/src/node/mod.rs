@@ -945,6 +945,11 @@ impl NodeCore {
                 (Err(refusal), _) => refusal,
             }
         };
+        if matches!(refusal, Refusal::OldEpoch { .. }) {
+            // Another program may have used the id of the node. A session that rests has no end of its own: a dial shows whether its
+            // peer is still there.
+            self.reopen(hello.node);
+        }
         handshake.refuse(refusal, out);
         Err(HandshakeError::Refused(refusal))
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use antiphon_sched::{DecodeError, EncodeError, Key, NodeId, PayloadError};
+use antiphon_sched::{DecodeError, EncodeError, Key, NodeId, PayloadError, printable};
 use antiphon_wire::Session;
 use antiphon_wire::frame::{PayloadFault, PayloadRefused};
 use antiphon_wire::msgpack::{self, BodyLimits, MalformedBody};
@@ -90,7 +90,9 @@ pub(super) fn fault_of<'e>(error: &'e PayloadError, session: &Session) -> Payloa
 
 /// The error that a frame reports.
 pub(super) fn error_of(fault: PayloadFault<'_>) -> PayloadError {
-    let truncated = |text| if str::is_empty(text) { NO_DETAILS } else { truncated(text, TEXT_BYTES_MAX) };
+    let kept = |text| if str::is_empty(text) { NO_DETAILS } else { truncated(text, TEXT_BYTES_MAX) };
+    // The peer has chosen the text.
+    let truncated = |text| printable(kept(text));
     match fault {
         PayloadFault::TooLarge { bytes, max } => PayloadError::TooLarge { bytes, max },
         PayloadFault::TooManyValues { max, place } => {

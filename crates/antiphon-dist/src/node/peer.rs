@@ -22,7 +22,7 @@ use super::backlog::{Backlog, BacklogEntry, BacklogItem};
 use super::context::NodeCx;
 use super::driver::Driver;
 use super::frames::{BY_TARGET, InboundSignal, bytes_of_reason, without_value};
-use super::idle_close::{CHECK_EVERY, IDLE_FOR, IdleStage, PAUSE_LAST, frame_counts};
+use super::idle_close::{CHECK_EVERY, IDLE_FOR, IdleStage, PAUSE_LAST, TAGS_AT_REST_MAX, frame_counts};
 use super::inbound_messages::{BATCHES_PAUSED, MessageInfo, send_receipt};
 use super::known_nodes::{Ended, Naming};
 use super::mailbox_budget::{MailboxBudget, OverBudget, PeerBudget, SharePart};
@@ -504,9 +504,9 @@ impl Peer {
     /// The peer has refused a payload of this node.
     fn on_payload_refused(&self, cx: &mut NodeCx, refused: &PayloadRefused<'_>) {
         let (node, from) = (self.node, ActorId::new(cx.me, refused.from));
-        if cx.may_log("refused by peer", format_args!("{node} {from}")) {
+        if cx.log.may_about_node(cx.now, "refused by peer", node) {
             let (to, reason) = (refused.to, error_of(refused.fault));
-            tracing::warn!(%node, %from, %to, %reason, "a peer has refused a message or reply of this actor (logged at most once an hour for each actor)");
+            tracing::warn!(%node, %from, %to, %reason, "a peer has refused a message or reply of this actor (logged at most once an hour for each peer)");
         }
     }
 
@@ -1356,6 +1356,7 @@ impl Peer {
         let can_dial = peer_session.dialled.is_some() || !self.locations.is_empty();
         can_dial
             && peer_session.is_idle()
+            && peer_session.session.tags_received() <= TAGS_AT_REST_MAX
             && self.has_nothing_open()
             && !cx.receipts.awaits(self.node)
             && !cx.replies.awaits(self.node)

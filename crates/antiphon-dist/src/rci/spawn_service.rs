@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, Event, ExitReason, LoopRef, NodeId, SignalPolicy, Step, Wire, receive,
+    Actor, ActorId, Addr, Cx, Event, ExitReason, LoopRef, NodeId, SignalPolicy, Step, Wire, printable,
+    receive,
 };
 
 use super::message::{RciCall, SpawnOutcome};
@@ -67,7 +68,7 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
             Ok(actor) => actor,
             Err(text) => {
                 if may_log(cx.loop_ref(), "rci panic", format_args!("{} {caller}", self.name)) {
-                    tracing::error!(rci = %self.name, %caller, text, "the function of an RCI panicked; the call fails (logged at most once an hour)");
+                    tracing::error!(rci = %self.name, %caller, text = printable(&text), "the function of an RCI panicked; the call fails (logged at most once an hour)");
                 }
                 return cx.reply(reply, SpawnOutcome::Panicked(text));
             }

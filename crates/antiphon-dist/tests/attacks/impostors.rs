@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use antiphon_dist::{Limits, Location, Refusal, Status, Suite};
 use antiphon_sched::{Addr, millis, secs};
-use antiphon_wire::frame::{Goodbye, GoodbyeReason};
-use antiphon_wire::{HandshakeError, NodeId, Profile};
+use antiphon_wire::frame::{Close, CloseReason, Goodbye, GoodbyeReason, IdleProposed};
+use antiphon_wire::{Frame, HandshakeError, NodeId, Profile};
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
 use crate::caller::{Failed, profile};
 use crate::common::{Net, PATIENCE, TestNode, wait_for};
+use crate::datagrams::DialTrap;
 use crate::member::Member;
 use crate::middle::{self, Forward};
 use crate::victim::{Tally, VictimOptions};
@@ -192,6 +193,32 @@ pub(crate) fn impostor_of_absent_node_leaves_and_it_returns() {
     assert!(left.elapsed() < secs(8), "the node was back only after {:?}", left.elapsed());
     assert_eq!(second.log.lines("another program has used the id of this node").len(), 1);
     attack.end("an impostor of an absent node", bounds::pending_connections(&Limits::default(), false));
+}
+
+/// An impostor of a node that was never connected takes the highest epoch, lets its session rest, and leaves for ever. The node gets in
+/// all the same: the victim asks whether the impostor is still there.
+pub(crate) fn impostor_that_rests_and_leaves_frees_node_id() {
+    let attack = AttackTest::without_discovery();
+    let line = Line::to(attack.victim.location);
+    line.set_cut(true);
+    let late = attack.net.static_node("late", &[line.at]);
+    let trap = DialTrap::at([127, 0, 0, 2], 0);
+    let mut impostor = profile(&attack.net, &Suite::aead());
+    (impostor.node, impostor.locations) = (late.handle.node_id(), vec![trap.location()]);
+    let joined = Member::join_as(attack.victim.location.addr(), &impostor, (1 << 63) - 1);
+    let mut member = joined.expect("the victim does not know the node");
+    let proposal = IdleProposed { sent: member.session.frames_sent() };
+    member.session.send_control(&proposal.into()).expect("there is a connection");
+    member.run_until(|frame| matches!(frame, Frame::IdleAgreed(_)).then_some(()));
+    member.session.send_control(&Close { reason: CloseReason::Idle }.into()).expect("there is a connection");
+    let left = Instant::now();
+    while member.run_once(|_| ()).is_ok() {}
+    drop(member);
+    line.set_cut(false);
+    let tally: Addr<Tally> = late.find("tally");
+    assert!(late.handle.ask(tally, PATIENCE, Tally::Total).is_ok());
+    println!("the node got in {:?} after the impostor had left", left.elapsed());
+    attack.end("an impostor that rests and leaves", bounds::member(&Limits::default()));
 }
 
 /// A node whose connection is closed while it is idle is asked over another one.

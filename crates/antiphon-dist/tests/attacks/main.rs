@@ -74,6 +74,7 @@ fn main() -> ExitCode {
             impostors::impostor_of_connected_node_is_refused,
             impostors::impostor_of_absent_node_leaves_and_it_returns,
             impostors::impostor_of_resting_node_is_refused,
+            impostors::impostor_that_rests_and_leaves_frees_node_id,
             impostors::location_of_absent_node_ends_no_session,
             impostors::stated_location_is_dialled_all_the_same,
             members::control_flood_leaves_others_their_share,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::error::{PayloadError, Undelivered};
+use crate::error::{PayloadError, Undelivered, printable};
 use crate::id::ActorId;
 use crate::scheduler::core::Core;
 use crate::scheduler::log_panic;
@@ -122,8 +122,8 @@ impl DeadLetters {
             let more = *count - logged.map_or(0, |(_, count)| count);
             *logged = Some((now, *count));
             let DeadLetter { to, from, what, .. } = &dead_letter;
-            let from = from.as_ref().map(tracing::field::display);
-            tracing::warn!(%to, from, %what, %reason, more, "dead letter (logged at most once in 10 s for each reason; `more` counts those since)");
+            let (from, what) = (from.as_ref().map(tracing::field::display), printable(what));
+            tracing::warn!(%to, from, what, %reason, more, "dead letter (logged at most once in 10 s for each reason; `more` counts those since)");
         }
         if self.hook.is_some() && self.unreported.len() < UNREPORTED_MAX {
             self.unreported.push(dead_letter);

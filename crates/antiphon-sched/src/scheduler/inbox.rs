@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::error::Undelivered;
+use crate::error::{Undelivered, printable};
 use crate::id::{ActorId, Key};
 use crate::scheduler::{Core, Scheduler, Waiter, catch_panic, log_panic};
 
@@ -325,7 +325,7 @@ impl Scheduler {
                 Attempt::Ended
             }
             Err(text) => {
-                tracing::error!(%target, %text, "a message of a handle panicked while it was sent");
+                tracing::error!(%target, text = printable(text), "a message of a handle panicked while it was sent");
                 Attempt::Ended
             }
         }

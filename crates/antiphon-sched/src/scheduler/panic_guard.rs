@@ -10,6 +10,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::error::printable;
 use crate::scheduler::mailbox::AnyMailbox;
 
 #[cfg(debug_assertions)]
@@ -63,7 +64,10 @@ pub(crate) fn catch_panic<R>(code: impl FnOnce() -> R) -> Result<R, String> {
 /// Runs `code`; a panic is logged.
 pub(crate) fn log_panic(code: impl FnOnce()) {
     if let Err(text) = catch_panic(code) {
-        tracing::error!(%text, "a value panicked while it was dropped; nothing else is affected");
+        tracing::error!(
+            text = printable(text),
+            "a value panicked while it was dropped; nothing else is affected"
+        );
     }
 }
 

@@ -416,6 +416,11 @@ impl Session {
         self.inbound.next()
     }
 
+    /// The number of type tags that the peer has numbered since the session began.
+    pub fn tags_received(&self) -> u64 {
+        self.inbound.tags_len()
+    }
+
     /// The number of frames without numbers, and of records without frames, that have arrived since the session began. They need no
     /// credit, so a node limits their share of its time.
     pub fn control_frames_received(&self) -> u64 {

@@ -45,7 +45,6 @@ mod peer_session;
 mod peer_watch;
 mod peers;
 mod receipts;
-mod reload;
 mod room_waiters;
 mod settings;
 #[cfg(test)]
@@ -2685,7 +2684,8 @@ impl NodeCore {
         });
     }
 
-    // Replacement of credentials.
+    // Replacement of credentials. A connection that was proven with credentials of before is replaced by another one, or is closed
+    // after the time of `peer_timeout`. Its session continues.
 
     /// Replaces the secrets and the certificates of this node, at the next tick.
     pub(crate) fn reload(&mut self, credentials: Credentials) -> Result<(), ReloadError> {

@@ -3,7 +3,7 @@
 //! The core does no input or output. Bytes, times and random numbers are arguments; its requests for input and output
 //! leave through the [`Driver`].
 //!
-//! The core is the [`Transport`](antiphon_sched::Transport) of the loop and takes the messages of actors there. The
+//! The core is the [`Transport`] of the loop and takes the messages of actors there. The
 //! program that drives the node calls `handle` for each event of the network, by [`Loop::with_transport`](antiphon_sched::Loop::with_transport).
 //!
 //! Invariant: `handle` never fails and never blocks. The data of a peer changes only the state that belongs to that peer.
@@ -715,14 +715,14 @@ impl NodeCore {
         }
     }
 
-    /// The number of frames that need no credit among those of the last [`Input::Received`](super::Input::Received). A driver
+    /// The number of frames that need no credit among those of the last [`Input::Received`]. A driver
     /// limits their number in a round.
     pub fn control_frames(&self) -> u64 {
         self.control_frames
     }
 
     /// Whether a connection has received frames that the core has not taken: a peer has sent very many that need no credit. Then the
-    /// driver calls with [`Input::Received`](super::Input::Received) of no bytes in the next round, before it reads more.
+    /// driver calls with [`Input::Received`] of no bytes in the next round, before it reads more.
     pub fn has_unread(&mut self, conn: ConnId) -> bool {
         let is_unread =
             |conn: &mut Connection| conn.has_unread && matches!(conn.state, ConnectionState::Established(_));

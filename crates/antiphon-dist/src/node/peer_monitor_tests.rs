@@ -182,3 +182,22 @@ fn lost_peer_is_reported_to_watchers_in_parts() {
     test.advance();
     assert_eq!(downs.borrow().len(), MONITORS);
 }
+
+/// A service of this node sets monitors on actors of a peer that takes none of its frames, and removes them again.
+#[test]
+fn removed_monitors_of_own_actors_do_not_wait() {
+    let mut test = TestCore::new();
+    let node = test.add_peer(5);
+    test.add_session(node);
+    let queued = |test: &TestCore| test.core.peers.get(node).map_or(0, |peer| peer.queued_bytes());
+    for number in 1..10_000 {
+        let id = MonitorId { origin: test.core.me(), number };
+        let target = remote_actor(node, number);
+        let watcher = Key::from_bits(1);
+        test.core.signal(test.core.cx.now, Signal::Monitor { target, id, watcher });
+        test.core.signal(test.core.cx.now, Signal::Demonitor { watcher, target, id });
+    }
+    // What has left the queue is on its way, and bounded.
+    assert!(queued(&test) < 300_000, "{} bytes wait", queued(&test));
+    assert_eq!(test.core.counts().monitors, 0);
+}

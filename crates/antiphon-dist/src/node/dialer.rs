@@ -13,7 +13,7 @@ use antiphon_wire::{Hello, Refusal};
 use super::context::NodeCx;
 use super::dial_hints::{DialCause, DialHints, WaitingHint};
 use super::driver::{ConnId, Driver, Output};
-use super::peer::Peer;
+use super::peer::{LeftIdle, Peer};
 use super::peer_session::PeerSession;
 use super::peers::Peers;
 use super::timers::{NodeTimer, TimerQueue};
@@ -198,12 +198,19 @@ impl Dialer {
 
     /// The session with a node is needed again: dials the node. If no connection follows, the session is lost.
     pub(super) fn reopen(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId) {
-        let at = peers.get_mut(node).and_then(|peer| peer.leave_idle(cx.now));
+        let Some(LeftIdle { at }) = peers.get_mut(node).and_then(|peer| peer.leave_idle(cx)) else { return };
         if let Some(at) = at {
             self.redial_now(cx, peers, node, at);
         }
-        if let Some(peer) = peers.get_mut(node) {
-            peer.arm_session(cx);
+    }
+
+    /// As [`Self::reopen`], for a session that a hello without a proof calls in question: the dial waits for its turn among those that
+    /// others cause.
+    pub(super) fn examine(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId) {
+        let Some(LeftIdle { at }) = peers.get_mut(node).and_then(|peer| peer.leave_idle(cx)) else { return };
+        if let Some(at) = at {
+            let until = cx.now + cx.settings.limits().lost_after;
+            self.dial_stated(cx, peers, node, at, until, false);
         }
     }
 

@@ -947,7 +947,7 @@ impl NodeCore {
         if matches!(refusal, Refusal::OldEpoch { .. }) {
             // Another program may have used the id of the node. A session that rests has no end of its own: a dial shows whether its
             // peer is still there.
-            self.reopen(hello.node);
+            self.discovery.dialer.examine(&mut self.cx, &mut self.peers, hello.node);
         }
         handshake.refuse(refusal, out);
         Err(HandshakeError::Refused(refusal))
@@ -1460,8 +1460,8 @@ impl NodeCore {
             peer.origin = origin;
             peer.count_queue(&mut self.cx.queues.bytes);
             let received = peer.frames_received();
-            self.control_frames = received.control - before.control;
-            self.cx.steps += self.control_frames + received.numbered - before.numbered;
+            self.control_frames = received.control.saturating_sub(before.control);
+            self.cx.steps += self.control_frames + received.numbered.saturating_sub(before.numbered);
         }
         match received {
             // The connection is in use as long as frames are left.
@@ -2495,7 +2495,9 @@ impl NodeCore {
 
     /// Queues a signal until there is a session, within the limits for messages.
     fn queue_signal(&mut self, node: NodeId, signal: Signal) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else {
+            return self.cx.report_failed_signal(signal, Undelivered::NoNode);
+        };
         let fits = peer.fits_waiting_queue(&mut self.cx, &signal);
         let pushed = if fits {
             self.push_waiting(node, QueuedOutbound::Signal(signal.clone()))

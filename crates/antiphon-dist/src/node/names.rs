@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::ops::Bound;
 use std::time::Duration;
 
-use antiphon_sched::{ActorId, Key, NodeId, RequestId, TYPE_NAME_MAX, Time};
+use antiphon_sched::{ActorId, Key, NodeId, RequestId, TYPE_NAME_MAX, Time, printable};
 use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace};
 
 use super::complete_if_open;
@@ -739,7 +739,7 @@ fn describe_peer(peers: &Peers, node: NodeId) -> String {
     let peer = peers.get(node);
     let location = peer.and_then(Peer::location).map(|at| at.to_string());
     let name = peer.map(|peer| &*peer.name).unwrap_or_default();
-    format!("{name} at {}", location.unwrap_or_else(|| node.to_string()))
+    format!("{} at {}", printable(name), location.unwrap_or_else(|| node.to_string()))
 }
 
 fn send_found(peer: &mut Peer, lookup_number: u64, key: Key, tag: &str) {
@@ -766,7 +766,7 @@ fn check_type(wanted: &str, found: &str) -> Result<(), LocateError> {
     if wanted == found {
         Ok(())
     } else {
-        Err(LocateError::WrongType { expected: wanted.to_owned(), found: found.to_owned() })
+        Err(LocateError::WrongType { expected: wanted.to_owned(), found: printable(found) })
     }
 }
 

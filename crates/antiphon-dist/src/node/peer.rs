@@ -733,7 +733,7 @@ impl Peer {
         }
     }
 
-    /// Takes the origin of its data, with which requests in it count against the peer's limit. [`Peer::set_origin`] follows.
+    /// Takes the origin of its data, with which requests in it count against the peer's limit. The caller puts it back.
     pub(super) fn take_origin(&mut self, cx: &NodeCx) -> Origin {
         let new = || Origin::new(self.node, cx.settings.peer_limits.requests_max);
         self.origin.take().unwrap_or_else(new)
@@ -1395,7 +1395,7 @@ impl Peer {
         }
     }
 
-    /// The peer agrees. [`NodeCore::close_idle`] follows when the frames that arrived with the agreement are handled.
+    /// The peer agrees. `NodeCore::close_idle` follows when the frames that arrived with the agreement are handled.
     pub(super) fn on_idle_agreed(&mut self, agreed: IdleAgreed) {
         if let Some(peer_session) = &mut self.peer_session
             && peer_session.idle.stage == IdleStage::Proposed
@@ -1429,15 +1429,22 @@ impl Peer {
         }
     }
 
-    /// The session is needed again that was closed while idle. Returns the location to dial, if the session was closed and a
-    /// location is known.
-    pub(super) fn leave_idle(&mut self, now: Time) -> Option<SocketAddr> {
+    /// The session is needed again that was closed while idle. `None` if it was not.
+    pub(super) fn leave_idle(&mut self, cx: &mut NodeCx) -> Option<LeftIdle> {
         let peer_session = self.peer_session.as_mut().filter(|peer_session| peer_session.idle.is_closed())?;
-        peer_session.idle.set_active(now);
-        peer_session.session.restart_keepalive(now);
-        (peer_session.unconnected_since, peer_session.refused_dials) = (now, 0);
-        peer_session.dialled.or(self.locations.first().copied())
+        peer_session.idle.set_active(cx.now);
+        peer_session.session.restart_keepalive(cx.now);
+        (peer_session.unconnected_since, peer_session.refused_dials) = (cx.now, 0);
+        let at = peer_session.dialled.or(self.locations.first().copied());
+        self.arm_session(cx);
+        Some(LeftIdle { at })
     }
+}
+
+/// A session needs a connection again.
+pub(super) struct LeftIdle {
+    /// The location to dial.
+    pub(super) at: Option<SocketAddr>,
 }
 
 /// What a monitor occupies.

@@ -700,8 +700,11 @@ pub(super) fn receipt_of(raw: &RawFrame<'_>) -> Option<u64> {
 
 /// The number of a `Monitor`.
 fn monitor_id(kind: u8, payload: &[u8]) -> Option<u64> {
+    if kind != frame::Monitor::KIND {
+        return None;
+    }
     match Frame::decode(kind, payload) {
-        Ok(Some(Frame::Monitor(monitor))) if kind == frame::Monitor::KIND => Some(monitor.id),
+        Ok(Some(Frame::Monitor(monitor))) => Some(monitor.id),
         _ => None,
     }
 }

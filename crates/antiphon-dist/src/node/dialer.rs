@@ -198,9 +198,12 @@ impl Dialer {
 
     /// The session with a node is needed again: dials the node. If no connection follows, the session is lost.
     pub(super) fn reopen(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId) {
-        let Some(LeftIdle { at }) = peers.get_mut(node).and_then(|peer| peer.leave_idle(cx)) else { return };
-        if let Some(at) = at {
+        let left = peers.get_mut(node).and_then(|peer| peer.leave_idle(cx));
+        if let Some(LeftIdle { at: Some(at) }) = left {
             self.redial_now(cx, peers, node, at);
+        }
+        if let Some(peer) = peers.get_mut(node) {
+            peer.arm_session(cx);
         }
     }
 

@@ -237,8 +237,7 @@ pub(super) struct ClosedConnectRequest {
 /// The location that the node connected at `at` is shown with. A node that only states the location counts with `counts_stated`,
 /// if no other was reached there.
 fn connected_location(peers: &Peers, at: SocketAddr, counts_stated: bool) -> Option<Location> {
-    let is_connected =
-        |peer: &Peer| peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some());
+    let is_connected = |peer: &Peer| peer.session().is_some_and(|peer_session| peer_session.is_connected());
     let connected = || peers.at(at).filter(|peer| is_connected(peer));
     let reached = connected().find(|peer| peer.was_reached_at(at));
     let stated = || connected().find(|peer| counts_stated && peer.has_session_at(at));

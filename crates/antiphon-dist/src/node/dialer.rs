@@ -259,9 +259,9 @@ impl Dialer {
         let node = hello.node;
         let Some(peer) = peers.get(node) else { return false };
         let is_continued = |peer_session: &PeerSession| {
-            peer_session.conn.is_some() && !peer_session.session.would_be_replaced_by(hello)
+            peer_session.is_connected() && !peer_session.session.would_be_replaced_by(hello)
         };
-        let is_found = is_open && peer.is_at(at) && peer.peer_session.as_deref().is_some_and(is_continued);
+        let is_found = is_open && peer.is_at(at) && peer.session().is_some_and(is_continued);
         if is_found {
             peers.edit(node, |peer| peer.found_at = Some(at));
         }
@@ -278,7 +278,7 @@ impl Dialer {
         hello: &Hello,
     ) -> bool {
         let is_disconnected = |peer: &Peer| {
-            peer.no_auto_dial && peer.is_at(at) && peer.peer_session.is_none() && peer.waiting.is_empty()
+            peer.no_auto_dial && peer.is_at(at) && peer.session().is_none() && peer.waiting.is_empty()
         };
         self.by_location.get(&at).is_some_and(|dial| !dial.is_configured && dial.until <= cx.now)
             && peers.get(hello.node).is_some_and(is_disconnected)
@@ -526,7 +526,7 @@ impl Dialer {
             return !self.has(hint.at) && !peers.is_connected(node);
         }
         let Some(peer) = peers.get(node) else { return false };
-        match peer.peer_session.as_deref() {
+        match peer.session() {
             Some(_) if hint.renews => true,
             Some(session) => session.needs_connection() && !self.has(hint.at),
             None => !peer.waiting.is_empty() && !self.has(hint.at),
@@ -611,7 +611,7 @@ impl Dialer {
         {
             // If the node there has dialled this one meanwhile, the dial does not count. One that states the location of another
             // host was not there.
-            let has_dialled = peer.peer_session.as_ref().is_some_and(|session| session.connected_at >= begun);
+            let has_dialled = peer.session().is_some_and(|session| session.connected_at >= begun);
             if has_dialled && peer.remote == Some(at.ip()) {
                 self.hints.give_back();
             }
@@ -620,10 +620,7 @@ impl Dialer {
         }
         let Some(dial) = self.by_location.get_mut(&at) else { return };
         let waits = dial.node.is_some_and(|node| {
-            peers
-                .get(node)
-                .and_then(|peer| peer.peer_session.as_ref())
-                .is_some_and(|peer_session| peer_session.conn.is_none())
+            peers.get(node).and_then(Peer::session).is_some_and(|peer_session| !peer_session.is_connected())
         });
         let is_over = !dial.is_configured && cx.now >= dial.until && !waits;
         let DialState { hinted, attempts, until, node, .. } = *dial;

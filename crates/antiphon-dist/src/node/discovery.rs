@@ -19,6 +19,7 @@ use super::dialer::{Dialer, ResolveFor};
 use super::driver::Driver;
 use super::host_discovery::HostProbes;
 use super::peer::Peer;
+use super::peer_session::PeerSession;
 use super::peers::Peers;
 use super::timers::NodeTimer;
 use crate::error::PeerError;
@@ -81,8 +82,8 @@ impl Discovery {
     fn on_announce(&mut self, cx: &mut NodeCx, peers: &mut Peers, presence: &Presence<'_>, from: SocketAddr) {
         let node = presence.node;
         // A node that was never met may have been named at a location where another one is.
-        let is_replaced = |peer: &Peer| peer.replaced_by_restart && peer.status.is_some();
-        let is_known = |peer: &Peer| peer.peer_session.is_some() || is_replaced(peer) || peer.no_auto_dial;
+        let is_replaced = |peer: &Peer| peer.is_replaced() && peer.state.was_met();
+        let is_known = |peer: &Peer| peer.session().is_some() || is_replaced(peer) || peer.no_auto_dial;
         if !cx.settings.discover || node == cx.me || peers.get(node).is_some_and(is_known) {
             return;
         }
@@ -305,7 +306,7 @@ impl Discovery {
         if node == cx.me {
             return;
         }
-        let with_session = peers.get(node).filter(|peer| peer.peer_session.is_some());
+        let with_session = peers.get(node).filter(|peer| peer.session().is_some());
         if let Some(at) = with_session.and_then(|peer| peer.shown_location) {
             return self.requests.found_on_host(cx, host, at);
         }
@@ -324,13 +325,13 @@ impl Discovery {
     /// A peer sends the locations of another node. This node records them, and dials if it requested them.
     pub(super) fn on_node_at(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId, hint: &NodeAt<'_>) {
         let other = hint.node;
-        let peer_session = peers.get(node).and_then(|peer| peer.peer_session.as_ref());
-        let conn = peer_session.and_then(|peer_session| peer_session.conn);
+        let peer_session = peers.get(node).and_then(Peer::session);
+        let conn = peer_session.and_then(PeerSession::conn);
         let Some(remote) = conn.and_then(|conn| cx.connections.get(conn)).map(|conn| conn.remote) else {
             return;
         };
         let locations = seen_from(hint.locations.iter(), remote);
-        let has_session = peers.get(other).is_some_and(|peer| peer.peer_session.is_some());
+        let has_session = peers.get(other).is_some_and(|peer| peer.session().is_some());
         peers.learn(cx, node, other, hint.name, locations.iter().copied());
         let Some(after) = self.relays.note_listed(cx, node, hint.request) else { return };
         let allowed = locations.iter().find(|at| cx.settings.may_dial(**at));
@@ -375,9 +376,7 @@ impl Discovery {
 
     /// Dials the peer at a location if its session is closed while idle. Returns whether it was.
     fn reopen_at(&mut self, cx: &mut NodeCx, peers: &mut Peers, at: SocketAddr) -> bool {
-        let is_closed = |peer: &Peer| {
-            peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.idle.is_closed())
-        };
+        let is_closed = |peer: &Peer| peer.session().is_some_and(|peer_session| peer_session.is_resting());
         let closed = peers.at(at).filter(|peer| is_closed(peer) && peer.has_session_at(at));
         let closed: Vec<NodeId> = closed.map(|peer| peer.node).collect();
         closed.iter().for_each(|node| self.dialer.reopen(cx, peers, *node));

@@ -8,7 +8,7 @@
 //! Either side may send frames between these steps. A side that receives the `Close` and still needs a connection dials
 //! at once. So the agreement only saves dials; no frame depends on it.
 //!
-//! Invariant: a session that is closed while idle has no connection, and nothing is open on it at this side.
+//! Invariant: nothing is open at this side on a session that rests.
 
 use std::time::Duration;
 
@@ -50,8 +50,6 @@ pub(super) enum IdleStage {
     Agreed,
     /// The peer closes the connection.
     ClosedByPeer,
-    /// The session has no connection and needs none.
-    Closed,
 }
 
 impl IdleClose {
@@ -62,11 +60,6 @@ impl IdleClose {
     /// The session has, or needs, a new connection.
     pub(super) fn set_active(&mut self, now: Time) {
         (self.stage, self.since, self.pause) = (IdleStage::Active, now, IDLE_FOR);
-    }
-
-    /// Whether the session has no connection and needs none.
-    pub(super) fn is_closed(&self) -> bool {
-        self.stage == IdleStage::Closed
     }
 }
 

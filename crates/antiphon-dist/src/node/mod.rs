@@ -42,6 +42,7 @@ mod peer;
 mod peer_monitor_tests;
 mod peer_monitors;
 mod peer_session;
+mod peer_state;
 mod peer_watch;
 mod peers;
 mod receipts;
@@ -109,8 +110,8 @@ use outbound_messages::{ALL_QUEUES_MAX, OutboundRefusal, UNREACHED_AFTER, mark_o
 use outbound_signals::{NodeHint, node_of_signal, value_of};
 use peer::Peer;
 use peer_session::{
-    FrameEffect, Inquiry, LINGER, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, OUT_BYTES_MAX, PREDECESSOR_WITHIN,
-    PeerSession, REDIAL_AFTER, REFUSALS_MAX, REFUSED_FOR, Successor, concerns_node,
+    FrameEffect, Inquiry, LINGER, Link, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, OUT_BYTES_MAX, Outage,
+    PREDECESSOR_WITHIN, PeerSession, REDIAL_AFTER, REFUSALS_MAX, REFUSED_FOR, Successor, concerns_node,
 };
 use peer_watch::{PeerWatches, status_of};
 use peers::{PEERS_MAX, Peers};
@@ -562,14 +563,13 @@ impl NodeCore {
         for peer in self.peers.iter() {
             let node = &peer.node;
             peer.check(self.cx.settings.limits(), &self.cx.settings.peer_limits);
-            let is_dirty = peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.dirty);
+            let is_dirty = peer.session().is_some_and(|peer_session| peer_session.dirty);
             assert_eq!(is_dirty, self.cx.work.dirty.contains(node), "`dirty` lists the dirty sessions");
         }
         let queued: u64 = self.peers.iter().map(Peer::queued_bytes).sum();
         assert_eq!(self.cx.queues.bytes, queued, "the total has the queues of all peers");
         self.names.check(&self.cx.timers);
-        let has_session =
-            |node: &NodeId| self.peers.get(*node).is_some_and(|peer| peer.peer_session.is_some());
+        let has_session = |node: &NodeId| self.peers.get(*node).is_some_and(|peer| peer.session().is_some());
         assert!(
             self.names.asked_peers().all(|node| has_session(&node)),
             "lookups wait only for peers with a session"
@@ -773,10 +773,10 @@ impl NodeCore {
     /// The resume state for the hello to a location. The node there is known for certain only after its hello, so this is a guess. A
     /// wrong one costs a second dial: a refusal names no node, so the next attempt is for another one.
     fn resume_state_for(&mut self, at: SocketAddr) -> ResumeState {
-        let is_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
+        let is_there = |peer: &Peer| !peer.is_replaced() && peer.is_at(at);
         let there = || self.peers.at(at).filter(|peer| is_there(peer));
-        let with_session = there().filter(|peer| peer.peer_session.is_some()).take(GUESSES_MAX);
-        let without_session = there().find(|peer| peer.peer_session.is_none());
+        let with_session = there().filter(|peer| peer.session().is_some()).take(GUESSES_MAX);
+        let without_session = there().find(|peer| peer.session().is_none());
         let mut guesses: Vec<NodeId> =
             [self.discovery.dialer.answered_at(at), self.discovery.dialer.node_at(at)]
                 .into_iter()
@@ -787,7 +787,7 @@ impl NodeCore {
         let Some(node) = guesses.get(refused).copied() else {
             return ResumeState::unknown(self.cx.epochs.of_unknown_node());
         };
-        let session = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut());
+        let session = self.peers.get_mut(node).and_then(Peer::session_mut);
         session.map_or_else(
             || ResumeState::unknown(self.cx.epochs.of(node)),
             |peer_session| peer_session.session.next_resume_state(),
@@ -901,7 +901,7 @@ impl NodeCore {
                 return Err(HandshakeError::Refused(Refusal::Duplicate));
             }
         }
-        let session = self.peers.get(hello.node).and_then(|peer| peer.peer_session.as_ref());
+        let session = self.peers.get(hello.node).and_then(Peer::session);
         let session = session.map(|peer_session| &peer_session.session);
         // A node that has replaced its certificate claims to hold the session, and proves it next.
         let claims_session = session.is_some() && hello.resume_state.known != 0;
@@ -963,7 +963,7 @@ impl NodeCore {
     /// Whether a node has connected before with another certificate. Unless the other side proves that it holds the session, it
     /// may be a different node that uses this node's id.
     fn has_other_certificate(&self, node: NodeId, certificate: Option<Fingerprint>) -> bool {
-        self.peers.get(node).is_some_and(|peer| peer.status.is_some() && peer.certificate != certificate)
+        self.peers.get(node).is_some_and(|peer| peer.state.was_met() && peer.certificate != certificate)
     }
 
     /// Handles the valid proof of the dialling side: this side sends its own proof.
@@ -976,7 +976,7 @@ impl NodeCore {
     ) -> Result<HandshakeProgress, HandshakeError> {
         let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
         let has_other_certificate = self.has_other_certificate(hello.node, certificate);
-        let session = self.peers.get(hello.node).and_then(|peer| peer.peer_session.as_ref());
+        let session = self.peers.get(hello.node).and_then(Peer::session);
         let confirmed = Session::confirm_to(
             session.map(|peer_session| &peer_session.session),
             &mut self.cx.epochs,
@@ -1010,13 +1010,13 @@ impl NodeCore {
     /// node's id. A session that rests without a connection is reopened first.
     fn contest(&mut self, id: ConnId, hello: &Hello) -> Contest {
         let (node, now) = (hello.node, self.cx.now);
-        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
+        let Some(peer_session) = self.peers.get(node).and_then(Peer::session) else {
             return Contest::Won;
         };
         if !peer_session.session.would_be_replaced_by(hello) {
             return Contest::Won;
         }
-        let (is_connected, is_resting) = (peer_session.conn.is_some(), peer_session.idle.is_closed());
+        let (is_connected, is_resting) = (peer_session.is_connected(), peer_session.is_resting());
         let (last_received, answer_within) = (peer_session.session.last_received(), self.answer_within());
         let Some(conn) = self.cx.connections.get(id) else { return Contest::Lost };
         match conn.contention {
@@ -1072,11 +1072,7 @@ impl NodeCore {
             self.on_handshake_error(id, HandshakeError::Refused(Refusal::Certificate), driver);
             return false;
         }
-        let session = self
-            .peers
-            .get(node)
-            .and_then(|peer| peer.peer_session.as_ref())
-            .map(|peer_session| &peer_session.session);
+        let session = self.peers.get(node).and_then(Peer::session).map(|peer_session| &peer_session.session);
         match Session::admit(session, &self.cx.epochs, &connection) {
             Admission::Continues => {}
             // The session has changed since the hello of the other side arrived.
@@ -1086,7 +1082,7 @@ impl NodeCore {
                 return false;
             }
             Admission::Begins => {
-                if self.peers.get(node).is_some_and(|peer| peer.peer_session.is_some()) {
+                if self.peers.get(node).is_some_and(|peer| peer.session().is_some()) {
                     self.end_session(node, "the peer has started a new session", driver);
                 }
             }
@@ -1220,9 +1216,7 @@ impl NodeCore {
             return false;
         }
         self.peers.edit(node, |peer| {
-            (peer.name, peer.shown_location, peer.locations, peer.replaced_by_restart) =
-                (name, shown_location, locations, false);
-            peer.has_left = false;
+            (peer.name, peer.shown_location, peer.locations) = (name, shown_location, locations);
             peer.reached_at = dialled.or(peer.reached_at);
         });
         self.peers.note_met(node);
@@ -1231,12 +1225,13 @@ impl NodeCore {
         (peer.stated_locations, peer.undiscovered, peer.no_auto_dial) = (stated, undiscovered, false);
         (peer.certificate, peer.remote) = (certificate, Some(remote.ip()));
         self.cx.connections.note_proven(remote.ip(), self.cx.now);
-        let is_new = peer.peer_session.is_none();
+        let is_new = peer.session().is_none();
         let limits = self.cx.settings.limits();
-        let peer_session = peer.peer_session.get_or_insert_with(|| {
+        let peer_session = peer.state.session_or_begin(|| {
             let session = Session::begin(now, limits, self.cx.me, &connection);
-            Box::new(PeerSession::new(session, self.cx.now))
+            PeerSession::new(session, now)
         });
+        peer_session.peer_leaves = false;
         if let Err(reason) = peer_session.session.connected(now, connection) {
             if self.cx.may_log("connection mismatch", node) {
                 tracing::warn!(%node, %reason, "a proven connection does not match its session (logged at most once an hour)");
@@ -1245,11 +1240,10 @@ impl NodeCore {
             self.fail_conn(id, driver);
             return false;
         }
-        (peer_session.refused_dials, peer_session.old_epochs) = (0, 0);
         peer_session.connected_at = self.cx.now;
         peer_session.idle.set_active(self.cx.now);
         peer_session.dialled = dialled.or(peer_session.dialled);
-        let old = peer_session.conn.replace(id).filter(|old| *old != id);
+        let old = peer_session.set_connected(id);
         if let Some(conn) = self.cx.connections.get(id) {
             conn.state = ConnectionState::Established(node);
         }
@@ -1297,7 +1291,7 @@ impl NodeCore {
             tracing::info!(target: "antiphon::peers", %node, name = peer.name, location, "a peer has connected");
         }
         self.peers.warn_of_duplicate_name(&mut self.cx, node);
-        self.set_status(node, Status::Online, driver);
+        self.send_status(node, driver);
         self.names.repeat_lookups_to(&mut self.cx, &mut self.peers, node);
         self.send_waiting(node);
         self.names.complete_node_lookups(&mut self.cx, &self.peers, node, driver);
@@ -1306,14 +1300,14 @@ impl NodeCore {
     /// This node has dialled a location, and `node` is there. Other nodes that were at it are earlier incarnations, which never
     /// return: their sessions end. A node that is connected is asked first: it may state a wrong location.
     fn supersede_predecessors(&mut self, node: NodeId, at: SocketAddr, driver: &mut impl Driver) {
-        let was_there = |peer: &Peer| !peer.replaced_by_restart && peer.is_at(at);
+        let was_there = |peer: &Peer| !peer.is_replaced() && peer.is_at(at);
         let old = self.peers.at(at).filter(|peer| peer.node != node && was_there(peer));
         let old: Vec<NodeId> = old.map(|peer| peer.node).collect();
         for old in old {
-            let peer_session = self.peers.get(old).and_then(|peer| peer.peer_session.as_ref());
+            let peer_session = self.peers.get(old).and_then(Peer::session);
             let may_answer = |peer_session: &PeerSession| {
                 let last_received = peer_session.session.last_received();
-                peer_session.conn.is_some()
+                peer_session.is_connected()
                     && peer_session.silent_since.is_none_or(|since| last_received >= since)
             };
             if peer_session.is_some_and(|peer_session| may_answer(peer_session)) {
@@ -1328,7 +1322,7 @@ impl NodeCore {
     fn supersede(&mut self, old: NodeId, driver: &mut impl Driver) {
         self.end_session(old, "another incarnation runs at the peer's location", driver);
         if let Some(peer) = self.peers.get_mut(old) {
-            peer.replaced_by_restart = true;
+            peer.state.set_replaced();
         }
         self.peers.drop_waiting(&mut self.cx, old, &Undelivered::NoActor);
         self.peers.remember_ended(&mut self.cx, old);
@@ -1345,9 +1339,9 @@ impl NodeCore {
         for other in self.peers.at_any(stated.iter().copied()) {
             let Some(peer) = self.peers.get(other).filter(|_| other != node) else { continue };
             let is_there =
-                |at: &SocketAddr| peer.has_session_at(*at) || (!peer.replaced_by_restart && peer.is_at(*at));
+                |at: &SocketAddr| peer.has_session_at(*at) || (!peer.is_replaced() && peer.is_at(*at));
             let Some(at) = stated.iter().copied().find(is_there) else { continue };
-            if peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some()) {
+            if peer.session().is_some_and(|peer_session| peer_session.is_connected()) {
                 connected.push((other, at));
             } else {
                 unconnected.insert(at);
@@ -1365,7 +1359,7 @@ impl NodeCore {
     /// has to answer.
     fn ask(&mut self, node: NodeId, successor: Option<Successor>) -> Option<Time> {
         let now = self.cx.now;
-        let peer_session = self.peers.get_mut(node)?.peer_session.as_mut()?;
+        let peer_session = self.peers.get_mut(node)?.session_mut()?;
         if let Some(inquiry) = &mut peer_session.inquiry {
             inquiry.successor = successor.or(inquiry.successor);
             return Some(inquiry.since);
@@ -1387,10 +1381,10 @@ impl NodeCore {
     fn on_predecessor_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let (now, answer_within) = (self.cx.now, self.answer_within());
         let mut unanswered = None;
-        if let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
+        if let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut)
             && let Some(inquiry) = &peer_session.inquiry
         {
-            let is_connected = peer_session.conn.is_some();
+            let is_connected = peer_session.is_connected();
             if is_connected && now < inquiry.since + answer_within {
                 // The timer is that of an earlier inquiry: each has its own.
                 return;
@@ -1417,14 +1411,13 @@ impl NodeCore {
         self.discovery.dialer.answered(at, node);
         let now = self.cx.now;
         let peer = self.peers.get_mut(node);
-        if let Some(peer_session) = peer.and_then(|peer| peer.peer_session.as_mut()) {
-            if !peer_session.needs_connection() || peer_session.session.epoch() > known {
+        if let Some(peer_session) = peer.and_then(Peer::session_mut) {
+            if peer_session.session.epoch() > known {
                 return;
             }
-            peer_session.old_epochs += 1;
-            if peer_session.old_epochs < OLD_EPOCHS_MAX
-                || now.since(peer_session.unconnected_since) < OLD_EPOCHS_FOR
-            {
+            let Some(outage) = peer_session.outage() else { return };
+            outage.old_epochs += 1;
+            if outage.old_epochs < OLD_EPOCHS_MAX || now.since(outage.since) < OLD_EPOCHS_FOR {
                 return;
             }
             self.end_session(node, "the peer has begun another session with this node's id", driver);
@@ -1503,7 +1496,7 @@ impl NodeCore {
     /// Appends a `Close` for the log of a peer that broke the protocol. The end of the session writes it.
     fn send_misbehaved(&mut self, node: NodeId, id: ConnId) {
         let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
             return;
         };
         let close = Close { reason: CloseReason::Misbehaved };
@@ -1596,12 +1589,11 @@ impl NodeCore {
     fn on_goodbye(&mut self, node: NodeId, reason: GoodbyeReason, driver: &mut impl Driver) {
         if reason != GoodbyeReason::Leaving {
             self.stop_auto_dial(node);
-        } else if let Some(peer) = self.peers.get_mut(node) {
-            peer.has_left = true;
         }
-        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
             return;
         };
+        peer_session.peer_leaves = reason == GoodbyeReason::Leaving;
         // The peer may wait for the acknowledgement.
         peer_session.session.acknowledge_now();
         self.mark_dirty(node);
@@ -1621,15 +1613,13 @@ impl NodeCore {
             self.discovery.dialer.dial_is_over(&mut self.cx, at, id);
         }
         let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
             return;
         };
-        if peer_session.conn != Some(id) {
+        if peer_session.conn() != Some(id) {
             return;
         }
-        peer_session.conn = None;
-        peer_session.unconnected_since = now;
-        (peer_session.refused_dials, peer_session.old_epochs) = (0, 0);
+        peer_session.link = Link::Down(Outage::new(now));
         if !peer_session.session.is_idle() {
             self.cx.counts.cut_with_unacked += 1;
         }
@@ -1638,7 +1628,7 @@ impl NodeCore {
         if self.finish_disconnect_if_goodbye_sent(node, driver) {
             return;
         }
-        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
+        let Some(peer_session) = self.peers.get(node).and_then(Peer::session) else {
             return;
         };
         match peer_session.dialled {
@@ -1656,10 +1646,11 @@ impl NodeCore {
         let now = self.cx.now;
         let Some(peer) = self.peers.get(node) else { return };
         // The timer may be that of an earlier connection: each sets its own.
-        let needs_redial = |peer_session: &PeerSession| {
-            peer_session.needs_connection() && now.since(peer_session.unconnected_since) >= REDIAL_AFTER
+        let needs_redial = |peer_session: &PeerSession| match &peer_session.link {
+            Link::Down(outage) => now.since(outage.since) >= REDIAL_AFTER,
+            Link::Up(_) | Link::Resting => false,
         };
-        if peer.peer_session.as_deref().is_some_and(needs_redial)
+        if peer.session().is_some_and(needs_redial)
             && let Some(at) = peer.locations.first().copied()
         {
             self.discovery.dialer.redial_now(&mut self.cx, &mut self.peers, node, at);
@@ -1671,20 +1662,16 @@ impl NodeCore {
     fn on_location_refused(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.cx.now;
         let Some(peer) = self.peers.get_mut(node) else { return };
-        let Some(peer_session) = peer.peer_session.as_mut() else {
-            if peer.status == Some(Status::Offline) && peer.waiting.note_refused_dial() >= REFUSALS_MAX {
+        let Some(peer_session) = peer.session_mut() else {
+            if peer.status() == Some(Status::Offline) && peer.waiting.note_refused_dial() >= REFUSALS_MAX {
                 self.peers.drop_waiting(&mut self.cx, node, &Undelivered::NoNode);
                 self.cx.run_loop_actions(driver);
             }
             return;
         };
-        if !peer_session.needs_connection() {
-            return;
-        }
-        peer_session.refused_dials += 1;
-        if peer_session.refused_dials >= REFUSALS_MAX
-            && now.since(peer_session.unconnected_since) >= REFUSED_FOR
-        {
+        let Some(outage) = peer_session.outage() else { return };
+        outage.refused_dials += 1;
+        if outage.refused_dials >= REFUSALS_MAX && now.since(outage.since) >= REFUSED_FOR {
             self.end_session(node, "the connection closed, and the peer's location refuses new ones", driver);
         }
     }
@@ -1702,9 +1689,9 @@ impl NodeCore {
         let mut dirty = std::mem::take(&mut self.cx.work.dirty);
         for node in dirty.drain(..) {
             let Some(peer) = self.peers.get_mut(node) else { continue };
-            let Some(peer_session) = peer.peer_session.as_mut() else { continue };
+            let Some(peer_session) = peer.session_mut() else { continue };
             peer_session.dirty = false;
-            if let Some(id) = peer_session.conn
+            if let Some(id) = peer_session.conn()
                 && let Some(conn) = self.cx.connections.get(id)
             {
                 let (before, frames) = (conn.out.len(), peer_session.session.frames_sent());
@@ -1716,7 +1703,7 @@ impl NodeCore {
                     driver.output(Output::Write(id));
                 }
             }
-            let is_needed = peer_session.idle.is_closed() && !peer_session.session.is_idle();
+            let is_needed = peer_session.is_resting() && !peer_session.session.is_idle();
             peer.count_queue(&mut self.cx.queues.bytes);
             if is_needed {
                 self.reopen(node);
@@ -1737,12 +1724,12 @@ impl NodeCore {
 
     fn on_session_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
             return;
         };
         peer_session.timer = None;
         peer_session.session.on_timeout(now);
-        if let Some(conn) = peer_session.conn.and_then(|id| self.cx.connections.get(id)) {
+        if let Some(conn) = peer_session.conn().and_then(|id| self.cx.connections.get(id)) {
             conn.release_buffers();
         }
         self.poll_events(node, driver);
@@ -1753,15 +1740,13 @@ impl NodeCore {
         while let Some(event) = self
             .peers
             .get_mut(node)
-            .and_then(|peer| peer.peer_session.as_mut())
+            .and_then(Peer::session_mut)
             .and_then(|peer_session| peer_session.session.poll_event())
         {
             match event {
-                SessionEvent::Liveness(wire::Liveness::Online) => {
-                    self.set_status(node, Status::Online, driver)
-                }
+                SessionEvent::Liveness(wire::Liveness::Online) => self.set_suspect(node, false, driver),
                 SessionEvent::Liveness(wire::Liveness::Suspect) => {
-                    self.set_status(node, Status::Suspect, driver);
+                    self.set_suspect(node, true, driver);
                     // The connection may be half open. A new one shows whether it is, and replaces it.
                     if let Some(at) = self.renewal_location(node) {
                         self.discovery.dialer.look_for_silent(&mut self.cx, &mut self.peers, node, at);
@@ -1802,13 +1787,13 @@ impl NodeCore {
     /// Where this node dials another connection of a session.
     fn renewal_location(&self, node: NodeId) -> Option<SocketAddr> {
         let peer = self.peers.get(node)?;
-        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
+        let dialled = peer.session().and_then(|peer_session| peer_session.dialled);
         dialled.or(peer.locations.first().copied())
     }
 
     /// Excludes a pause of this process from the silence of its peers.
     fn on_stalled(&mut self, span: Duration) {
-        for peer_session in self.peers.iter_mut().filter_map(|peer| peer.peer_session.as_mut()) {
+        for peer_session in self.peers.iter_mut().filter_map(Peer::session_mut) {
             peer_session.session.exclude_stall(span);
         }
     }
@@ -1816,9 +1801,9 @@ impl NodeCore {
     /// Ends the session with a node, and completes every open operation on it.
     fn end_session(&mut self, node: NodeId, reason: &str, driver: &mut impl Driver) {
         let Some(peer) = self.peers.get_mut(node) else { return };
-        let Some(mut peer_session) = peer.peer_session.take() else { return };
+        let Some(mut peer_session) = peer.state.end_session() else { return };
         peer.count_queue(&mut self.cx.queues.bytes);
-        let disconnect = peer_session.disconnect.take();
+        let (conn, disconnect) = (peer_session.conn(), peer_session.disconnect.take());
         let peer_lost = peer.undelivered();
         tracing::info!(target: "antiphon::peers", %node, name = peer.name, reason, "the session with a peer has ended");
         self.cx.epochs.ended(node);
@@ -1849,13 +1834,13 @@ impl NodeCore {
         }
         self.cx.run_loop_actions(driver);
         self.names.forget_peer(node);
-        if let Some(conn) = peer_session.conn {
+        if let Some(conn) = conn {
             self.flush_and_close_conn(conn, driver);
         }
         if self.peers.get(node).is_some_and(|peer| peer.no_auto_dial) {
             self.stop_auto_dial(node);
         }
-        self.set_status(node, Status::Offline, driver);
+        self.send_status(node, driver);
         self.decide_contests_soon(node);
         self.peers.release_named_by(&mut self.cx, node);
         self.peers.remember_ended(&mut self.cx, node);
@@ -1893,8 +1878,7 @@ impl NodeCore {
     /// Sends a goodbye to each peer, behind the frames that were sent before.
     fn send_goodbyes(&mut self, driver: &mut impl Driver) {
         for node in self.peers.ids() {
-            let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
-            else {
+            let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
                 continue;
             };
             let goodbye = Goodbye { reason: GoodbyeReason::Leaving };
@@ -1911,16 +1895,12 @@ impl NodeCore {
         if !self.cx.leaving {
             return self.peers.iter().all(|peer| {
                 let is_session_idle =
-                    peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.session.is_idle());
+                    peer.session().is_none_or(|peer_session| peer_session.session.is_idle());
                 is_session_idle && peer.waiting.is_empty()
             });
         }
-        let connections: Vec<ConnId> = self
-            .peers
-            .iter()
-            .filter_map(|peer| peer.peer_session.as_ref())
-            .filter_map(|peer_session| peer_session.conn)
-            .collect();
+        let connections: Vec<ConnId> =
+            self.peers.iter().filter_map(Peer::session).filter_map(PeerSession::conn).collect();
         self.cx.work.dirty.is_empty() && connections.into_iter().all(|conn| self.unwritten(conn) == 0)
     }
 
@@ -1968,7 +1948,7 @@ impl NodeCore {
 
     /// All frames that arrived are handled: closes the connection, if both sides agree.
     fn close_idle(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
+        let Some(peer_session) = self.peers.get(node).and_then(Peer::session) else {
             return;
         };
         let stage = peer_session.idle.stage;
@@ -1985,7 +1965,7 @@ impl NodeCore {
                     self.reopen(node);
                 }
             }
-            IdleStage::Active | IdleStage::Proposed | IdleStage::Closed => {}
+            IdleStage::Active | IdleStage::Proposed => {}
         }
     }
 
@@ -1995,7 +1975,7 @@ impl NodeCore {
     }
 
     fn keep_connection(&mut self, node: NodeId) {
-        if let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) {
+        if let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) {
             peer_session.idle.stage = IdleStage::Active;
         }
     }
@@ -2003,10 +1983,10 @@ impl NodeCore {
     /// Closes a connection, and keeps its session. With `send_close`, sends the peer a `Close` first.
     fn close_connection(&mut self, node: NodeId, send_close: bool, driver: &mut impl Driver) {
         let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
             return;
         };
-        let Some(id) = peer_session.conn.take() else { return };
+        let Some(id) = peer_session.conn() else { return };
         if send_close && let Some(conn) = self.cx.connections.get(id) {
             let close: Frame<'_> = Close { reason: CloseReason::Idle }.into();
             if let Err(reason) = peer_session.session.send_control(&close) {
@@ -2014,7 +1994,7 @@ impl NodeCore {
             }
             while peer_session.session.poll_transmit(now, &mut conn.out) {}
         }
-        peer_session.idle.stage = IdleStage::Closed;
+        peer_session.link = Link::Resting;
         peer_session.session.connection_closed_idle();
         tracing::debug!(%node, "an idle connection was closed; the node dials again when it is needed");
         self.flush_and_close_conn(id, driver);
@@ -2073,7 +2053,7 @@ impl NodeCore {
     fn disconnect_ignored(&mut self) {
         let mut ignored = Vec::new();
         for peer in self.peers.iter() {
-            let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
+            let dialled = peer.session().and_then(|peer_session| peer_session.dialled);
             let all = peer
                 .stated_locations
                 .iter()
@@ -2096,7 +2076,7 @@ impl NodeCore {
         self.reopen(node);
         self.stop_auto_dial(node);
         let (now, until) = (self.cx.now, self.cx.now + within);
-        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
             return false;
         };
         if peer_session.disconnect.is_none() {
@@ -2115,7 +2095,7 @@ impl NodeCore {
     }
 
     fn disconnect_of(&mut self, node: NodeId) -> Option<&mut Disconnect> {
-        self.peers.get_mut(node)?.peer_session.as_mut()?.disconnect.as_mut()
+        self.peers.get_mut(node)?.session_mut()?.disconnect.as_mut()
     }
 
     /// Marks a peer so that this node no longer dials it by itself. A location that it only states may be that of another node,
@@ -2123,12 +2103,12 @@ impl NodeCore {
     fn stop_auto_dial(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(node) else { return };
         peer.no_auto_dial = true;
-        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
+        let dialled = peer.session().and_then(|peer_session| peer_session.dialled);
         let reached = dialled.into_iter().chain(peer.reached_at).chain(peer.found_at);
         let stated = peer.locations.iter().chain(&peer.shown_location).copied();
         let dialled_for_it = stated.filter(|at| self.discovery.dialer.node_at(*at) == Some(node));
         let all: Vec<SocketAddr> = reached.chain(dialled_for_it).collect();
-        let is_connected = peer.peer_session.is_some();
+        let is_connected = peer.session().is_some();
         all.into_iter().for_each(|at| self.give_up_dial(at, !is_connected));
     }
 
@@ -2153,7 +2133,7 @@ impl NodeCore {
     /// Frames have arrived, perhaps with an acknowledgement. Sends the goodbye when all earlier frames are acknowledged,
     /// and ends the session when the goodbye is.
     fn advance_disconnect(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(peer_session) = self.peers.get(node).and_then(|peer| peer.peer_session.as_ref()) else {
+        let Some(peer_session) = self.peers.get(node).and_then(Peer::session) else {
             return;
         };
         let Some(disconnect) = peer_session.disconnect.as_ref().filter(|_| peer_session.session.is_idle())
@@ -2168,10 +2148,10 @@ impl NodeCore {
     }
 
     fn send_goodbye(&mut self, node: NodeId) {
-        let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut()) else {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
             return;
         };
-        let PeerSession { session, disconnect: Some(disconnect), .. } = peer_session.as_mut() else { return };
+        let PeerSession { session, disconnect: Some(disconnect), .. } = peer_session else { return };
         if std::mem::replace(&mut disconnect.goodbye_sent, true) {
             return;
         }
@@ -2628,25 +2608,23 @@ impl NodeCore {
         self.peers.get(node).and_then(|peer| peer.location()).ok_or(UnknownNode { node })
     }
 
-    /// Sets the status of a peer, and sends it to the subscribed actors if it has changed.
-    fn set_status(&mut self, node: NodeId, status: Status, driver: &mut impl Driver) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        if peer.status == Some(status) {
-            return;
+    /// A peer is silent, or is not any more: sends its status to the subscribed actors if that is new.
+    fn set_suspect(&mut self, node: NodeId, is_suspect: bool, driver: &mut impl Driver) {
+        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else { return };
+        if std::mem::replace(&mut peer_session.is_suspect, is_suspect) != is_suspect {
+            self.send_status(node, driver);
         }
-        peer.status = Some(status);
-        self.send_status(node, driver);
     }
 
     /// A dial of a location was refused, and a further one would be: the peers there that are not connected have this status,
     /// and what waits for a session with them fails.
     fn on_peers_refused(&mut self, at: SocketAddr, refusal: DialError, driver: &mut impl Driver) {
         let is_unconnected =
-            |peer: &Peer| peer.peer_session.as_ref().is_none_or(|peer_session| peer_session.conn.is_none());
+            |peer: &Peer| peer.session().is_none_or(|peer_session| !peer_session.is_connected());
         let refused = self
             .peers
             .at(at)
-            .filter(|peer| peer.is_dialled_at(at) && !peer.replaced_by_restart && is_unconnected(peer));
+            .filter(|peer| peer.is_dialled_at(at) && !peer.is_replaced() && is_unconnected(peer));
         let refused: Vec<NodeId> = refused.map(|peer| peer.node).collect();
         for node in refused {
             let Some(peer) = self.peers.get_mut(node) else { continue };
@@ -2716,9 +2694,10 @@ impl NodeCore {
             self.fail_conn(conn, driver);
         }
         self.cx.connections.set_outdated(self.cx.now);
-        let connected = self.peers.iter().filter(|peer| {
-            peer.peer_session.as_ref().is_some_and(|peer_session| peer_session.conn.is_some())
-        });
+        let connected = self
+            .peers
+            .iter()
+            .filter(|peer| peer.session().is_some_and(|peer_session| peer_session.is_connected()));
         let connected: Vec<NodeId> = connected.map(|peer| peer.node).collect();
         connected.into_iter().for_each(|node| self.renew(node));
         self.cx.timers.add(self.cx.now + self.cx.settings.limits().lost_after, NodeTimer::Credentials);
@@ -2748,20 +2727,20 @@ impl NodeCore {
     }
 
     fn peer_info(&self, node: NodeId, peer: &Peer) -> PeerInfo {
-        let session = peer.peer_session.as_deref().map(|peer_session| SessionInfo {
+        let session = peer.session().map(|peer_session| SessionInfo {
             age: self.cx.now.since(peer_session.started),
             suite: peer_session.session.suite(),
-            is_idle: peer_session.idle.is_closed(),
+            is_idle: peer_session.is_resting(),
             round_trip: peer_session.session.round_trip(),
             frames_sent: peer_session.session.frames_sent(),
             frames_received: peer_session.session.frames_received(),
         });
-        let queued = peer.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.queued_bytes());
+        let queued = peer.session().map_or(0, |peer_session| peer_session.session.queued_bytes());
         PeerInfo {
             node,
             name: peer.name.clone(),
             location: peer.location(),
-            status: peer.status,
+            status: peer.status(),
             refusal: peer.refusal,
             certificate: peer.certificate,
             session,
@@ -2774,8 +2753,8 @@ impl NodeCore {
     /// Measures the round-trip time to a peer, if it is connected.
     fn ping(&mut self, node: NodeId) {
         let now = self.cx.now;
-        if let Some(peer_session) = self.peers.get_mut(node).and_then(|peer| peer.peer_session.as_mut())
-            && peer_session.conn.is_some()
+        if let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut)
+            && peer_session.is_connected()
         {
             peer_session.session.ping(now);
             self.mark_dirty(node);

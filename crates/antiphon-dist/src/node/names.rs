@@ -446,9 +446,9 @@ impl NameRegistry {
     fn send_lookup(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId, lookup_number: u64) {
         let Some(lookup) = self.lookups.get_mut(&lookup_number) else { return };
         let Some(peer) = peers.get_mut(node) else { return };
-        let dialled = peer.peer_session.as_ref().and_then(|peer_session| peer_session.dialled);
+        let dialled = peer.session().and_then(|peer_session| peer_session.dialled);
         let is_concerned = lookup.at.is_none_or(|at| peer.is_at(at.addr()) || dialled == Some(at.addr()));
-        let Some(peer_session) = peer.peer_session.as_mut().filter(|_| is_concerned) else { return };
+        let Some(peer_session) = peer.session_mut().filter(|_| is_concerned) else { return };
         let all = matches!(lookup.kind, LookupKind::All(..));
         let frame = Lookup { request: lookup_number, space: lookup.space.to_wire(), all, name: &lookup.name };
         match peer_session.session.send(&frame.into()) {
@@ -528,7 +528,7 @@ impl NameRegistry {
         tag: &'static str,
     ) {
         self.forget_lookup_of(node, lookup_number);
-        if let Some(peer) = peers.get_mut(node).filter(|peer| peer.peer_session.is_some()) {
+        if let Some(peer) = peers.get_mut(node).filter(|peer| peer.session().is_some()) {
             send_found(peer, lookup_number, key, tag);
             peer.mark_dirty(cx);
         }
@@ -553,7 +553,7 @@ impl NameRegistry {
             return self.warn_of_second_name(cx, peers, node, found.request);
         };
         let Some(peer) = peers.get(node) else { return };
-        let Some(peer_session) = &peer.peer_session else { return };
+        let Some(peer_session) = peer.session() else { return };
         let Some(found_tag) = peer_session.session.tag_name(tag) else { return };
         let is_at = |at: Location| peer.has_session_at(at.addr());
         if !lookup.at.is_none_or(is_at) {
@@ -645,7 +645,7 @@ impl NameRegistry {
         cx.timers.remove(lookup.until, NodeTimer::Lookup(lookup_number));
         for node in lookup.peers {
             let Some(peer) = peers.get_mut(node) else { continue };
-            let Some(peer_session) = &mut peer.peer_session else { continue };
+            let Some(peer_session) = peer.session_mut() else { continue };
             if let Err(reason) = peer_session.session.send(&CancelLookup { request: lookup_number }.into()) {
                 tracing::debug!(%node, %reason, "the cancellation of a lookup was not sent; the lookup ends with the session");
             }
@@ -743,7 +743,7 @@ fn describe_peer(peers: &Peers, node: NodeId) -> String {
 }
 
 fn send_found(peer: &mut Peer, lookup_number: u64, key: Key, tag: &str) {
-    let Some(peer_session) = &mut peer.peer_session else { return };
+    let Some(peer_session) = peer.session_mut() else { return };
     match peer_session.session.intern(tag) {
         Ok(tag) => {
             let result = LookupResult::Found { key, tag };
@@ -755,7 +755,7 @@ fn send_found(peer: &mut Peer, lookup_number: u64, key: Key, tag: &str) {
 }
 
 fn send_result(peer: &mut Peer, found: &Found) {
-    let Some(peer_session) = &mut peer.peer_session else { return };
+    let Some(peer_session) = peer.session_mut() else { return };
     if let Err(reason) = peer_session.session.send(&(*found).into()) {
         // The lookup at the peer times out.
         tracing::debug!(%reason, "the result of a lookup was not sent");

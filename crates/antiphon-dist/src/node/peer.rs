@@ -34,7 +34,8 @@ use super::payload_faults::{
     TOO_MANY_TYPES, check_body, check_inbound, check_size, encode_error, error_of, send_refusal,
 };
 use super::peer_monitors::PeerMonitors;
-use super::peer_session::{FrameEffect, PeerSession, ReceivedFrames};
+use super::peer_session::{FrameEffect, Link, Outage, PeerSession, ReceivedFrames};
+use super::peer_state::{Gone, PeerState};
 use super::receipts::Withdrawal;
 use super::room_waiters::{NeededRoom, RoomWaiter, RoomWaiters};
 use super::timers::NodeTimer;
@@ -77,19 +78,13 @@ pub(super) struct Peer {
     pub(super) room_waiters: RoomWaiters,
     /// Counts the subscribers that the peer has added to channels of this node: each holds a clone.
     pub(super) subscriptions: Arc<()>,
-    /// `None` before the first session.
-    pub(super) status: Option<Status>,
+    pub(super) state: PeerState,
     /// Why dials of the peer are refused, while it has no connection.
     pub(super) refusal: Option<DialError>,
-    pub(super) peer_session: Option<Box<PeerSession>>,
     /// Messages and signals that wait for a session.
     pub(super) waiting: WaitingOutbound,
     /// What the node's total has of this peer's queues, in bytes.
     counted_queue: u64,
-    /// Another incarnation runs at its location, so this one never returns.
-    pub(super) replaced_by_restart: bool,
-    /// It has sent a goodbye because its process ends, so it never returns.
-    pub(super) has_left: bool,
     /// Whether its connection stays open when nothing needs it. `None` means the setting of this node.
     pub(super) keep_open: Option<bool>,
     /// One of the two nodes has ended their session, and neither has connected again since.
@@ -106,8 +101,7 @@ pub(super) struct Peer {
 impl Peer {
     /// The bytes that wait to be transmitted to it, or for a session.
     pub(super) fn queued_bytes(&self) -> u64 {
-        let session =
-            self.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.queued_bytes());
+        let session = self.state.session().map_or(0, |peer_session| peer_session.session.queued_bytes());
         session + self.waiting.bytes()
     }
 
@@ -121,7 +115,7 @@ impl Peer {
     /// Notes that its session has, or may have, something to transmit.
     pub(super) fn mark_dirty(&mut self, cx: &mut NodeCx) {
         self.count_queue(&mut cx.queues.bytes);
-        if let Some(peer_session) = self.peer_session.as_mut()
+        if let Some(peer_session) = self.state.session_mut()
             && !peer_session.dirty
         {
             peer_session.dirty = true;
@@ -131,7 +125,7 @@ impl Peer {
 
     /// Sets the timer of its session to the next deadline.
     pub(super) fn arm_session(&mut self, cx: &mut NodeCx) {
-        let Some(peer_session) = &mut self.peer_session else { return };
+        let Some(peer_session) = self.state.session_mut() else { return };
         let due = peer_session.session.poll_timeout();
         match (due, peer_session.timer) {
             (Some(at), None) => {
@@ -173,13 +167,10 @@ impl Peer {
             backlog: Backlog::default(),
             room_waiters: RoomWaiters::default(),
             subscriptions: Arc::new(()),
-            status: None,
+            state: PeerState::Unmet,
             refusal: None,
-            peer_session: None,
             waiting: WaitingOutbound::default(),
             counted_queue: 0,
-            replaced_by_restart: false,
-            has_left: false,
             keep_open: None,
             no_auto_dial: false,
             monitors: PeerMonitors::new(node),
@@ -205,8 +196,27 @@ impl Peer {
             .map_or(Undelivered::NoNode, |refusal| Undelivered::NodeRefused(refusal.to_string().into()))
     }
 
+    pub(super) fn session(&self) -> Option<&PeerSession> {
+        self.state.session()
+    }
+
+    pub(super) fn session_mut(&mut self) -> Option<&mut PeerSession> {
+        self.state.session_mut()
+    }
+
+    /// Its status for actors; `None` before the first session.
+    pub(super) fn status(&self) -> Option<Status> {
+        self.state.status()
+    }
+
+    /// Whether there is a session with it.
     pub(super) fn is_online(&self) -> bool {
-        matches!(self.status, Some(Status::Online | Status::Suspect))
+        self.state.session().is_some()
+    }
+
+    /// Whether another incarnation runs at its location.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.state.gone() == Some(Gone::Replaced)
     }
 
     /// The locations at which it is shown, may be dialled, or was reached.
@@ -228,7 +238,7 @@ impl Peer {
     /// Whether there is a session with the peer, and this node has found it at this location. What the peer states is not enough: a
     /// member may state the location of another node.
     pub(super) fn was_reached_at(&self, at: SocketAddr) -> bool {
-        let peer_session = self.peer_session.as_ref();
+        let peer_session = self.state.session();
         peer_session.is_some_and(|peer_session| peer_session.dialled == Some(at) || self.was_found_at(at))
     }
 
@@ -239,14 +249,14 @@ impl Peer {
 
     /// Whether there is a session with the peer, and it is at this location, or states it.
     pub(super) fn has_session_at(&self, at: SocketAddr) -> bool {
-        let peer_session = self.peer_session.as_ref();
+        let peer_session = self.state.session();
         peer_session.is_some_and(|peer_session| peer_session.dialled == Some(at) || self.is_at(at))
     }
 
     /// Whether it has a connection, or a session that needs none.
     pub(super) fn needs_no_dial(&self) -> bool {
-        let peer_session = self.peer_session.as_deref();
-        peer_session.is_some_and(|peer_session| peer_session.conn.is_some() || peer_session.idle.is_closed())
+        let peer_session = self.state.session();
+        peer_session.is_some_and(|peer_session| peer_session.is_connected() || peer_session.is_resting())
     }
 
     pub(super) fn monitors_len(&self) -> usize {
@@ -269,7 +279,7 @@ impl Peer {
 
     /// The bytes that this node holds for the peer, whatever the node's own actors have sent to it.
     pub(super) fn held_bytes(&self) -> u64 {
-        let session = self.peer_session.as_ref().map_or(0, |peer_session| peer_session.session.held_bytes());
+        let session = self.state.session().map_or(0, |peer_session| peer_session.session.held_bytes());
         session + self.budget.bytes() + self.waiting.bytes() + self.monitors_len() as u64 * MONITOR_BYTES
     }
 
@@ -286,20 +296,16 @@ impl Peer {
         self.waiting.check();
         self.backlog.check();
         self.monitors.check();
-        if let Some(peer_session) = &self.peer_session {
+        if let Some(peer_session) = self.state.session() {
             peer_session.session.check();
             assert!(
                 self.waiting.is_empty() || peer_session.disconnect.is_some(),
                 "messages wait for a session only while there is none, or while it is being ended"
             );
             assert_eq!(
-                peer_session.conn.is_some(),
+                peer_session.is_connected(),
                 peer_session.session.is_connected(),
                 "the session and its entry agree on the connection"
-            );
-            assert!(
-                !peer_session.idle.is_closed() || peer_session.conn.is_none(),
-                "an idle session has no connection"
             );
         }
     }
@@ -327,7 +333,7 @@ impl Peer {
     // Received frames.
 
     pub(super) fn frames_received(&self) -> ReceivedFrames {
-        self.peer_session.as_ref().map_or_else(ReceivedFrames::default, |peer_session| ReceivedFrames {
+        self.state.session().map_or_else(ReceivedFrames::default, |peer_session| ReceivedFrames {
             numbered: peer_session.session.frames_received(),
             control: peer_session.session.control_frames_received(),
         })
@@ -338,7 +344,7 @@ impl Peer {
         now: Time,
         deframer: &'d mut wire::Deframer,
     ) -> Result<Option<wire::Frames<'d>>, SessionError> {
-        let Some(peer_session) = &mut self.peer_session else { return Ok(None) };
+        let Some(peer_session) = self.state.session_mut() else { return Ok(None) };
         peer_session.session.next_record(now, deframer)
     }
 
@@ -347,7 +353,7 @@ impl Peer {
         now: Time,
         frames: &mut wire::Frames<'d>,
     ) -> Result<Option<wire::Incoming<'d>>, SessionError> {
-        let Some(peer_session) = &mut self.peer_session else { return Ok(None) };
+        let Some(peer_session) = self.state.session_mut() else { return Ok(None) };
         peer_session.session.next_frame(now, frames)
     }
 
@@ -446,7 +452,7 @@ impl Peer {
 
     fn on_answer(&mut self, cx: &mut NodeCx, answer: &Answer<'_>, driver: &mut impl Driver) {
         let request_id = RequestId::from_bits(answer.to.to_bits());
-        let Some(peer_session) = &mut self.peer_session else { return };
+        let Some(peer_session) = self.state.session_mut() else { return };
         let result = match check_inbound(peer_session.session.tag_name(answer.tag), answer.body) {
             Ok(tag) => match self.budget.acquire_for_reply(&cx.budgets, answer.body.len()) {
                 Ok(permit) => driver.local().with_permit(permit, |local| {
@@ -481,13 +487,13 @@ impl Peer {
 
     /// Informs the peer that a payload was refused.
     pub(super) fn send_refusal(&mut self, ends: (Key, Key), reason: &PayloadError) {
-        if let Some(peer_session) = &mut self.peer_session {
+        if let Some(peer_session) = self.state.session_mut() {
             send_refusal(&mut peer_session.session, self.node, ends, reason);
         }
     }
 
     fn value_of(&self, tag: antiphon_wire::TagId, body: &[u8]) -> Result<EncodedValue, PayloadError> {
-        let tag_name = self.peer_session.as_ref().and_then(|peer_session| peer_session.session.tag_name(tag));
+        let tag_name = self.state.session().and_then(|peer_session| peer_session.session.tag_name(tag));
         Ok(EncodedValue::new(check_inbound(tag_name, body)?, body))
     }
 
@@ -701,7 +707,7 @@ impl Peer {
     pub(super) fn on_message(&mut self, cx: &mut NodeCx, message: &Message<'_>, driver: &mut impl Driver) {
         let (node, to, from, receipt) = (self.node, message.to, message.from, message.receipt);
         let is_open = self.check_reach(cx, to);
-        let Some(peer_session) = &self.peer_session else { return };
+        let Some(peer_session) = self.state.session() else { return };
         let tag = peer_session.session.tag_name(message.tag);
         tracing::trace!(
             target: "antiphon::messages", %node, actor = %to, tag, bytes = message.body.len(), "a message from a peer"
@@ -787,7 +793,7 @@ impl Peer {
 
     /// Asks the peer to hold back its frames for an actor, within its limit.
     fn pause(&mut self, actor: Key, driver: &mut impl Driver) {
-        let Some(peer_session) = &mut self.peer_session else { return };
+        let Some(peer_session) = self.state.session_mut() else { return };
         if self.backlog.is_paused(actor) || !peer_session.session.pause(actor) {
             return;
         }
@@ -810,7 +816,7 @@ impl Peer {
             // What is counted for actors that have taken all is removed first.
             self.budget.sweep_at_times(cx.now, driver);
         }
-        if let Some(peer_session) = &mut self.peer_session
+        if let Some(peer_session) = self.state.session_mut()
             && self.budget.must_hold_credit(&cx.budgets, Some(actor))
         {
             let credit = peer_session.session.hold();
@@ -821,7 +827,7 @@ impl Peer {
 
     /// Returns the credit that was held.
     pub(super) fn release_credit(&mut self, cx: &mut NodeCx) {
-        let Some(peer_session) = &mut self.peer_session else { return };
+        let Some(peer_session) = self.state.session_mut() else { return };
         for credit in std::mem::take(&mut peer_session.held_credit) {
             peer_session.session.release(credit);
         }
@@ -860,7 +866,7 @@ impl Peer {
             return self.wait_for_room(actor, RoomMark::NextBatch, driver);
         }
         self.backlog.set_paused(actor, false);
-        if let Some(peer_session) = &mut self.peer_session {
+        if let Some(peer_session) = self.state.session_mut() {
             peer_session.session.unpause(actor);
         }
         self.leave_backlog(cx, actor);
@@ -972,7 +978,7 @@ impl Peer {
 
     /// Sends the receipt of a message. Without a receipt the peer is informed of a fault that this node has logged.
     fn send_outcome(&mut self, ends: (Key, Key), receipt: Option<u64>, delivery: &Delivery, is_logged: bool) {
-        let (node, Some(peer_session)) = (self.node, &mut self.peer_session) else { return };
+        let (node, Some(peer_session)) = (self.node, self.state.session_mut()) else { return };
         let session = &mut peer_session.session;
         match (receipt, delivery) {
             (Some(receipt_number), _) => send_receipt(session, node, receipt_number, delivery),
@@ -986,8 +992,19 @@ impl Peer {
     /// The session to which messages go now: not one that is being ended.
     pub(super) fn open_session(&mut self) -> Option<&mut Session> {
         let peer_session =
-            self.peer_session.as_mut().filter(|peer_session| peer_session.disconnect.is_none())?;
+            self.state.session_mut().filter(|peer_session| peer_session.disconnect.is_none())?;
         Some(&mut peer_session.session)
+    }
+
+    /// Why nothing can be sent to it any more; `None` if its incarnation may return.
+    fn undeliverable(&self) -> Option<Undelivered> {
+        if self.state.session().is_some_and(|peer_session| peer_session.peer_leaves) {
+            return Some(Undelivered::NoNode);
+        }
+        self.state.gone().map(|gone| match gone {
+            Gone::Left => Undelivered::NoNode,
+            Gone::Replaced => Undelivered::NoActor,
+        })
     }
 
     /// Checks that a message may be sent to this node, and its body.
@@ -996,11 +1013,8 @@ impl Peer {
         cx: &NodeCx,
         outbound: &OutboundMessage<'_>,
     ) -> Result<(), Undelivered> {
-        if self.replaced_by_restart {
-            return Err(Undelivered::NoActor);
-        }
-        if self.has_left {
-            return Err(Undelivered::NoNode);
+        if let Some(reason) = self.undeliverable() {
+            return Err(reason);
         }
         tracing::trace!(
             target: "antiphon::messages", node = %self.node, tag = outbound.type_name, bytes = outbound.body.len(), "a message to a peer"
@@ -1105,7 +1119,7 @@ impl Peer {
     /// Lets the session await the least room that a sender needs for an actor.
     pub(super) fn await_least_room(&mut self, actor: Key) {
         let Some(peer_session) =
-            self.peer_session.as_mut().filter(|peer_session| peer_session.disconnect.is_none())
+            self.state.session_mut().filter(|peer_session| peer_session.disconnect.is_none())
         else {
             return;
         };
@@ -1129,7 +1143,7 @@ impl Peer {
     /// Sends `Writable` to the senders for whose refused messages the queue to an actor has room again.
     pub(super) fn report_room(&mut self, actor: Key, driver: &mut impl Driver) {
         let Some(peer_session) =
-            self.peer_session.as_mut().filter(|peer_session| peer_session.disconnect.is_none())
+            self.state.session_mut().filter(|peer_session| peer_session.disconnect.is_none())
         else {
             return;
         };
@@ -1194,7 +1208,7 @@ impl Peer {
         receipt_number: Option<u64>,
         route: &[(NodeId, Vec<SocketAddr>)],
     ) -> Result<(), Undelivered> {
-        let Some(peer_session) = &mut self.peer_session else { return Err(Undelivered::NoNode) };
+        let Some(peer_session) = self.state.session_mut() else { return Err(Undelivered::NoNode) };
         send_message(&mut peer_session.session, outbound, receipt_number, route).map_err(
             |reason| match reason {
                 OutboundRefusal::NoRoom { .. } => Undelivered::Busy,
@@ -1205,7 +1219,7 @@ impl Peer {
 
     /// Fails all messages and signals that wait for a session. Whether it has no session.
     pub(super) fn drop_waiting(&mut self, cx: &mut NodeCx, reason: &Undelivered) -> bool {
-        if self.peer_session.is_some() {
+        if self.state.session().is_some() {
             return false;
         }
         let waiting = self.waiting.take();
@@ -1230,17 +1244,12 @@ impl Peer {
 
     /// Sends a signal over the session. Returns it if it has to wait for a session.
     pub(super) fn signal(&mut self, cx: &mut NodeCx, signal: Signal, hints: &[NodeHint]) -> Option<Signal> {
-        let unreachable = match () {
-            () if self.replaced_by_restart => Some(Undelivered::NoActor),
-            () if self.has_left => Some(Undelivered::NoNode),
-            () => None,
-        };
-        if let Some(reason) = unreachable {
+        if let Some(reason) = self.undeliverable() {
             self.fail_signal(cx, signal, reason);
             return None;
         }
         if self.open_session().is_none() {
-            let must_wait = !self.waiting.is_empty() || !ends_with_session(&signal, self.status.is_some());
+            let must_wait = !self.waiting.is_empty() || !ends_with_session(&signal, self.state.was_met());
             return must_wait.then_some(signal);
         }
         let sent = if self.is_of_ended_monitor(&signal) {
@@ -1341,7 +1350,7 @@ impl Peer {
             self.release_room_waiters(cx);
             return Some(Withdrawal::NotSent);
         }
-        let withdrawn = self.peer_session.as_mut()?.session.withdraw(actor, receipt_number);
+        let withdrawn = self.state.session_mut()?.session.withdraw(actor, receipt_number);
         // Others may have room now.
         self.mark_dirty(cx);
         let withdrawn = withdrawn?;
@@ -1352,7 +1361,7 @@ impl Peer {
 
     /// Whether nothing of the peer at this side needs the connection, and this node can dial another one.
     pub(super) fn needs_no_connection(&self, cx: &NodeCx) -> bool {
-        let Some(peer_session) = &self.peer_session else { return false };
+        let Some(peer_session) = self.state.session() else { return false };
         let can_dial = peer_session.dialled.is_some() || !self.locations.is_empty();
         can_dial
             && peer_session.is_idle()
@@ -1366,7 +1375,7 @@ impl Peer {
     pub(super) fn propose_idle_close(&mut self, cx: &mut NodeCx, is_needed: bool) {
         let keep_open = self.keep_open.unwrap_or(cx.settings.stream_send);
         let needs_no_connection = !is_needed && self.needs_no_connection(cx);
-        let Some(peer_session) = &mut self.peer_session else { return };
+        let Some(peer_session) = self.state.session_mut() else { return };
         peer_session.idle.has_timer = false;
         let frames = frame_counts(peer_session);
         let idle = &mut peer_session.idle;
@@ -1385,7 +1394,7 @@ impl Peer {
 
     pub(super) fn on_idle_proposed(&mut self, cx: &NodeCx, proposed: IdleProposed, is_needed: bool) {
         let needs_no_connection = !is_needed && self.needs_no_connection(cx);
-        let Some(peer_session) = &mut self.peer_session else { return };
+        let Some(peer_session) = self.state.session_mut() else { return };
         if proposed.sent != peer_session.session.frames_received() || !needs_no_connection {
             return;
         }
@@ -1397,7 +1406,7 @@ impl Peer {
 
     /// The peer agrees. `NodeCore::close_idle` follows when the frames that arrived with the agreement are handled.
     pub(super) fn on_idle_agreed(&mut self, agreed: IdleAgreed) {
-        if let Some(peer_session) = &mut self.peer_session
+        if let Some(peer_session) = self.state.session_mut()
             && peer_session.idle.stage == IdleStage::Proposed
             && agreed.sent == peer_session.session.frames_received()
         {
@@ -1407,7 +1416,7 @@ impl Peer {
 
     /// The peer has sent its last frame on this connection.
     pub(super) fn on_close(&mut self, close: Close) -> FrameEffect {
-        match (close.reason, &mut self.peer_session) {
+        match (close.reason, self.state.session_mut()) {
             (CloseReason::Idle, Some(peer_session)) => {
                 peer_session.idle.stage = IdleStage::ClosedByPeer;
                 FrameEffect::Continue
@@ -1420,9 +1429,9 @@ impl Peer {
     /// Sets the timer of the next idle check, unless the connection is to stay open.
     pub(super) fn schedule_idle_check(&mut self, cx: &mut NodeCx) {
         let keep_open = self.keep_open.unwrap_or(cx.settings.stream_send);
-        let Some(peer_session) = &mut self.peer_session else { return };
+        let Some(peer_session) = self.state.session_mut() else { return };
         if !keep_open
-            && peer_session.conn.is_some()
+            && peer_session.is_connected()
             && !std::mem::replace(&mut peer_session.idle.has_timer, true)
         {
             cx.timers.add(cx.now + CHECK_EVERY, NodeTimer::Idle(self.node));
@@ -1431,10 +1440,10 @@ impl Peer {
 
     /// The session is needed again that was closed while idle. `None` if it was not.
     pub(super) fn leave_idle(&mut self, cx: &mut NodeCx) -> Option<LeftIdle> {
-        let peer_session = self.peer_session.as_mut().filter(|peer_session| peer_session.idle.is_closed())?;
+        let peer_session = self.state.session_mut().filter(|peer_session| peer_session.is_resting())?;
         peer_session.idle.set_active(cx.now);
         peer_session.session.restart_keepalive(cx.now);
-        (peer_session.unconnected_since, peer_session.refused_dials) = (cx.now, 0);
+        peer_session.link = Link::Down(Outage::new(cx.now));
         let at = peer_session.dialled.or(self.locations.first().copied());
         self.arm_session(cx);
         Some(LeftIdle { at })

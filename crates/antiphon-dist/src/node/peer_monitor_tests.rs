@@ -9,8 +9,8 @@ use std::rc::Rc;
 use antiphon_sched::{ActorId, Cx, Event, ExitReason, Key, MonitorId, NodeId, Signal, Transport, receive};
 
 use super::frames::InboundSignal;
+use super::peer_state::PeerState;
 use super::testing::TestCore;
-use crate::error::Status;
 use crate::peer_limits::PeerLimits;
 
 impl TestCore {
@@ -134,13 +134,13 @@ fn failed_monitor_signal_removes_monitor() {
 /// A node that is known to be lost, and whose port refuses, is given up. One that was never reached may start later.
 #[test]
 fn waiting_signals_fail_when_lost_node_refuses_dials() {
-    for (status, left) in [(Some(Status::Offline), 0), (None, 1)] {
+    for (state, left) in [(PeerState::Lost, 0), (PeerState::Unmet, 1)] {
         let mut test = TestCore::new();
         let at: SocketAddr = ([127, 0, 0, 1], 9).into();
         let node = test.add_peer(5);
         let (watcher, _) = spawn_watcher(&mut test);
-        test.core.peers.edit(node, |peer| (peer.status, peer.locations) = (status, vec![at]));
-        if status.is_some() {
+        test.core.peers.edit(node, |peer| (peer.state, peer.locations) = (state, vec![at]));
+        if left == 0 {
             test.core.peers.remember_ended(&mut test.core.cx, node);
         }
         let id = MonitorId { origin: test.core.me(), number: 1 };
@@ -151,7 +151,7 @@ fn waiting_signals_fail_when_lost_node_refuses_dials() {
         }
         test.advance();
         let waiting = test.core.peers.get(node).map_or(0, |peer| usize::from(!peer.waiting.is_empty()));
-        assert_eq!(waiting, left, "{status:?}");
+        assert_eq!(waiting, left);
     }
 }
 

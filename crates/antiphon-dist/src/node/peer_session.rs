@@ -35,7 +35,7 @@ pub(super) const REFUSED_FOR: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct PeerSession {
     pub(super) session: Session,
-    pub(super) conn: Option<ConnId>,
+    pub(super) link: Link,
     pub(super) started: Time,
     /// When its last connection was proven.
     pub(super) connected_at: Time,
@@ -54,12 +54,38 @@ pub(super) struct PeerSession {
     pub(super) disconnect: Option<Disconnect>,
     /// The time of the `Session` timer, if it is set.
     pub(super) timer: Option<Time>,
+    /// The peer has been silent, but not long enough to be lost.
+    pub(super) is_suspect: bool,
+    /// The peer has sent a goodbye because its process ends.
+    pub(super) peer_leaves: bool,
+}
+
+/// How a session is carried.
+#[derive(Debug)]
+pub(super) enum Link {
+    /// By a connection.
+    Up(ConnId),
+    /// By none: another one is needed.
+    Down(Outage),
+    /// By none: both sides have closed the connection, because nothing needed it. The next frame needs another one.
+    Resting,
+}
+
+/// A time in which a session needs a connection and has none.
+#[derive(Debug)]
+pub(super) struct Outage {
     /// When the last connection ended, or when the session was needed again after an idle close.
-    pub(super) unconnected_since: Time,
+    pub(super) since: Time,
     /// The number of refused dials since then.
     pub(super) refused_dials: u32,
     /// The number of dials since then that the peer refused because of the epoch.
     pub(super) old_epochs: u32,
+}
+
+impl Outage {
+    pub(super) fn new(since: Time) -> Self {
+        Self { since, refused_dials: 0, old_epochs: 0 }
+    }
 }
 
 /// A ping that a peer must answer within [`PREDECESSOR_WITHIN`].
@@ -84,7 +110,7 @@ impl PeerSession {
     pub(super) fn new(session: Session, now: Time) -> Self {
         Self {
             session,
-            conn: None,
+            link: Link::Down(Outage::new(now)),
             started: now,
             connected_at: now,
             inquiry: None,
@@ -95,15 +121,47 @@ impl PeerSession {
             idle: IdleClose::new(now),
             disconnect: None,
             timer: None,
-            unconnected_since: now,
-            refused_dials: 0,
-            old_epochs: 0,
+            is_suspect: false,
+            peer_leaves: false,
         }
+    }
+
+    /// The connection that carries the session.
+    pub(super) fn conn(&self) -> Option<ConnId> {
+        match self.link {
+            Link::Up(conn) => Some(conn),
+            Link::Down(_) | Link::Resting => None,
+        }
+    }
+
+    /// A connection carries the session now. Returns the one before, if it is another one.
+    pub(super) fn set_connected(&mut self, conn: ConnId) -> Option<ConnId> {
+        match std::mem::replace(&mut self.link, Link::Up(conn)) {
+            Link::Up(before) if before != conn => Some(before),
+            Link::Up(_) | Link::Down(_) | Link::Resting => None,
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.link, Link::Up(_))
+    }
+
+    /// Whether the session was closed while idle, and is not needed since.
+    pub(super) fn is_resting(&self) -> bool {
+        matches!(self.link, Link::Resting)
     }
 
     /// Whether the session needs a connection and has none.
     pub(super) fn needs_connection(&self) -> bool {
-        self.conn.is_none() && !self.idle.is_closed()
+        matches!(self.link, Link::Down(_))
+    }
+
+    /// The time without a connection, if the session needs one.
+    pub(super) fn outage(&mut self) -> Option<&mut Outage> {
+        match &mut self.link {
+            Link::Down(outage) => Some(outage),
+            Link::Up(_) | Link::Resting => None,
+        }
     }
 
     /// Whether the session has no data in transit, and is not about to end.

@@ -12,6 +12,6 @@ pub(super) struct PeerWatches {
 }
 
 pub(super) fn status_of(peer: &Peer) -> Option<PeerStatus> {
-    let (location, status) = (peer.location()?, peer.status?);
+    let (location, status) = (peer.location()?, peer.status()?);
     Some(PeerStatus { location, name: peer.name.clone(), node: peer.node, status, refusal: peer.refusal })
 }

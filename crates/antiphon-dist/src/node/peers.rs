@@ -16,6 +16,7 @@ use super::known_nodes::{
 };
 use super::location_index::LocationIndex;
 use super::peer::Peer;
+use super::peer_session::Link;
 use super::timers::NodeTimer;
 use crate::location::Location;
 
@@ -90,7 +91,7 @@ impl Peers {
             0 => peer.shown_location.iter().chain(&peer.locations).any(|other| other.ip() == at.ip()),
             _ => peer.is_at(at) || peer.has_session_at(at),
         };
-        let there = self.iter().filter(|peer| !peer.replaced_by_restart && is_at(peer));
+        let there = self.iter().filter(|peer| !peer.is_replaced() && is_at(peer));
         there.map(|peer| peer.node).collect()
     }
 
@@ -336,10 +337,9 @@ impl Peers {
     /// lost it first.
     pub(super) fn unconnected(&self) -> Vec<NodeId> {
         let since = |peer: &Peer| {
-            let peer_session = peer.peer_session.as_ref()?;
-            let is_unused =
-                peer_session.needs_connection() && peer_session.is_idle() && peer.has_nothing_open();
-            is_unused.then_some(peer_session.unconnected_since)
+            let peer_session = peer.session()?;
+            let Link::Down(outage) = &peer_session.link else { return None };
+            (peer_session.is_idle() && peer.has_nothing_open()).then_some(outage.since)
         };
         let unused = self.table.iter().filter_map(|(node, peer)| Some((since(peer)?, *node)));
         let mut unused: Vec<(Time, NodeId)> = unused.collect();
@@ -352,8 +352,8 @@ impl Peers {
     /// Enters an incarnation whose session has ended, or which has become known not to return, into its table. Forgets the first
     /// ones to end beyond [`ENDED_MAX`].
     pub(super) fn remember_ended(&mut self, cx: &mut NodeCx, node: NodeId) {
-        let Some(peer) = self.table.get_mut(&node).filter(|peer| peer.peer_session.is_none()) else { return };
-        let returns_never = peer.has_left || peer.replaced_by_restart;
+        let Some(peer) = self.table.get_mut(&node).filter(|peer| peer.session().is_none()) else { return };
+        let returns_never = peer.state.gone().is_some();
         if let Some(before) = peer.ended.take() {
             self.ended.remove(before);
         }
@@ -420,9 +420,9 @@ impl Peers {
         self.ended.check(self.table.iter());
         self.by_location.check(&self.table);
         for (node, peer) in &self.table {
-            let has_place = peer.peer_session.is_some() || peer.naming.is_some() || peer.ended.is_some();
-            assert!(has_place || peer.status.is_none(), "{node} is in no table");
-            assert!(peer.peer_session.is_none() || (peer.naming.is_none() && peer.ended.is_none()));
+            let has_place = peer.session().is_some() || peer.naming.is_some() || peer.ended.is_some();
+            assert!(has_place || !peer.state.was_met(), "{node} is in no table");
+            assert!(peer.session().is_none() || (peer.naming.is_none() && peer.ended.is_none()));
             let is_used = peer.naming.is_some_and(|naming| naming.in_use);
             assert!(
                 peer.naming.is_none() || is_used != peer.waiting.is_empty(),
@@ -452,10 +452,10 @@ mod tests {
     use super::super::known_nodes::{
         ENDED_MAX, NAMED_FOR, NAMED_MAX, RENEWED_EVERY, ROUTE_NODES_MAX, STEP_MAX,
     };
+    use super::super::peer_state::{Gone, PeerState};
     use super::super::testing::TestCore;
     use super::super::token_bucket::TokenBucket;
     use super::*;
-    use crate::error::Status;
 
     const AT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
@@ -532,7 +532,10 @@ mod tests {
         fn add_ended(&mut self, number: u64, has_left: bool) {
             let node = self.add_peer(number);
             let peer = self.core.peers.get_mut(node).expect("it is added");
-            (peer.status, peer.has_left) = (Some(Status::Offline), has_left);
+            peer.state = match has_left {
+                true => PeerState::Gone { how: Gone::Left, was_met: true },
+                false => PeerState::Lost,
+            };
             let core = &mut self.core;
             core.peers.remember_ended(&mut core.cx, node);
         }

@@ -10,6 +10,7 @@ use antiphon_wire::{Deframer, Entropy, Handshake, HeldSession, ResumeState, Sess
 use super::frames::InboundSignal;
 use super::peer::Peer;
 use super::peer_session::PeerSession;
+use super::peer_state::PeerState;
 use super::{Driver, NodeCore, Output};
 use crate::config::Config;
 use crate::location::Location;
@@ -93,7 +94,7 @@ impl TestCore {
         let (now, limits) = (self.core.cx.now, here.limits);
         let session = Session::begin(now, &limits, self.core.cx.me, &connection);
         let peer = self.core.peers.get_mut(node).expect("the peer is known");
-        peer.peer_session = Some(Box::new(PeerSession::new(session, self.core.cx.now)));
+        peer.state = PeerState::Met(Box::new(PeerSession::new(session, self.core.cx.now)));
     }
 
     /// Receives a signal of a peer.

@@ -57,8 +57,8 @@ mod remote;
 pub use remote::__private;
 pub use remote::{
     ActorSignals, Delivery, Destination, EncodedMessage, EncodedValue, LocalActors, LoopRef, MailboxLoad,
-    Mailboxes, MonitorId, Origin, OutboundMessage, PayloadRules, QueueRoom, Requests, ServiceRef, Signal,
-    TYPE_NAME_MAX, Transport, Wire, origin, with_origin,
+    Mailboxes, MonitorId, Notice, Origin, OutboundMessage, PayloadRules, QueueRoom, Requests, ServiceRef,
+    Signal, SignalKind, TYPE_NAME_MAX, Transport, Wire, origin, with_origin,
 };
 
 mod request;

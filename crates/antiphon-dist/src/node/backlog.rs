@@ -9,9 +9,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use antiphon_sched::{ActorId, Key, MonitorId, Permit, Ticket, Time};
+use antiphon_sched::{ActorId, Key, MonitorId, Permit, Signal, Ticket, Time};
 
-use super::frames::InboundSignal;
+use super::signals::body_bytes;
 
 /// The number of bytes that one entry counts in addition to its body.
 pub(super) const BACKLOG_OVERHEAD: u64 = 64;
@@ -52,7 +52,7 @@ pub(super) enum BacklogItem {
         body: Box<[u8]>,
         receipt: Option<u64>,
     },
-    Signal(InboundSignal),
+    Signal(Signal),
     /// The watcher receives a `Down`: the session has ended, and with it the node of `actor` was lost.
     NodeLost {
         watcher: Key,
@@ -65,7 +65,7 @@ impl BacklogItem {
     fn body_bytes(&self) -> usize {
         match self {
             Self::Message { body, .. } => body.len(),
-            Self::Signal(signal) => signal.body_bytes(),
+            Self::Signal(signal) => body_bytes(&signal.kind),
             Self::NodeLost { .. } => 0,
         }
     }

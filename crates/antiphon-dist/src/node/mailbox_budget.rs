@@ -410,11 +410,10 @@ mod tests {
     use std::rc::Rc;
 
     use antiphon_sched::{
-        ActorId, Addr, Bytes, Cx, EncodedValue, Event, ExitReason, MonitorId, NodeId, Wire, millis, receive,
-        receive_if, sleep, suspend,
+        ActorId, Addr, Bytes, Cx, EncodedValue, Event, ExitReason, MonitorId, NodeId, SignalKind, Wire,
+        millis, receive, receive_if, sleep, suspend,
     };
 
-    use super::super::frames::InboundSignal;
     use super::super::testing::TestCore;
     use super::*;
 
@@ -679,14 +678,15 @@ mod tests {
         let (_, sleeper) = test.spawn(|_cx: &mut Cx<Bytes>, _| receive());
         let body = body_of(15 << 20);
         let value = || EncodedValue::new("bytes", &body);
+        let sender = ActorId::new(node, Key::from_bits(1));
         let refused = |test: &TestCore| test.core.cx.counts.refused_messages;
         let counted = 4 * (body.len() as u64 + SIGNAL_OVERHEAD);
         for _ in 0..10 {
-            test.apply_signal(node, InboundSignal::Throw { target: sleeper, value: value() });
+            test.apply_signal(sender, sleeper, SignalKind::Throw(value()));
         }
         assert_eq!((refused(&test), test.core.cx.budgets.replies.bytes()), (6, counted));
         for _ in 0..10 {
-            test.apply_signal(node, InboundSignal::Resume { target: sleeper, value: value() });
+            test.apply_signal(sender, sleeper, SignalKind::Resume(value()));
         }
         assert_eq!((refused(&test), test.core.cx.budgets.replies.bytes()), (16, counted));
         // The actor exits, which drops all values in its mailbox.
@@ -709,7 +709,7 @@ mod tests {
         for number in 0..10 {
             let id = MonitorId { origin: node, number };
             let actor = ActorId::new(node, Key::from_bits(number));
-            test.apply_signal(node, InboundSignal::Notify { watcher, id, actor });
+            test.apply_signal(actor, watcher, SignalKind::Notify(id));
         }
         for number in 0..10 {
             let id = MonitorId { origin: node, number };

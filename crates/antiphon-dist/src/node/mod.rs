@@ -24,7 +24,6 @@ mod disconnect;
 mod discovery;
 mod driver;
 mod ended_sessions;
-mod frames;
 mod host_discovery;
 mod idle_close;
 mod inbound_messages;
@@ -48,6 +47,7 @@ mod peers;
 mod receipts;
 mod room_waiters;
 mod settings;
+mod signals;
 #[cfg(test)]
 mod testing;
 mod timers;
@@ -73,8 +73,8 @@ use std::time::Duration;
 
 use antiphon_sched::{
     ActorId, Addr, AskError, DeadLetter, Destination, EncodedValue, ExitReason, Key, MonitorId, NodeId,
-    OutboundMessage, PayloadRules, QueueRoom, RequestId, Requests, SendMode, Signal, Time, Transport, Turn,
-    Undelivered, with_origin,
+    Notice, OutboundMessage, PayloadRules, QueueRoom, RequestId, Requests, SendMode, Signal, SignalKind,
+    Time, Transport, Turn, Undelivered, with_origin,
 };
 use antiphon_wire::frame::{Close, CloseReason, Goodbye, GoodbyeReason, IdleProposed};
 use antiphon_wire::{
@@ -102,21 +102,21 @@ use dialer::is_harmless;
 use disconnect::{DISCONNECT_WITHIN, Disconnect};
 use discovery::Discovery;
 use ended_sessions::{DeadFrame, EndedSession, REPORTS_A_ROUND, dead_letter_of};
-use frames::destination_node;
 use idle_close::{IdleStage, frame_counts};
 use inspection::PAGE_MAX;
 use names::NameRegistry;
 use outbound_messages::{ALL_QUEUES_MAX, OutboundRefusal, UNREACHED_AFTER, mark_of, wants_receipt};
-use outbound_signals::{NodeHint, node_of_signal, value_of};
+use outbound_signals::{NodeHint, nodes_in};
 use peer::Peer;
 use peer_session::{
-    FrameEffect, Inquiry, LINGER, Link, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, OUT_BYTES_MAX, Outage,
-    PREDECESSOR_WITHIN, PeerSession, REDIAL_AFTER, REFUSALS_MAX, REFUSED_FOR, Successor, concerns_node,
+    FrameEffect, Inquiry, LINGER, Link, NodeFrame, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, OUT_BYTES_MAX, Outage,
+    PREDECESSOR_WITHIN, PeerSession, REDIAL_AFTER, REFUSALS_MAX, REFUSED_FOR, Received, Successor,
 };
 use peer_watch::{PeerWatches, status_of};
 use peers::{PEERS_MAX, Peers};
 use receipts::Withdrawal;
 use room_waiters::NeededRoom;
+use signals::destination_node;
 use timers::NodeTimer;
 use waiting_outbound::{QueuedOutbound, WaitingBudget, message_bytes};
 
@@ -1447,7 +1447,7 @@ impl NodeCore {
         let (received, origin) = with_origin(origin, || self.take_records(now, node, &mut deframer, driver));
         if let Some(conn) = self.cx.connections.get(id) {
             conn.deframer = deframer;
-            conn.has_unread = matches!(received, Ok(FrameEffect::Unfinished));
+            conn.has_unread = matches!(received, Ok(Received::Unfinished));
         }
         if let Some(peer) = self.peers.get_mut(node) {
             peer.origin = origin;
@@ -1458,18 +1458,18 @@ impl NodeCore {
         }
         match received {
             // The connection is in use as long as frames are left.
-            Ok(FrameEffect::Unfinished) => {
+            Ok(Received::Unfinished) => {
                 self.poll_events(node, driver);
                 self.mark_dirty(node);
             }
-            Ok(FrameEffect::Continue) => {
+            Ok(Received::All) => {
                 self.poll_events(node, driver);
                 self.mark_dirty(node);
                 self.close_idle(node, driver);
                 self.advance_disconnect(node, driver);
             }
-            Ok(FrameEffect::Goodbye(reason)) => self.on_goodbye(node, reason, driver),
-            Ok(FrameEffect::Rejected) => {
+            Ok(Received::Goodbye(reason)) => self.on_goodbye(node, reason, driver),
+            Ok(Received::Rejected) => {
                 if self.cx.may_log("rejected by peer", node) {
                     tracing::warn!(%node, "a peer has ended the session: in its view this node broke the protocol; its log says how (logged at most once an hour)");
                 }
@@ -1514,74 +1514,47 @@ impl NodeCore {
         node: NodeId,
         deframer: &mut wire::Deframer,
         driver: &mut impl Driver,
-    ) -> Result<FrameEffect, SessionError> {
-        let Some(mut peer) = self.peers.get_mut(node) else { return Ok(FrameEffect::Continue) };
+    ) -> Result<Received, SessionError> {
+        let Some(mut peer) = self.peers.get_mut(node) else { return Ok(Received::All) };
         let control_frames = peer.frames_received().control;
         while let Some(mut frames) = peer.next_record(now, deframer)? {
             while let Some(incoming) = peer.next_frame(now, &mut frames)? {
-                let frame = incoming.frame();
-                if concerns_node(&frame) {
-                    self.on_node_frame(node, &frame, driver);
-                    let Some(again) = self.peers.get_mut(node) else { return Ok(FrameEffect::Continue) };
-                    peer = again;
+                match peer.on_frame(&mut self.cx, incoming.frame(), driver) {
+                    FrameEffect::Continue => continue,
+                    FrameEffect::Learn(route) => self.peers.learn_route(&mut self.cx, node, route),
+                    FrameEffect::Node(frame) => self.on_node_frame(node, frame, driver),
+                    FrameEffect::Goodbye(reason) => return Ok(Received::Goodbye(reason)),
+                    FrameEffect::Rejected => return Ok(Received::Rejected),
                 }
-                let effect = peer.on_frame(&mut self.cx, &frame, driver);
-                if effect != FrameEffect::Continue {
-                    return Ok(effect);
-                }
+                let Some(again) = self.peers.get_mut(node) else { return Ok(Received::All) };
+                peer = again;
             }
             let unread = frames.unread();
             deframer.put_back(unread);
             // A record of which a part is left has had its share.
             if is_flood(peer.frames_received().control - control_frames) {
-                return Ok(FrameEffect::Unfinished);
+                return Ok(Received::Unfinished);
             }
         }
-        Ok(FrameEffect::Continue)
+        Ok(Received::All)
     }
 
-    /// Handles what a frame means for other parts of the node than its peer: lookups, and the locations of other nodes.
-    fn on_node_frame(&mut self, node: NodeId, frame: &Frame<'_>, driver: &mut impl Driver) {
+    /// Handles a frame that concerns more than its peer: lookups, and the locations of nodes.
+    fn on_node_frame(&mut self, node: NodeId, frame: NodeFrame<'_>, driver: &mut impl Driver) {
         match frame {
-            Frame::Message(message) => {
-                let may_reach = |peer: &Peer| peer.may_reach(&self.cx, message.to);
-                if self.peers.get(node).is_some_and(may_reach) {
-                    self.peers.learn_route(&mut self.cx, node, message.route);
-                }
+            NodeFrame::Lookup(lookup) => self.names.on_lookup(&mut self.cx, &mut self.peers, node, &lookup),
+            NodeFrame::CancelLookup(cancel_lookup) => {
+                self.names.forget_lookup_of(node, cancel_lookup.request)
             }
-            Frame::Answer(answer) => self.peers.learn_route(&mut self.cx, node, answer.route),
-            Frame::Lookup(lookup) => self.names.on_lookup(&mut self.cx, &mut self.peers, node, lookup),
-            Frame::CancelLookup(cancel_lookup) => self.names.forget_lookup_of(node, cancel_lookup.request),
-            Frame::Found(found) => self.names.on_found(&mut self.cx, &mut self.peers, node, found, driver),
-            Frame::NodeAt(hint) => self.discovery.on_node_at(&mut self.cx, &mut self.peers, node, hint),
-            Frame::AnnounceRelay(relay) => {
+            NodeFrame::Found(found) => {
+                self.names.on_found(&mut self.cx, &mut self.peers, node, &found, driver)
+            }
+            NodeFrame::NodeAt(hint) => self.discovery.on_node_at(&mut self.cx, &mut self.peers, node, &hint),
+            NodeFrame::AnnounceRelay(relay) => {
                 let relays = &mut self.discovery.relays;
                 relays.on_announce_relay(&mut self.cx, &mut self.peers, node, relay.request, driver);
             }
-            Frame::IdleProposed(proposed) => self.on_idle_proposed(node, *proposed, driver),
-            Frame::ReplyDropped(_)
-            | Frame::PayloadRefused(_)
-            | Frame::Receipt(_)
-            | Frame::Monitor(_)
-            | Frame::Demonitor(_)
-            | Frame::Down(_)
-            | Frame::Notify(_)
-            | Frame::Terminate(_)
-            | Frame::Throw(_)
-            | Frame::Resume(_)
-            | Frame::Goodbye(_)
-            | Frame::Lagged(_)
-            | Frame::Tag(_)
-            | Frame::Fragment(_)
-            | Frame::Ack(_)
-            | Frame::Credit(_)
-            | Frame::Ping(_)
-            | Frame::Pong(_)
-            | Frame::Pause(_)
-            | Frame::Unpause(_)
-            | Frame::Close(_)
-            | Frame::IdleAgreed(_)
-            | Frame::Begin(_) => {}
+            NodeFrame::IdleProposed(proposed) => self.on_idle_proposed(node, proposed, driver),
         }
     }
 
@@ -2415,6 +2388,9 @@ impl NodeCore {
         for queued in queue {
             match queued {
                 QueuedOutbound::Signal(signal) => self.signal_peer(signal),
+                QueuedOutbound::ReplyDropped { request_id, reason } => {
+                    self.drop_reply(node, request_id, reason)
+                }
                 QueuedOutbound::Message { from, to, tag, body, receipt_number, nodes, .. } => {
                     let route = self.route_of(node, &nodes);
                     let outbound = OutboundMessage {
@@ -2430,8 +2406,7 @@ impl NodeCore {
                     let Some(peer) = self.peers.get_mut(node) else { return };
                     if let Err(reason) = peer.send_waiting_message(&outbound, receipt_number, &route) {
                         if let Destination::Request(node, request_id) = to {
-                            let reason = AskError::from_reply(&reason);
-                            self.signal_peer(Signal::ReplyDropped { node, request_id, reason });
+                            self.drop_reply(node, request_id, AskError::from_reply(&reason));
                         }
                         self.cx.fail_message((from, to), tag, receipt_number, reason);
                     }
@@ -2463,8 +2438,8 @@ impl NodeCore {
 
     /// Sends a signal to its peer. Without a session, the signal waits for one or fails.
     fn signal_peer(&mut self, signal: Signal) {
-        let Some(node) = node_of_signal(&signal) else { return };
-        let hints = self.hints_for(node, &signal);
+        let node = signal.to.node();
+        let hints = self.hints_for(node, &signal.kind);
         let Some(peer) = self.peers.get_mut(node) else {
             return self.cx.report_failed_signal(signal, Undelivered::NoNode);
         };
@@ -2489,10 +2464,19 @@ impl NodeCore {
         }
     }
 
+    /// Informs a node that no reply to one of its requests will follow.
+    fn drop_reply(&mut self, node: NodeId, request_id: RequestId, reason: AskError) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        if peer.drop_reply(&mut self.cx, request_id, &reason)
+            && let Err(reason) = self.push_waiting(node, QueuedOutbound::ReplyDropped { request_id, reason })
+        {
+            tracing::debug!(%node, %reason, "the end of a request was not sent");
+        }
+    }
+
     /// The nodes that the addresses in a signal's value name, with their locations. A message has a route instead.
-    fn hints_for(&self, peer: NodeId, signal: &Signal) -> Vec<NodeHint> {
-        let Some((_, nodes)) = value_of(signal) else { return Vec::new() };
-        let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.cx.me);
+    fn hints_for(&self, peer: NodeId, kind: &SignalKind) -> Vec<NodeHint> {
+        let third_nodes = nodes_in(kind).iter().filter(|node| **node != peer && **node != self.cx.me);
         let hints = third_nodes.map(|node| NodeHint {
             node: *node,
             name: self.peers.get(*node).map(|peer| peer.name.clone()).unwrap_or_default(),
@@ -2839,27 +2823,24 @@ impl Transport for NodeCore {
 
     fn signal(&mut self, now: Time, signal: Signal) {
         self.cx.now = self.cx.now.max(now);
-        match signal {
-            Signal::Exited { actor } => {
+        self.signal_peer(signal);
+    }
+
+    fn notice(&mut self, now: Time, notice: Notice) {
+        self.cx.now = self.cx.now.max(now);
+        match notice {
+            Notice::Exited { actor } => {
                 self.names.unregister_all(actor);
                 self.cx.access.forget(actor);
                 self.forget_room_waiter(actor);
             }
-            Signal::RequestClosed { request_id } => self.on_request_closed(request_id),
-            Signal::RoomNotAwaited { sender, address } => {
+            Notice::RequestClosed { request_id } => self.on_request_closed(request_id),
+            Notice::RoomNotAwaited { sender, address } => {
                 if let Some(peer) = self.peers.get_mut(address.node()) {
                     peer.end_room_wait(&mut self.cx, sender, address.key());
                 }
             }
-            Signal::Monitor { .. }
-            | Signal::Demonitor { .. }
-            | Signal::Notify { .. }
-            | Signal::Down { .. }
-            | Signal::Terminate { .. }
-            | Signal::Throw { .. }
-            | Signal::Resume { .. }
-            | Signal::Lagged { .. }
-            | Signal::ReplyDropped { .. } => self.signal_peer(signal),
+            Notice::ReplyDropped { node, request_id, reason } => self.drop_reply(node, request_id, reason),
         }
     }
 }

@@ -8,18 +8,16 @@
 use std::net::SocketAddr;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, EncodedValue, ExitReason, Key, MonitorId, NodeId, Signal, Undelivered,
+    ActorId, AskError, EncodedValue, ExitReason, Key, MonitorId, NodeId, RequestId, Signal, SignalKind,
 };
 use antiphon_wire::frame::{
     Demonitor, Down, DownReason, Lagged, Monitor, Notify, PayloadFault, ReplyDropped, ReplyDroppedReason,
     Resume, Terminate, Throw,
 };
-use antiphon_wire::{Frame, Pair, SendRefused, Session, TagId};
+use antiphon_wire::{Frame, SendRefused, Session, TagId};
 
-use super::context::NodeCx;
-use super::frames::BY_TARGET;
 use super::payload_faults::{TOO_MANY_TYPES, fault_of};
-use super::{LoopAction, NO_ACTOR};
+use super::signals::{BY_TARGET, sender_of};
 
 /// A node that an address names, which the receiver of the address may not know.
 pub(super) struct NodeHint {
@@ -28,207 +26,74 @@ pub(super) struct NodeHint {
     pub(super) locations: Vec<SocketAddr>,
 }
 
-impl NodeCx {
-    /// Reports a signal that cannot be sent to its sender: by a `Down`, or as a dead letter.
-    pub(super) fn report_failed_signal(&mut self, signal: Signal, reason: Undelivered) {
-        match signal {
-            Signal::Monitor { target, id, watcher } => {
-                let exit_reason =
-                    if reason == Undelivered::NoActor { ExitReason::NoActor } else { ExitReason::NodeLost };
-                self.loop_actions.push(LoopAction::Down { watcher, id, actor: target, reason: exit_reason });
-            }
-            Signal::Notify { watcher, actor, .. } => {
-                self.dead_signal((Some(actor), watcher), "notify", reason);
-            }
-            Signal::Terminate { from, target, .. } => self.dead_signal((from, target), "terminate", reason),
-            Signal::Throw { from, target, .. } => self.dead_signal((from, target), "throw", reason),
-            Signal::Resume { from, target, .. } => self.dead_signal((from, target), "resume", reason),
-            // The receivers of these have exited with their node, or the signals concern this node alone.
-            Signal::Demonitor { .. }
-            | Signal::Down { .. }
-            | Signal::ReplyDropped { .. }
-            | Signal::Lagged { .. }
-            | Signal::RequestClosed { .. }
-            | Signal::RoomNotAwaited { .. }
-            | Signal::Exited { .. } => {}
-        }
-    }
-
-    pub(super) fn dead_signal(
-        &mut self,
-        (from, to): (Option<Key>, ActorId),
-        what: &'static str,
-        reason: Undelivered,
-    ) {
-        let from = from.map(|key| ActorId::new(self.me, key));
-        self.loop_actions.push(LoopAction::DeadLetter(DeadLetter::new(to, what, reason).sent_by(from)));
-    }
-}
-
-/// The limit against which the bytes of a signal count while it waits.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum SignalBudget {
-    /// The share of the receiving actor.
-    Actor(Key),
-    /// The reserve for replies and urgent signals.
-    Reserve,
-    /// None: the number of such signals is limited by the open operations of the peer.
-    Unlimited,
-}
-
-pub(super) fn budget_of(signal: &Signal) -> SignalBudget {
-    match signal {
-        Signal::Monitor { target, .. } => SignalBudget::Actor(target.key()),
-        Signal::Notify { watcher, .. } => SignalBudget::Actor(watcher.key()),
-        Signal::Terminate { .. } | Signal::Throw { .. } | Signal::Resume { .. } => SignalBudget::Reserve,
-        Signal::Demonitor { .. }
-        | Signal::Down { .. }
-        | Signal::Lagged { .. }
-        | Signal::ReplyDropped { .. }
-        | Signal::RequestClosed { .. }
-        | Signal::RoomNotAwaited { .. }
-        | Signal::Exited { .. } => SignalBudget::Unlimited,
-    }
-}
-
-pub(super) fn node_of_signal(signal: &Signal) -> Option<NodeId> {
-    match signal {
-        Signal::Monitor { target, .. }
-        | Signal::Demonitor { target, .. }
-        | Signal::Terminate { target, .. }
-        | Signal::Throw { target, .. }
-        | Signal::Resume { target, .. } => Some(target.node()),
-        Signal::Notify { watcher, .. } | Signal::Down { watcher, .. } => Some(watcher.node()),
-        Signal::Lagged { subscriber, .. } => Some(subscriber.node()),
-        Signal::ReplyDropped { node, .. } => Some(*node),
-        Signal::RequestClosed { .. } | Signal::RoomNotAwaited { .. } | Signal::Exited { .. } => None,
-    }
-}
-
-/// Whether a signal has no meaning after the end of a session with its peer. `was_connected` says whether there ever was one.
-pub(super) fn ends_with_session(signal: &Signal, was_connected: bool) -> bool {
-    match signal {
-        Signal::Monitor { .. }
-        | Signal::Notify { .. }
-        | Signal::Terminate { .. }
-        | Signal::Throw { .. }
-        | Signal::Resume { .. } => false,
-        // The `ReplyTo` may have come by way of a third node. If there was a session, its end has failed the request.
-        Signal::ReplyDropped { .. } => was_connected,
-        Signal::Demonitor { .. }
-        | Signal::Down { .. }
-        | Signal::Lagged { .. }
-        | Signal::RequestClosed { .. }
-        | Signal::RoomNotAwaited { .. }
-        | Signal::Exited { .. } => true,
-    }
-}
-
 pub(super) fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused> {
-    let sender = |from: &Option<Key>| from.unwrap_or(NO_ACTOR);
     let number = |id: &MonitorId, by_target: bool| if by_target { id.number | BY_TARGET } else { id.number };
-    match signal {
-        Signal::Monitor { target, id, watcher } => {
-            session.send(&Monitor { watcher: *watcher, target: target.key(), id: number(id, false) }.into())
+    let (from, to) = (sender_of(signal), signal.to.key());
+    match &signal.kind {
+        SignalKind::Monitor(id) => {
+            session.send(&Monitor { watcher: from, target: to, id: number(id, false) }.into())
         }
-        Signal::Demonitor { watcher, target, id } => {
-            let by_target = id.origin == target.node();
-            if !by_target && session.withdraw_monitor(*watcher, target.key(), id.number) {
+        SignalKind::Demonitor(id) => {
+            let by_target = id.origin == signal.to.node();
+            if !by_target && session.withdraw_monitor(from, to, id.number) {
                 return Ok(());
             }
-            session.send(
-                &Demonitor { watcher: *watcher, target: target.key(), id: number(id, by_target) }.into(),
-            )
+            session.send(&Demonitor { watcher: from, target: to, id: number(id, by_target) }.into())
         }
-        Signal::Notify { watcher, id, actor } => {
-            session.send(&Notify { watcher: watcher.key(), target: *actor, id: number(id, true) }.into())
+        SignalKind::Notify(id) => {
+            session.send(&Notify { watcher: to, target: from, id: number(id, true) }.into())
         }
-        Signal::Down { watcher, id, actor, reason } => {
-            let by_target = id.origin == actor.node();
-            send_down(session, watcher.key(), *actor, number(id, by_target), reason)
+        SignalKind::Down(id, reason) => {
+            let Some(actor) = signal.from else { return Ok(()) };
+            send_down(session, to, actor, number(id, id.origin == actor.node()), reason)
         }
-        Signal::Terminate { from, target, grace } => {
+        SignalKind::Terminate { grace } => {
             let grace =
                 grace.map(|grace| u64::try_from(grace.as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
-            session.send(&Terminate { from: sender(from), target: target.key(), grace }.into())
+            session.send(&Terminate { from, target: to, grace }.into())
         }
-        Signal::Throw { from, target, value } => with_value(session, value, |tag, body| {
-            Throw { from: sender(from), target: target.key(), tag, body }.into()
-        }),
-        Signal::Resume { from, target, value } => with_value(session, value, |tag, body| {
-            Resume { from: sender(from), target: target.key(), tag, body }.into()
-        }),
-        Signal::ReplyDropped { request_id, reason, .. } => {
-            let request_id = Key::from_bits(request_id.to_bits());
-            let reason = match reason {
-                AskError::Busy => ReplyDroppedReason::Busy,
-                AskError::Reply(reason) => ReplyDroppedReason::Payload(fault_of(reason, session)),
-                AskError::TimedOut
-                | AskError::Dropped
-                | AskError::NoActor
-                | AskError::Full
-                | AskError::Request(_)
-                | AskError::NodeLost
-                | AskError::NodeRefused(_)
-                | AskError::TooManyOpen
-                | AskError::NoLoop
-                | _ => ReplyDroppedReason::Dropped,
-            };
-            session.send(&ReplyDropped { request_id, reason }.into())
+        SignalKind::Throw(value) => {
+            with_value(session, value, |tag, body| Throw { from, target: to, tag, body }.into())
         }
-        Signal::Lagged { channel, subscriber, missed, ended } => session
-            .send(&Lagged { to: subscriber.key(), from: *channel, missed: *missed, ended: *ended }.into()),
-        // These concern this node alone.
-        Signal::RequestClosed { .. } | Signal::RoomNotAwaited { .. } | Signal::Exited { .. } => Ok(()),
+        SignalKind::Resume(value) => {
+            with_value(session, value, |tag, body| Resume { from, target: to, tag, body }.into())
+        }
+        SignalKind::Lagged { missed, ended } => {
+            session.send(&Lagged { to, from, missed: *missed, ended: *ended }.into())
+        }
     }
 }
 
-/// The size in bytes of the value of a signal.
-pub(super) fn body_bytes(signal: &Signal) -> usize {
-    value_of(signal).map_or(0, |(body, _)| body.len())
+/// Informs the peer that no reply to one of its requests will follow.
+pub(super) fn send_reply_dropped(
+    session: &mut Session,
+    request_id: RequestId,
+    reason: &AskError,
+) -> Result<(), SendRefused> {
+    let request_id = Key::from_bits(request_id.to_bits());
+    let reason = match reason {
+        AskError::Busy => ReplyDroppedReason::Busy,
+        AskError::Reply(reason) => ReplyDroppedReason::Payload(fault_of(reason, session)),
+        AskError::TimedOut
+        | AskError::Dropped
+        | AskError::NoActor
+        | AskError::Full
+        | AskError::Request(_)
+        | AskError::NodeLost
+        | AskError::NodeRefused(_)
+        | AskError::TooManyOpen
+        | AskError::NoLoop
+        | _ => ReplyDroppedReason::Dropped,
+    };
+    session.send(&ReplyDropped { request_id, reason }.into())
 }
 
-/// The encoded value of a signal, and the nodes that the addresses in it name.
-pub(super) fn value_of(signal: &Signal) -> Option<(&[u8], &[NodeId])> {
-    let value = match signal {
-        Signal::Throw { value, .. }
-        | Signal::Resume { value, .. }
-        | Signal::Down { reason: ExitReason::Done(value), .. } => value,
-        Signal::Monitor { .. }
-        | Signal::Demonitor { .. }
-        | Signal::Notify { .. }
-        | Signal::Down { .. }
-        | Signal::Terminate { .. }
-        | Signal::Lagged { .. }
-        | Signal::ReplyDropped { .. }
-        | Signal::RequestClosed { .. }
-        | Signal::RoomNotAwaited { .. }
-        | Signal::Exited { .. } => return None,
-    };
-    match value {
-        EncodedValue::Bytes { body, nodes, .. } => Some((body, nodes)),
-        EncodedValue::Opaque | EncodedValue::NotSent(_) => None,
+/// The nodes that the addresses in the value of a signal name.
+pub(super) fn nodes_in(kind: &SignalKind) -> &[NodeId] {
+    match kind.value() {
+        Some(EncodedValue::Bytes { nodes, .. }) => nodes,
+        Some(EncodedValue::Opaque | EncodedValue::NotSent(_)) | None => &[],
     }
-}
-
-/// The pair of actors of a signal with a value.
-pub(super) fn pair_of(signal: &Signal) -> Option<Pair> {
-    let (from, to) = match signal {
-        Signal::Throw { from, target, .. } | Signal::Resume { from, target, .. } => {
-            (from.unwrap_or(NO_ACTOR), target.key())
-        }
-        Signal::Down { watcher, actor, .. } => (actor.key(), watcher.key()),
-        Signal::Monitor { .. }
-        | Signal::Demonitor { .. }
-        | Signal::Notify { .. }
-        | Signal::Terminate { .. }
-        | Signal::Lagged { .. }
-        | Signal::ReplyDropped { .. }
-        | Signal::RequestClosed { .. }
-        | Signal::RoomNotAwaited { .. }
-        | Signal::Exited { .. } => return None,
-    };
-    Some(Pair::new(from, to))
 }
 
 /// The nil value. It replaces a value that has no encoding.

@@ -8,20 +8,19 @@ use std::time::Duration;
 
 use antiphon_sched::{
     ActorId, AskError, DeadLetter, Delivery, Destination, EncodedValue, ExitReason, Key, MonitorId, NodeId,
-    Origin, OutboundMessage, PayloadError, QueueRoom, RequestId, RoomMark, SendMode, Signal, SignalPolicy,
-    Time, Undelivered, with_origin,
+    Origin, OutboundMessage, PayloadError, QueueRoom, RequestId, RoomMark, SendMode, Signal, SignalKind,
+    SignalPolicy, Time, Undelivered, with_origin,
 };
 use antiphon_wire::frame::{
     Answer, Close, CloseReason, Down, DownReason, IdleAgreed, IdleProposed, Message, NodeAt, PayloadRefused,
     ReplyDroppedReason,
 };
-use antiphon_wire::{Frame, Limits, Locations, SendMark, SendRefused, Session, SessionError};
+use antiphon_wire::{Frame, Limits, Locations, Pair, SendMark, SendRefused, Session, SessionError};
 
 use super::LoopAction;
 use super::backlog::{Backlog, BacklogEntry, BacklogItem};
 use super::context::NodeCx;
 use super::driver::Driver;
-use super::frames::{BY_TARGET, InboundSignal, bytes_of_reason, without_value};
 use super::idle_close::{CHECK_EVERY, IDLE_FOR, IdleStage, PAUSE_LAST, TAGS_AT_REST_MAX, frame_counts};
 use super::inbound_messages::{BATCHES_PAUSED, MessageInfo, send_receipt};
 use super::known_nodes::{Ended, Naming};
@@ -29,15 +28,16 @@ use super::mailbox_budget::{MailboxBudget, OverBudget, PeerBudget, SharePart};
 use super::outbound_messages::{
     ALL_QUEUES_MAX, OutboundRefusal, SHORT_ROUTE_NODES, mark_of, send_message, wants_receipt,
 };
-use super::outbound_signals::{NodeHint, ends_with_session, pair_of, send_signal};
+use super::outbound_signals::{NodeHint, send_reply_dropped, send_signal};
 use super::payload_faults::{
     TOO_MANY_TYPES, check_body, check_inbound, check_size, encode_error, error_of, send_refusal,
 };
 use super::peer_monitors::PeerMonitors;
-use super::peer_session::{FrameEffect, Link, Outage, PeerSession, ReceivedFrames};
+use super::peer_session::{FrameEffect, Link, NodeFrame, Outage, PeerSession, ReceivedFrames};
 use super::peer_state::{Gone, PeerState};
 use super::receipts::Withdrawal;
 use super::room_waiters::{NeededRoom, RoomWaiter, RoomWaiters};
+use super::signals::{BY_TARGET, SignalRules, body_bytes, bytes_of_reason, sender_of, without_value};
 use super::timers::NodeTimer;
 use super::token_bucket::TokenBucket;
 use super::waiting_outbound::{QueuedOutbound, WaitingBudget, WaitingOutbound, message_bytes, signal_bytes};
@@ -359,17 +359,23 @@ impl Peer {
 
     // Signals of the peer.
 
-    /// Handles a frame that concerns only this peer and the actors of this node. The node has handled the others, and has learned
-    /// the route of a message.
-    pub(super) fn on_frame(
+    /// Handles a frame. What concerns more than this peer and the actors of this node is returned.
+    pub(super) fn on_frame<'f>(
         &mut self,
         cx: &mut NodeCx,
-        frame: &Frame<'_>,
+        frame: Frame<'f>,
         driver: &mut impl Driver,
-    ) -> FrameEffect {
-        match frame {
-            Frame::Message(message) => self.on_message(cx, message, driver),
-            Frame::Answer(answer) => self.on_answer(cx, answer, driver),
+    ) -> FrameEffect<'f> {
+        let peer = self.node;
+        let from = |key| Some(ActorId::new(peer, key));
+        let me = cx.me;
+        let to = |key| ActorId::new(me, key);
+        let signal = match frame {
+            Frame::Message(message) => return self.on_message(cx, &message, driver),
+            Frame::Answer(answer) => {
+                self.on_answer(cx, &answer, driver);
+                return FrameEffect::of_route(answer.route);
+            }
             Frame::ReplyDropped(dropped) => {
                 let request_id = RequestId::from_bits(dropped.request_id.to_bits());
                 let error = match dropped.reason {
@@ -378,50 +384,68 @@ impl Peer {
                     ReplyDroppedReason::Payload(fault) => AskError::Reply(error_of(fault)),
                 };
                 driver.local().requests().fail_from_peer(request_id, error);
+                return FrameEffect::Continue;
             }
-            Frame::Receipt(receipt) => cx.receipts.on_receipt(self.node, receipt, &mut cx.timers, driver),
+            Frame::Receipt(receipt) => {
+                cx.receipts.on_receipt(peer, &receipt, &mut cx.timers, driver);
+                return FrameEffect::Continue;
+            }
+            Frame::PayloadRefused(refused) => {
+                self.on_payload_refused(cx, &refused);
+                return FrameEffect::Continue;
+            }
             Frame::Monitor(monitor) => {
-                let id = MonitorId { origin: self.node, number: monitor.id & !BY_TARGET };
-                let watcher = monitor.watcher;
-                self.on_signal(cx, InboundSignal::Monitor { watcher, target: monitor.target, id }, driver);
+                let kind = SignalKind::Monitor(self.monitor_id(cx, monitor.id & !BY_TARGET, true));
+                Signal { from: from(monitor.watcher), to: to(monitor.target), kind }
             }
             Frame::Demonitor(demonitor) => {
-                let id = self.monitor_id(cx, demonitor.id, true);
-                self.on_signal(cx, InboundSignal::Demonitor { target: demonitor.target, id }, driver);
+                let kind = SignalKind::Demonitor(self.monitor_id(cx, demonitor.id, true));
+                Signal { from: from(demonitor.watcher), to: to(demonitor.target), kind }
             }
-            Frame::Down(down) => self.on_down(cx, down, driver),
             Frame::Notify(notify) => {
-                let id = MonitorId { origin: self.node, number: notify.id & !BY_TARGET };
-                let actor = ActorId::new(self.node, notify.target);
-                self.on_signal(cx, InboundSignal::Notify { watcher: notify.watcher, id, actor }, driver);
+                let kind = SignalKind::Notify(self.monitor_id(cx, notify.id | BY_TARGET, false));
+                Signal { from: from(notify.target), to: to(notify.watcher), kind }
+            }
+            Frame::Down(down) => {
+                let id = self.monitor_id(cx, down.id, false);
+                let reason = self.reason_of(&down);
+                match self.end_monitor(cx, id, reason) {
+                    Some(signal) => signal,
+                    None => return FrameEffect::Continue,
+                }
             }
             Frame::Terminate(terminate) => {
-                let grace = terminate.grace.map(Duration::from_millis);
-                self.on_signal(cx, InboundSignal::Terminate { target: terminate.target, grace }, driver);
+                let kind = SignalKind::Terminate { grace: terminate.grace.map(Duration::from_millis) };
+                Signal { from: from(terminate.from), to: to(terminate.target), kind }
             }
-            Frame::Throw(throw) => {
-                let target = throw.target;
-                match self.value_of(throw.tag, throw.body) {
-                    Ok(value) => self.on_signal(cx, InboundSignal::Throw { target, value }, driver),
-                    Err(reason) => self.refuse_value(cx, (throw.from, target), &reason),
+            Frame::Throw(throw) => match self.value_of(throw.tag, throw.body) {
+                Ok(value) => {
+                    Signal { from: from(throw.from), to: to(throw.target), kind: SignalKind::Throw(value) }
                 }
-            }
-            Frame::Resume(resume) => {
-                let target = resume.target;
-                match self.value_of(resume.tag, resume.body) {
-                    Ok(value) => self.on_signal(cx, InboundSignal::Resume { target, value }, driver),
-                    Err(reason) => self.refuse_value(cx, (resume.from, target), &reason),
+                Err(reason) => return self.refuse_value(cx, (throw.from, throw.target), &reason),
+            },
+            Frame::Resume(resume) => match self.value_of(resume.tag, resume.body) {
+                Ok(value) => {
+                    Signal { from: from(resume.from), to: to(resume.target), kind: SignalKind::Resume(value) }
                 }
-            }
-            Frame::PayloadRefused(refused) => self.on_payload_refused(cx, refused),
-            Frame::Goodbye(goodbye) => return FrameEffect::Goodbye(goodbye.reason),
+                Err(reason) => return self.refuse_value(cx, (resume.from, resume.target), &reason),
+            },
             Frame::Lagged(lagged) => {
-                let channel = ActorId::new(self.node, lagged.from);
-                let (subscriber, missed, ended) = (lagged.to, lagged.missed, lagged.ended);
-                self.on_signal(cx, InboundSignal::Lagged { subscriber, channel, missed, ended }, driver);
+                let kind = SignalKind::Lagged { missed: lagged.missed, ended: lagged.ended };
+                Signal { from: from(lagged.from), to: to(lagged.to), kind }
             }
-            Frame::IdleAgreed(agreed) => self.on_idle_agreed(*agreed),
-            Frame::Close(close) => return self.on_close(*close),
+            Frame::Goodbye(goodbye) => return FrameEffect::Goodbye(goodbye.reason),
+            Frame::Close(close) => return self.on_close(close),
+            Frame::IdleAgreed(agreed) => {
+                self.on_idle_agreed(agreed);
+                return FrameEffect::Continue;
+            }
+            Frame::Lookup(lookup) => return FrameEffect::Node(NodeFrame::Lookup(lookup)),
+            Frame::CancelLookup(cancel) => return FrameEffect::Node(NodeFrame::CancelLookup(cancel)),
+            Frame::Found(found) => return FrameEffect::Node(NodeFrame::Found(found)),
+            Frame::NodeAt(hint) => return FrameEffect::Node(NodeFrame::NodeAt(hint)),
+            Frame::AnnounceRelay(relay) => return FrameEffect::Node(NodeFrame::AnnounceRelay(relay)),
+            Frame::IdleProposed(proposed) => return FrameEffect::Node(NodeFrame::IdleProposed(proposed)),
             // The session itself has handled these.
             Frame::Tag(_)
             | Frame::Begin(_)
@@ -431,15 +455,9 @@ impl Peer {
             | Frame::Pong(_)
             | Frame::Pause(_)
             | Frame::Unpause(_)
-            | Frame::Fragment(_)
-            // The node has handled these.
-            | Frame::Lookup(_)
-            | Frame::CancelLookup(_)
-            | Frame::Found(_)
-            | Frame::NodeAt(_)
-            | Frame::AnnounceRelay(_)
-            | Frame::IdleProposed(_) => {}
-        }
+            | Frame::Fragment(_) => return FrameEffect::Continue,
+        };
+        self.on_signal(cx, signal, driver);
         FrameEffect::Continue
     }
 
@@ -498,13 +516,19 @@ impl Peer {
     }
 
     /// Counts and logs a `throw` or `resume` whose value cannot be read.
-    fn refuse_value(&mut self, cx: &mut NodeCx, ends: (Key, Key), reason: &PayloadError) {
+    fn refuse_value<'f>(
+        &mut self,
+        cx: &mut NodeCx,
+        ends: (Key, Key),
+        reason: &PayloadError,
+    ) -> FrameEffect<'f> {
         let node = self.node;
         cx.counts.refused_messages += 1;
         if cx.may_log("value refused", format_args!("{node}")) {
             tracing::warn!(%node, %reason, "a `throw` or `resume` of a peer was refused (logged at most once an hour for each peer)");
             self.send_refusal(ends, reason);
         }
+        FrameEffect::Continue
     }
 
     /// The peer has refused a payload of this node.
@@ -517,92 +541,85 @@ impl Peer {
     }
 
     /// Applies a signal, or queues it behind earlier messages for the same actor. An urgent signal overtakes them.
-    fn on_signal(&mut self, cx: &mut NodeCx, signal: InboundSignal, driver: &mut impl Driver) {
-        let actor = signal.receiver().actor();
+    fn on_signal(&mut self, cx: &mut NodeCx, signal: Signal, driver: &mut impl Driver) {
+        let (actor, rules) = (signal.to.key().actor(), SignalRules::of(&signal.kind));
         let must_wait = self.backlog.has_entries_for(actor)
-            || (signal.needs_room() && driver.local().mailboxes().is_flooded(actor));
-        if must_wait && !signal.is_urgent() {
-            self.add_signal_to_backlog(cx, signal, driver);
+            || (rules.needs_room && driver.local().mailboxes().is_flooded(actor));
+        if must_wait && !rules.is_urgent {
+            self.push_to_backlog(cx, actor, BacklogItem::Signal(signal), driver);
         } else {
             self.apply_signal(cx, signal, driver);
         }
     }
 
     /// Applies a signal. For the peer, an actor that is not exposed to it does not exist.
-    pub(super) fn apply_signal(&mut self, cx: &mut NodeCx, signal: InboundSignal, driver: &mut impl Driver) {
-        let (to, bytes, node) = (signal.receiver(), signal.body_bytes(), self.node);
+    pub(super) fn apply_signal(&mut self, cx: &mut NodeCx, signal: Signal, driver: &mut impl Driver) {
+        let (bytes, rules) = (body_bytes(&signal.kind), SignalRules::of(&signal.kind));
+        let Signal { from: Some(from), to, kind } = signal else { return };
+        let target = to.key();
         let is_exposed =
-            driver.local().is_exposed(to) && (signal.is_always_admitted() || self.check_reach(cx, to));
-        let policy = driver.local().signals().signal_policy_of(to);
+            driver.local().is_exposed(target) && (rules.is_always_admitted || self.check_reach(cx, target));
+        let policy = driver.local().signals().signal_policy_of(target);
         let (is_open, may_terminate) = (policy == SignalPolicy::All, policy != SignalPolicy::None);
         let monitors_max = cx.settings.peer_limits.monitors_max;
         let (local_watchers, remote_watchers) = self.monitors.set_by_peer();
-        match signal {
+        match kind {
             // The monitor is set already.
-            InboundSignal::Monitor { target, id, .. } if self.monitors.has_remote_watcher(target, id) => {}
-            InboundSignal::Monitor { watcher, target, id } if remote_watchers >= monitors_max => {
+            SignalKind::Monitor(id) if self.monitors.has_remote_watcher(target, id) => {}
+            SignalKind::Monitor(id) if remote_watchers >= monitors_max => {
                 self.refuse_monitor(cx);
-                let watcher = ActorId::new(node, watcher);
-                driver.local().signals().refuse_monitor(target, id, watcher, ExitReason::Refused);
+                driver.local().signals().refuse_monitor(target, id, from, ExitReason::Refused);
             }
-            InboundSignal::Monitor { watcher, target, id } if !is_exposed => {
-                let watcher = ActorId::new(node, watcher);
-                driver.local().signals().refuse_monitor(target, id, watcher, ExitReason::NoActor);
+            SignalKind::Monitor(id) if !is_exposed => {
+                driver.local().signals().refuse_monitor(target, id, from, ExitReason::NoActor);
             }
-            InboundSignal::Monitor { watcher, target, id } => {
+            SignalKind::Monitor(id) => {
                 self.monitors.add_remote_watcher(target, id);
-                cx.ended_sessions.keep_watcher(node, target, id);
-                driver.local().signals().add_watcher(target, id, ActorId::new(node, watcher));
+                cx.ended_sessions.keep_watcher(self.node, target, id);
+                driver.local().signals().add_watcher(target, id, from);
             }
-            InboundSignal::Demonitor { target, id } => {
+            SignalKind::Demonitor(id) => {
                 // A peer can cancel only its own monitors.
                 if self.monitors.remove_remote_watcher(target, id) {
                     driver.local().signals().remove_watcher(target, id);
                 }
             }
             // A number that is in use is refused: the new monitor would replace the earlier one.
-            InboundSignal::Notify { watcher, id, actor }
-                if is_exposed && is_open && self.monitors.local_watcher(id).is_none() =>
-            {
+            SignalKind::Notify(id) if is_exposed && is_open && self.monitors.local_watcher(id).is_none() => {
                 let (mut local, is_admitted) = (driver.local(), local_watchers < monitors_max);
-                let watcher = watcher.actor();
+                let watcher = target.actor();
                 if !is_admitted {
-                    local.signals().refuse_notify(watcher, actor);
-                } else if local.signals().expect_down(watcher, id, actor) {
-                    return self.monitors.add_local_watcher(watcher, id, actor);
+                    local.signals().refuse_notify(watcher, from);
+                } else if local.signals().expect_down(watcher, id, from) {
+                    return self.monitors.add_local_watcher(watcher, id, from);
                 }
                 self.refuse_monitor(cx);
             }
-            InboundSignal::Down { watcher, id, actor, reason } => {
-                self.deliver_down(cx, (watcher, id, actor), reason, driver);
+            SignalKind::Down(id, reason) => self.deliver_down(cx, (target, id, from), reason, driver),
+            SignalKind::Lagged { missed, ended } if is_exposed => {
+                cx.deliver_lagged(target, (from, missed, ended), driver);
             }
-            InboundSignal::Lagged { subscriber, channel, missed, ended } if is_exposed => {
-                cx.deliver_lagged(subscriber, (channel, missed, ended), driver);
-            }
-            InboundSignal::Terminate { target, grace } if is_exposed && may_terminate => {
-                let target = ActorId::new(cx.me, target);
-                match grace {
-                    Some(grace) => driver.local().signals().terminate_within(target, grace),
-                    None => driver.local().signals().kill(target),
-                }
-            }
-            InboundSignal::Throw { target, value } if is_exposed && is_open => {
+            SignalKind::Terminate { grace } if is_exposed && may_terminate => match grace {
+                Some(grace) => driver.local().signals().terminate_within(to, grace),
+                None => driver.local().signals().kill(to),
+            },
+            SignalKind::Throw(value) if is_exposed && is_open => {
                 let is_taken = self.budget.acquire_for_value(&cx.budgets, bytes).is_ok_and(|permit| {
                     driver.local().with_permit(Some(permit), |local| local.signals().throw(target, value))
                 });
-                cx.report_signal(is_taken, target, "throw", driver);
+                cx.report_signal(is_taken, to, "throw", driver);
             }
-            InboundSignal::Resume { target, value } if is_exposed && is_open => {
+            SignalKind::Resume(value) if is_exposed && is_open => {
                 let is_taken = self.budget.acquire_for_value(&cx.budgets, bytes).is_ok_and(|permit| {
                     driver.local().with_permit(Some(permit), |local| local.signals().resume(target, value))
                 });
-                cx.report_signal(is_taken, target, "resume", driver);
+                cx.report_signal(is_taken, to, "resume", driver);
             }
-            InboundSignal::Notify { .. }
-            | InboundSignal::Lagged { .. }
-            | InboundSignal::Terminate { .. }
-            | InboundSignal::Throw { .. }
-            | InboundSignal::Resume { .. } => cx.counts.refused_messages += 1,
+            SignalKind::Notify(_)
+            | SignalKind::Lagged { .. }
+            | SignalKind::Terminate { .. }
+            | SignalKind::Throw(_)
+            | SignalKind::Resume(_) => cx.counts.refused_messages += 1,
         }
     }
 
@@ -627,35 +644,28 @@ impl Peer {
     }
 
     /// Applies a signal that waited when the session that brought it ended.
-    pub(super) fn apply_late_signal(
-        &mut self,
-        cx: &mut NodeCx,
-        signal: InboundSignal,
-        driver: &mut impl Driver,
-    ) {
-        match signal {
-            InboundSignal::Down { watcher, id, actor, reason } => {
-                self.deliver_down(cx, (watcher, id, actor), reason, driver);
-            }
+    pub(super) fn apply_late_signal(&mut self, cx: &mut NodeCx, signal: Signal, driver: &mut impl Driver) {
+        let Signal { from: Some(from), to, kind } = signal else { return };
+        let target = to.key();
+        match kind {
+            SignalKind::Down(id, reason) => self.deliver_down(cx, (target, id, from), reason, driver),
             // The session that it depends on has ended.
-            InboundSignal::Notify { watcher, id, actor } if self.is_open_to(cx, watcher, driver) => {
+            SignalKind::Notify(id) if self.is_open_to(cx, target, driver) => {
                 let mut local = driver.local();
-                if local.signals().signal_policy_of(watcher) == SignalPolicy::All
-                    && local.signals().expect_down(watcher, id, actor)
+                if local.signals().signal_policy_of(target) == SignalPolicy::All
+                    && local.signals().expect_down(target, id, from)
                 {
-                    local.signals().down(watcher, id, actor, ExitReason::NodeLost);
+                    local.signals().down(target, id, from, ExitReason::NodeLost);
                 }
             }
-            InboundSignal::Lagged { subscriber, channel, missed, ended }
-                if self.is_open_to(cx, subscriber, driver) =>
-            {
-                cx.deliver_lagged(subscriber, (channel, missed, ended), driver);
+            SignalKind::Lagged { missed, ended } if self.is_open_to(cx, target, driver) => {
+                cx.deliver_lagged(target, (from, missed, ended), driver);
             }
-            InboundSignal::Notify { .. } | InboundSignal::Lagged { .. } => cx.counts.refused_messages += 1,
+            SignalKind::Notify(_) | SignalKind::Lagged { .. } => cx.counts.refused_messages += 1,
             // The watcher has received its `Down` at the end of the session.
-            InboundSignal::Monitor { .. } | InboundSignal::Demonitor { .. } => {}
+            SignalKind::Monitor(_) | SignalKind::Demonitor(_) => {}
             // Urgent signals never wait.
-            InboundSignal::Terminate { .. } | InboundSignal::Throw { .. } | InboundSignal::Resume { .. } => {}
+            SignalKind::Terminate { .. } | SignalKind::Throw(_) | SignalKind::Resume(_) => {}
         }
     }
 
@@ -670,10 +680,8 @@ impl Peer {
         self.log_refused(cx, "monitors", "has reached its limit of monitors");
     }
 
-    fn on_down(&mut self, cx: &mut NodeCx, down: &Down<'_>, driver: &mut impl Driver) {
-        let id = self.monitor_id(cx, down.id, false);
-        // A peer can report only the exits of its own actors.
-        let reason = match down.reason {
+    fn reason_of(&self, down: &Down<'_>) -> ExitReason<EncodedValue> {
+        match down.reason {
             DownReason::Done(None) => ExitReason::Done(EncodedValue::Opaque),
             DownReason::DoneNotSent(fault) => ExitReason::Done(EncodedValue::NotSent(error_of(fault))),
             DownReason::Done(Some((tag, body))) => {
@@ -686,27 +694,44 @@ impl Peer {
             DownReason::NoActor => ExitReason::NoActor,
             DownReason::Refused => ExitReason::Refused,
             DownReason::Lagged => ExitReason::Lagged,
-        };
-        if let Some(signal) = self.end_monitor(id, reason) {
-            self.on_signal(cx, signal, driver);
         }
     }
 
-    /// Removes the monitor of a local watcher, whose `Down` has arrived; `None` if there is no such monitor.
+    /// Removes the monitor of a local watcher, whose `Down` has arrived; `None` if there is no such monitor. A peer can report only
+    /// the exits of its own actors.
     pub(super) fn end_monitor(
         &mut self,
+        cx: &NodeCx,
         id: MonitorId,
         reason: ExitReason<EncodedValue>,
-    ) -> Option<InboundSignal> {
+    ) -> Option<Signal> {
         let (watcher, actor) = self.monitors.remove_local_watcher(id)?;
-        Some(InboundSignal::Down { watcher, id, actor, reason })
+        let (from, to) = (Some(actor), ActorId::new(cx.me, watcher));
+        Some(Signal { from, to, kind: SignalKind::Down(id, reason) })
     }
 
     // Messages of the peer.
 
-    pub(super) fn on_message(&mut self, cx: &mut NodeCx, message: &Message<'_>, driver: &mut impl Driver) {
+    /// Delivers a message. Returns its route, if the peer may reach the actor.
+    fn on_message<'f>(
+        &mut self,
+        cx: &mut NodeCx,
+        message: &Message<'f>,
+        driver: &mut impl Driver,
+    ) -> FrameEffect<'f> {
+        let is_open = self.check_reach(cx, message.to);
+        self.deliver_message(cx, message, is_open, driver);
+        if is_open { FrameEffect::of_route(message.route) } else { FrameEffect::Continue }
+    }
+
+    fn deliver_message(
+        &mut self,
+        cx: &mut NodeCx,
+        message: &Message<'_>,
+        is_open: bool,
+        driver: &mut impl Driver,
+    ) {
         let (node, to, from, receipt) = (self.node, message.to, message.from, message.receipt);
-        let is_open = self.check_reach(cx, to);
         let Some(peer_session) = self.state.session() else { return };
         let tag = peer_session.session.tag_name(message.tag);
         tracing::trace!(
@@ -745,20 +770,9 @@ impl Peer {
         self.origin.take().unwrap_or_else(new)
     }
 
-    /// Queues a signal behind earlier messages for the same actor.
-    pub(super) fn add_signal_to_backlog(
-        &mut self,
-        cx: &mut NodeCx,
-        signal: InboundSignal,
-        driver: &mut impl Driver,
-    ) {
-        let actor = signal.receiver().actor();
-        self.push_to_backlog(cx, actor, BacklogItem::Signal(signal), driver);
-    }
-
     fn push_to_backlog(&mut self, cx: &mut NodeCx, actor: Key, item: BacklogItem, driver: &mut impl Driver) {
         // The credit of a `Down` is returned at once, as that of all answers: PROTOCOL.md requires it.
-        let is_answer = matches!(item, BacklogItem::Signal(InboundSignal::Down { .. }));
+        let is_answer = matches!(item, BacklogItem::Signal(Signal { kind: SignalKind::Down(..), .. }));
         self.add_entry(cx, actor, item, None, driver);
         self.pause(actor, driver);
         if !is_answer {
@@ -877,7 +891,7 @@ impl Peer {
         let mut is_delivered = false;
         while let Some(mut entry) = self.backlog.pop(actor) {
             if let BacklogItem::Signal(signal) = &entry.item
-                && signal.needs_room()
+                && SignalRules::of(&signal.kind).needs_room
                 && driver.local().mailboxes().is_flooded(actor)
             {
                 return self.backlog.put_back(actor, entry);
@@ -1232,6 +1246,7 @@ impl Peer {
                     cx.fail_message((from, to), tag, receipt_number, reason.clone());
                 }
                 QueuedOutbound::Signal(signal) => self.fail_signal(cx, signal, reason.clone()),
+                QueuedOutbound::ReplyDropped { .. } => {}
             }
         }
         cx.loop_actions.extend(
@@ -1249,7 +1264,7 @@ impl Peer {
             return None;
         }
         if self.open_session().is_none() {
-            let must_wait = !self.waiting.is_empty() || !ends_with_session(&signal, self.state.was_met());
+            let must_wait = !self.waiting.is_empty() || !SignalRules::of(&signal.kind).ends_with_session;
             return must_wait.then_some(signal);
         }
         let sent = if self.is_of_ended_monitor(&signal) {
@@ -1274,15 +1289,31 @@ impl Peer {
     fn send_signal(&mut self, signal: &Signal, hints: &[NodeHint]) -> Result<(), SendRefused> {
         let node = self.node;
         let Some(session) = self.open_session() else { return Ok(()) };
-        if let Some(pair) = pair_of(signal) {
-            for NodeHint { node: other, name, locations } in hints {
-                let hint = NodeAt { request: 0, node: *other, name, locations: Locations::Plain(locations) };
-                if let Err(reason) = session.send_in_order(pair, &hint.into()) {
-                    tracing::debug!(peer = %node, node = %other, %reason, "the location of a node was not sent to a peer");
-                }
+        let pair = Pair::new(sender_of(signal), signal.to.key());
+        for NodeHint { node: other, name, locations } in hints {
+            let hint = NodeAt { request: 0, node: *other, name, locations: Locations::Plain(locations) };
+            if let Err(reason) = session.send_in_order(pair, &hint.into()) {
+                tracing::debug!(peer = %node, node = %other, %reason, "the location of a node was not sent to a peer");
             }
         }
         send_signal(session, signal)
+    }
+
+    /// Informs the peer that no reply to one of its requests will follow. Returns whether that has to wait for a session.
+    pub(super) fn drop_reply(&mut self, cx: &mut NodeCx, request_id: RequestId, reason: &AskError) -> bool {
+        if self.undeliverable().is_some() {
+            return false;
+        }
+        let was_met = self.state.was_met();
+        let Some(session) = self.open_session() else {
+            // The `ReplyTo` may have come by way of a third node. If there was a session, its end has failed the request.
+            return !self.waiting.is_empty() || !was_met;
+        };
+        if let Err(reason) = send_reply_dropped(session, request_id, reason) {
+            tracing::debug!(node = %self.node, %reason, "the end of a request was not sent");
+        }
+        self.mark_dirty(cx);
+        false
     }
 
     /// Whether a signal may wait for a session.
@@ -1292,19 +1323,10 @@ impl Peer {
 
     /// Reports a signal that cannot be sent to its sender: by a `Down`, or as a dead letter.
     pub(super) fn fail_signal(&mut self, cx: &mut NodeCx, signal: Signal, reason: Undelivered) {
-        match &signal {
-            Signal::Monitor { id, .. } => _ = self.monitors.remove_local_watcher(*id),
-            Signal::Notify { id, actor, .. } => _ = self.monitors.remove_remote_watcher(*actor, *id),
-            Signal::Demonitor { .. }
-            | Signal::Down { .. }
-            | Signal::Terminate { .. }
-            | Signal::Throw { .. }
-            | Signal::Resume { .. }
-            | Signal::ReplyDropped { .. }
-            | Signal::Lagged { .. }
-            | Signal::RequestClosed { .. }
-            | Signal::RoomNotAwaited { .. }
-            | Signal::Exited { .. } => {}
+        if let SignalKind::Monitor(id) = signal.kind {
+            self.monitors.remove_local_watcher(id);
+        } else if let SignalKind::Notify(id) = signal.kind {
+            self.monitors.remove_remote_watcher(sender_of(&signal), id);
         }
         cx.report_failed_signal(signal, reason);
     }
@@ -1312,27 +1334,22 @@ impl Peer {
     /// Whether a signal removes a monitor that has ended meanwhile, with its target or an earlier session: an actor that ends removes its
     /// monitors over several rounds of the loop. The peer may have used its number again.
     fn is_of_ended_monitor(&self, signal: &Signal) -> bool {
-        let Signal::Demonitor { watcher, id, .. } = signal else { return false };
-        self.monitors.local_watcher(*id).is_none_or(|(known, _)| known != *watcher)
+        let SignalKind::Demonitor(id) = signal.kind else { return false };
+        self.monitors.local_watcher(id).is_none_or(|(known, _)| known != sender_of(signal))
     }
 
     /// Records a monitor between this node and the peer, or its end.
     fn record_monitor(&mut self, signal: &Signal) {
-        match signal {
-            Signal::Monitor { target, id, watcher } => {
-                self.monitors.add_local_watcher(*watcher, *id, *target);
-            }
-            Signal::Demonitor { id, .. } => _ = self.monitors.remove_local_watcher(*id),
-            Signal::Notify { id, actor, .. } => self.monitors.add_remote_watcher(*actor, *id),
-            Signal::Down { id, actor, .. } => _ = self.monitors.remove_remote_watcher(actor.key(), *id),
-            Signal::Terminate { .. }
-            | Signal::Throw { .. }
-            | Signal::Resume { .. }
-            | Signal::Lagged { .. }
-            | Signal::ReplyDropped { .. }
-            | Signal::RequestClosed { .. }
-            | Signal::RoomNotAwaited { .. }
-            | Signal::Exited { .. } => {}
+        let from = sender_of(signal);
+        match &signal.kind {
+            SignalKind::Monitor(id) => self.monitors.add_local_watcher(from, *id, signal.to),
+            SignalKind::Demonitor(id) => _ = self.monitors.remove_local_watcher(*id),
+            SignalKind::Notify(id) => self.monitors.add_remote_watcher(from, *id),
+            SignalKind::Down(id, _) => _ = self.monitors.remove_remote_watcher(from, *id),
+            SignalKind::Terminate { .. }
+            | SignalKind::Throw(_)
+            | SignalKind::Resume(_)
+            | SignalKind::Lagged { .. } => {}
         }
     }
 
@@ -1405,7 +1422,7 @@ impl Peer {
     }
 
     /// The peer agrees. `NodeCore::close_idle` follows when the frames that arrived with the agreement are handled.
-    pub(super) fn on_idle_agreed(&mut self, agreed: IdleAgreed) {
+    fn on_idle_agreed(&mut self, agreed: IdleAgreed) {
         if let Some(peer_session) = self.state.session_mut()
             && peer_session.idle.stage == IdleStage::Proposed
             && agreed.sent == peer_session.session.frames_received()
@@ -1415,7 +1432,7 @@ impl Peer {
     }
 
     /// The peer has sent its last frame on this connection.
-    pub(super) fn on_close(&mut self, close: Close) -> FrameEffect {
+    fn on_close<'f>(&mut self, close: Close) -> FrameEffect<'f> {
         match (close.reason, self.state.session_mut()) {
             (CloseReason::Idle, Some(peer_session)) => {
                 peer_session.idle.stage = IdleStage::ClosedByPeer;

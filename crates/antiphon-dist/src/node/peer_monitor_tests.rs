@@ -6,16 +6,15 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use antiphon_sched::{ActorId, Cx, Event, ExitReason, Key, MonitorId, NodeId, Signal, Transport, receive};
+use antiphon_sched::{ActorId, Cx, Event, ExitReason, Key, MonitorId, NodeId, Signal, SignalKind, receive};
 
-use super::frames::InboundSignal;
 use super::peer_state::PeerState;
 use super::testing::TestCore;
 use crate::peer_limits::PeerLimits;
 
 impl TestCore {
-    fn apply(&mut self, node: NodeId, signal: InboundSignal) {
-        self.apply_signal(node, signal);
+    fn apply_checked(&mut self, from: ActorId, to: Key, kind: SignalKind) {
+        self.apply_signal(from, to, kind);
         self.core.check();
     }
 }
@@ -53,7 +52,7 @@ fn notify_with_used_number_is_refused() {
     let (watcher, downs) = spawn_watcher(&mut test);
     let id = MonitorId { origin: node, number: 1 };
     for actor in [remote_actor(node, 1), remote_actor(node, 2)] {
-        test.apply(node, InboundSignal::Notify { watcher, id, actor });
+        test.apply_checked(actor, watcher, SignalKind::Notify(id));
     }
     assert_eq!(test.core.counts().refused_messages, 1);
     test.receive_down(node, id, ExitReason::Terminated);
@@ -69,7 +68,7 @@ fn notify_over_limit_sends_refused_down() {
     let (watcher, downs) = spawn_watcher(&mut test);
     for number in 1..=3 {
         let id = MonitorId { origin: node, number };
-        test.apply(node, InboundSignal::Notify { watcher, id, actor: remote_actor(node, number) });
+        test.apply_checked(remote_actor(node, number), watcher, SignalKind::Notify(id));
     }
     test.advance();
     assert_eq!(*downs.borrow(), [(remote_actor(node, 3), Some("refused"))]);
@@ -78,7 +77,7 @@ fn notify_over_limit_sends_refused_down() {
     // The end of a monitor makes room for another.
     let id = MonitorId { origin: node, number: 1 };
     test.receive_down(node, id, ExitReason::Terminated);
-    test.apply(node, InboundSignal::Notify { watcher, id, actor: remote_actor(node, 4) });
+    test.apply_checked(remote_actor(node, 4), watcher, SignalKind::Notify(id));
     test.advance();
     let expected = [(remote_actor(node, 3), Some("refused")), (remote_actor(node, 1), Some("terminated"))];
     assert_eq!(*downs.borrow(), expected);
@@ -101,17 +100,14 @@ fn local_and_peer_monitors_have_separate_limits() {
     }
     for number in 1..=2 {
         let actor = remote_actor(node, number);
-        test.apply(node, InboundSignal::Notify { watcher, id: peer_id(number), actor });
-        test.apply(
-            node,
-            InboundSignal::Monitor { watcher: actor.key(), target: watcher, id: peer_id(number) },
-        );
+        test.apply_checked(actor, watcher, SignalKind::Notify(peer_id(number)));
+        test.apply_checked(actor, watcher, SignalKind::Monitor(peer_id(number)));
     }
     test.advance();
     let counts = test.core.counts();
     assert_eq!((counts.refusals.monitors, counts.monitors), (0, 14));
     assert!(downs.borrow().is_empty());
-    test.apply(node, InboundSignal::Monitor { watcher, target: watcher, id: peer_id(3) });
+    test.apply_checked(remote_actor(node, 3), watcher, SignalKind::Monitor(peer_id(3)));
     assert_eq!(test.core.counts().refusals.monitors, 1);
 }
 
@@ -125,7 +121,8 @@ fn failed_monitor_signal_removes_monitor() {
     let peer = test.core.peers.get_mut(node).expect("the peer is known");
     peer.monitors.add_local_watcher(watcher, id, target);
     assert_eq!(test.core.counts().monitors, 1);
-    let signal = Signal::Monitor { target, id, watcher };
+    let from = Some(ActorId::new(test.core.me(), watcher));
+    let signal = Signal { from, to: target, kind: SignalKind::Monitor(id) };
     let peer = test.core.peers.get_mut(node).expect("the peer is known");
     peer.fail_signal(&mut test.core.cx, signal, antiphon_sched::Undelivered::NoNode);
     assert_eq!(test.core.counts().monitors, 0);
@@ -145,7 +142,7 @@ fn waiting_signals_fail_when_lost_node_refuses_dials() {
         }
         let id = MonitorId { origin: test.core.me(), number: 1 };
         let target = remote_actor(node, 1);
-        test.core.signal(test.core.cx.now, Signal::Monitor { target, id, watcher });
+        test.signal(watcher, target, SignalKind::Monitor(id));
         for _ in 0..2 {
             test.core.on_location_refused(node, &mut test.driver);
         }
@@ -165,7 +162,7 @@ fn lost_peer_is_reported_to_watchers_in_parts() {
     test.add_session(node);
     for number in 0..MONITORS as u64 {
         let id = MonitorId { origin: node, number };
-        test.apply(node, InboundSignal::Notify { watcher, id, actor: remote_actor(node, number) });
+        test.apply_checked(remote_actor(node, number), watcher, SignalKind::Notify(id));
     }
     assert_eq!(test.core.counts().monitors, MONITORS);
     test.core.end_session(node, "the test ends it", &mut test.driver);
@@ -194,8 +191,8 @@ fn removed_monitors_of_own_actors_do_not_wait() {
         let id = MonitorId { origin: test.core.me(), number };
         let target = remote_actor(node, number);
         let watcher = Key::from_bits(1);
-        test.core.signal(test.core.cx.now, Signal::Monitor { target, id, watcher });
-        test.core.signal(test.core.cx.now, Signal::Demonitor { watcher, target, id });
+        test.signal(watcher, target, SignalKind::Monitor(id));
+        test.signal(watcher, target, SignalKind::Demonitor(id));
     }
     // What has left the queue is on its way, and bounded.
     assert!(queued(&test) < 300_000, "{} bytes wait", queued(&test));

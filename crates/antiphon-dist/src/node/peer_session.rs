@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
-use antiphon_wire::frame::GoodbyeReason;
-use antiphon_wire::{CONTROL_FRAMES_AT_ONCE, Frame, HeldCredit, Session};
+use antiphon_wire::frame::{AnnounceRelay, CancelLookup, Found, GoodbyeReason, IdleProposed, Lookup, NodeAt};
+use antiphon_wire::{CONTROL_FRAMES_AT_ONCE, HeldCredit, Route, Session};
 
 use super::disconnect::Disconnect;
 use super::driver::ConnId;
@@ -177,52 +177,47 @@ pub(super) struct ReceivedFrames {
     pub(super) control: u64,
 }
 
-/// Whether a frame means something for other parts of the node than its peer.
-pub(super) fn concerns_node(frame: &Frame<'_>) -> bool {
-    match frame {
-        Frame::Message(message) => !message.route.is_empty(),
-        Frame::Answer(answer) => !answer.route.is_empty(),
-        Frame::Lookup(_)
-        | Frame::CancelLookup(_)
-        | Frame::Found(_)
-        | Frame::NodeAt(_)
-        | Frame::AnnounceRelay(_)
-        | Frame::IdleProposed(_) => true,
-        Frame::ReplyDropped(_)
-        | Frame::PayloadRefused(_)
-        | Frame::Receipt(_)
-        | Frame::Monitor(_)
-        | Frame::Demonitor(_)
-        | Frame::Down(_)
-        | Frame::Notify(_)
-        | Frame::Terminate(_)
-        | Frame::Throw(_)
-        | Frame::Resume(_)
-        | Frame::Goodbye(_)
-        | Frame::Lagged(_)
-        | Frame::Tag(_)
-        | Frame::Fragment(_)
-        | Frame::Ack(_)
-        | Frame::Credit(_)
-        | Frame::Ping(_)
-        | Frame::Pong(_)
-        | Frame::Pause(_)
-        | Frame::Unpause(_)
-        | Frame::Close(_)
-        | Frame::IdleAgreed(_)
-        | Frame::Begin(_) => false,
-    }
-}
-
 /// Whether a connection that has had so many control frames in a round waits for the next one.
 pub(crate) fn is_flood(control_frames: u64) -> bool {
     control_frames >= u64::from(CONTROL_FRAMES_AT_ONCE)
 }
 
-/// The effect of a frame on its session.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum FrameEffect {
+/// What a frame of a peer means beyond the peer.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub(super) enum FrameEffect<'f> {
+    /// Nothing.
     Continue,
+    /// The locations of the nodes that its addresses name are to be learned.
+    Learn(Route<'f>),
+    /// The node handles it.
+    Node(NodeFrame<'f>),
+    /// The peer ends the session.
+    Goodbye(GoodbyeReason),
+    /// The peer ends the session, because this node broke the protocol in its view.
+    Rejected,
+}
+
+impl<'f> FrameEffect<'f> {
+    pub(super) fn of_route(route: Route<'f>) -> Self {
+        if route.is_empty() { Self::Continue } else { Self::Learn(route) }
+    }
+}
+
+/// A frame that concerns more than its peer.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub(super) enum NodeFrame<'f> {
+    Lookup(Lookup<'f>),
+    CancelLookup(CancelLookup),
+    Found(Found),
+    NodeAt(NodeAt<'f>),
+    AnnounceRelay(AnnounceRelay),
+    IdleProposed(IdleProposed),
+}
+
+/// How the records that have arrived were handled.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) enum Received {
+    All,
     /// Frames are left for the next round, because very many of those before needed no credit.
     Unfinished,
     /// The peer ends the session.

@@ -447,7 +447,7 @@ mod tests {
     use std::ops::Range;
     use std::time::Duration;
 
-    use antiphon_sched::{ActorId, Key, MonitorId, Signal, Transport, Undelivered};
+    use antiphon_sched::{ActorId, Key, MonitorId, SignalKind, Undelivered};
 
     use super::super::known_nodes::{
         ENDED_MAX, NAMED_FOR, NAMED_MAX, RENEWED_EVERY, ROUTE_NODES_MAX, STEP_MAX,
@@ -525,7 +525,7 @@ mod tests {
         fn send_signal(&mut self, to: u64) {
             let id = MonitorId { origin: self.core.me(), number: to };
             let target = ActorId::new(node(to), Key::from_bits(1));
-            self.core.signal(self.core.cx.now, Signal::Monitor { target, id, watcher: Key::from_bits(1) });
+            self.signal(Key::from_bits(1), target, SignalKind::Monitor(id));
         }
 
         /// A peer that has been connected and is not any more.

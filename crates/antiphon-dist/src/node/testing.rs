@@ -1,13 +1,12 @@
 //! A core for unit tests: with a virtual loop and peers without connections, and without a network.
 
 use antiphon_sched::{
-    Actor, Addr, EncodedValue, ExitReason, Key, LocalActors, Loop, LoopConfig, MonitorId, NodeId, Platform,
-    Wire, millis,
+    Actor, ActorId, Addr, EncodedValue, ExitReason, Key, LocalActors, Loop, LoopConfig, MonitorId, NodeId,
+    Platform, Signal, SignalKind, Transport, Wire, millis,
 };
 use antiphon_wire as wire;
 use antiphon_wire::{Deframer, Entropy, Handshake, HeldSession, ResumeState, Session};
 
-use super::frames::InboundSignal;
 use super::peer::Peer;
 use super::peer_session::PeerSession;
 use super::peer_state::PeerState;
@@ -97,8 +96,20 @@ impl TestCore {
         peer.state = PeerState::Met(Box::new(PeerSession::new(session, self.core.cx.now)));
     }
 
-    /// Receives a signal of a peer.
-    pub(super) fn apply_signal(&mut self, node: NodeId, signal: InboundSignal) {
+    /// Receives a signal of an actor of a peer.
+    pub(super) fn apply_signal(&mut self, from: ActorId, to: Key, kind: SignalKind) {
+        let to = ActorId::new(self.core.me(), to);
+        self.apply(Signal { from: Some(from), to, kind });
+    }
+
+    /// Sends a signal of an actor of this node.
+    pub(super) fn signal(&mut self, from: Key, to: ActorId, kind: SignalKind) {
+        let from = Some(ActorId::new(self.core.me(), from));
+        self.core.signal(self.core.cx.now, Signal { from, to, kind });
+    }
+
+    fn apply(&mut self, signal: Signal) {
+        let node = signal.from.expect("it has a sender").node();
         let peer = self.core.peers.get_mut(node).expect("the peer is known");
         peer.apply_signal(&mut self.core.cx, signal, &mut self.driver);
     }
@@ -106,8 +117,8 @@ impl TestCore {
     /// Receives a `Down` of a peer.
     pub(super) fn receive_down(&mut self, node: NodeId, id: MonitorId, reason: ExitReason<EncodedValue>) {
         let peer = self.core.peers.get_mut(node).expect("the peer is known");
-        if let Some(signal) = peer.end_monitor(id, reason) {
-            self.apply_signal(node, signal);
+        if let Some(signal) = peer.end_monitor(&self.core.cx, id, reason) {
+            self.apply(signal);
         }
     }
 

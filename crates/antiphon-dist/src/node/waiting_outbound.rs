@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use antiphon_sched::{Destination, Key, NodeId, RequestId, Signal, Time};
+use antiphon_sched::{AskError, Destination, Key, NodeId, RequestId, Signal, Time};
 use antiphon_wire::{Limits, SendMark};
 
-use super::outbound_signals::{SignalBudget, body_bytes, budget_of};
+use super::signals::{SignalBudget, SignalRules, body_bytes};
 
 /// The number of bytes that one entry counts in addition to its body: more than its frame adds without a route.
 const WAITING_OVERHEAD: u64 = 128;
@@ -21,7 +21,7 @@ pub(super) fn message_bytes(body: usize, nodes: usize) -> u64 {
 
 /// The bytes that a signal counts.
 pub(super) fn signal_bytes(signal: &Signal) -> u64 {
-    message_bytes(body_bytes(signal), 0)
+    message_bytes(body_bytes(&signal.kind), 0)
 }
 
 /// The messages and signals for one node that wait for a session.
@@ -58,6 +58,11 @@ pub(super) enum QueuedOutbound {
         replies: Box<[RequestId]>,
     },
     Signal(Signal),
+    /// No reply to this request of the node will follow.
+    ReplyDropped {
+        request_id: RequestId,
+        reason: AskError,
+    },
 }
 
 /// The limit against which an entry counts.
@@ -80,8 +85,8 @@ impl WaitingBudget {
     }
 
     pub(super) fn of_signal(signal: &Signal) -> Self {
-        match budget_of(signal) {
-            SignalBudget::Actor(actor) => Self::Actor(actor.actor()),
+        match SignalRules::of(&signal.kind).budget {
+            SignalBudget::Actor => Self::Actor(signal.to.key().actor()),
             SignalBudget::Reserve => Self::Reserve,
             SignalBudget::Unlimited => Self::Unlimited,
         }
@@ -93,6 +98,7 @@ impl QueuedOutbound {
         match self {
             Self::Message { body, nodes, .. } => message_bytes(body.len(), nodes.len()),
             Self::Signal(signal) => signal_bytes(signal),
+            Self::ReplyDropped { .. } => message_bytes(0, 0),
         }
     }
 
@@ -100,13 +106,14 @@ impl QueuedOutbound {
         match self {
             Self::Message { to, .. } => WaitingBudget::of_message(*to),
             Self::Signal(signal) => WaitingBudget::of_signal(signal),
+            Self::ReplyDropped { .. } => WaitingBudget::Unlimited,
         }
     }
 
     fn receipt_number(&self) -> Option<u64> {
         match self {
             Self::Message { receipt_number, .. } => *receipt_number,
-            Self::Signal(_) => None,
+            Self::Signal(_) | Self::ReplyDropped { .. } => None,
         }
     }
 }

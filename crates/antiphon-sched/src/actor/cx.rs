@@ -13,7 +13,7 @@ use crate::actor::{Actor, FoldActor};
 use crate::error::{AskError, JobError, SendError, TooManyAdapters, TooManyOpen, Undelivered};
 use crate::event_loop::{Readiness, Source, SourceOwner};
 use crate::id::{ActorId, Key};
-use crate::remote::{EncodedValue, LoopRef, MonitorId, Signal, Wire, export};
+use crate::remote::{EncodedValue, LoopRef, MonitorId, Signal, SignalKind, Wire, export};
 use crate::request::{AskHandler, ReplyTo, RequestHandler, RequestId};
 use crate::scheduler::{
     ActorCursor, ActorPage, Core, DeadLetter, LoopStats, MailboxLimit, PendingTimer, Permit, Scheduler,
@@ -420,20 +420,14 @@ impl<'a, M: 'static> Cx<'a, M> {
     /// the value cannot be encoded for another node, a dead letter is counted.
     pub fn resume(&mut self, actor: impl Into<ActorId>, value: impl Wire) {
         let (actor, value) = (actor.into(), Value::new(value));
-        self.signal_value("resume", actor, value, SystemEvent::Resumed, |from, target, value| {
-            Signal::Resume { from: Some(from), target, value }
-        });
+        self.signal_value("resume", actor, value, SystemEvent::Resumed, SignalKind::Resume);
     }
 
     /// Throws an exception into an actor, on any node: it receives [`Event::Thrown`], and fails unless it handles the
     /// exception. If the actor has exited, or the value cannot be encoded for another node, a dead letter is counted.
     pub fn throw(&mut self, actor: impl Into<ActorId>, value: impl Wire) {
         let (actor, value) = (actor.into(), Value::new(value));
-        self.signal_value("throw", actor, value, SystemEvent::Thrown, |from, target, value| Signal::Throw {
-            from: Some(from),
-            target,
-            value,
-        });
+        self.signal_value("throw", actor, value, SystemEvent::Thrown, SignalKind::Throw);
     }
 
     fn signal_value(
@@ -442,14 +436,14 @@ impl<'a, M: 'static> Cx<'a, M> {
         actor: ActorId,
         value: Value,
         to_event: impl FnOnce(Value) -> SystemEvent,
-        to_signal: impl FnOnce(Key, ActorId, EncodedValue) -> Signal,
+        to_kind: impl FnOnce(EncodedValue) -> SignalKind,
     ) {
         let me = self.me;
         let core = self.core();
         if actor.node() != core.node_id() {
             match export(core, value) {
                 Ok(value) => {
-                    core.signal(to_signal(me, actor, value));
+                    core.signal(Signal { from: Some(core.id(me)), to: actor, kind: to_kind(value) });
                     // The transport bounds the bytes that wait.
                     self.loop_ref.scheduler.pass_signals();
                 }

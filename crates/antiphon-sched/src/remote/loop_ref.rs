@@ -8,7 +8,7 @@ use crate::id::{ActorId, Key, NodeId};
 use crate::remote::inbound::exposed_as;
 use crate::remote::local_actors::Requests;
 use crate::remote::outbound::EncodedMessage;
-use crate::remote::transport::{QueueRoom, Signal, Transport};
+use crate::remote::transport::{QueueRoom, Signal, SignalKind, Transport};
 use crate::remote::wire::Wire;
 use crate::request::ReplyTo;
 use crate::scheduler::{
@@ -165,7 +165,7 @@ impl ServiceRef<'_> {
     }
 
     /// Makes the loop report to the transport when an actor ends, or an adapter is closed
-    /// ([`Signal::Exited`](crate::Signal::Exited)), also if its address does not leave this loop. False when the actor
+    /// ([`Notice::Exited`](crate::Notice::Exited)), also if its address does not leave this loop. False when the actor
     /// has exited, or the adapter is closed.
     pub fn report_exit(&mut self, key: Key) -> bool {
         self.scheduler.core.report_exit(key)
@@ -185,7 +185,9 @@ impl ServiceRef<'_> {
     /// [`Event::Lagged`](crate::Event::Lagged). The report keeps its place behind the messages of the channel that were
     /// accepted before.
     pub fn report_missed(&mut self, channel: Key, subscriber: ActorId, missed: u64, ended: bool) {
-        self.scheduler.core.signal(Signal::Lagged { channel, subscriber, missed, ended });
+        let from = Some(self.scheduler.core.id(channel));
+        let kind = SignalKind::Lagged { missed, ended };
+        self.scheduler.core.signal(Signal { from, to: subscriber, kind });
     }
 
     /// Whether the queue to `to`, on another node, has this room for the actor whose step is running: for a message, or for a

@@ -30,7 +30,10 @@ pub use local_actors::{ActorSignals, Delivery, LocalActors, MailboxLoad, Mailbox
 pub use loop_ref::{LoopRef, ServiceRef};
 pub use outbound::EncodedMessage;
 pub(crate) use outbound::{export, reach_wire};
-pub use transport::{Destination, MonitorId, OutboundMessage, PayloadRules, QueueRoom, Signal, Transport};
+pub(crate) use transport::QueuedSignal;
+pub use transport::{
+    Destination, MonitorId, Notice, OutboundMessage, PayloadRules, QueueRoom, Signal, SignalKind, Transport,
+};
 pub use wire::{TYPE_NAME_MAX, Wire};
 #[cfg(feature = "serde")]
 pub use wire_serde::private as __private;

@@ -9,7 +9,7 @@ use crate::id::{ActorId, NodeId};
 use crate::remote::codec_context::{self, EncodeMode, EncodedRefs};
 use crate::remote::encoded_value::EncodedValue;
 use crate::remote::loop_ref::LoopRef;
-use crate::remote::transport::{Destination, OutboundMessage, PayloadRules, QueueRoom, Signal};
+use crate::remote::transport::{Destination, Notice, OutboundMessage, PayloadRules, QueueRoom};
 use crate::remote::wire::{Wire, check_type_name};
 use crate::request::RequestId;
 use crate::scheduler::{Core, Scheduler, catch_panic};
@@ -78,7 +78,7 @@ pub(crate) fn reply_wire<R: Wire>(
         Err(reason) => {
             // The request fails at once, instead of by its timeout.
             let failure = AskError::from_reply(&reason);
-            loop_ref.scheduler.core.signal(Signal::ReplyDropped { node, request_id, reason: failure });
+            loop_ref.scheduler.core.notice(Notice::ReplyDropped { node, request_id, reason: failure });
             Err(reason)
         }
     }

@@ -21,7 +21,7 @@ pub trait Transport: Any {
     /// After [`Undelivered::Busy`] for a message to an actor in the mode [`SendMode::Send`] or [`SendMode::Try`], the transport
     /// calls [`Mailboxes::writable`](crate::Mailboxes::writable) later: when there is room for the message, or when it has dropped
     /// what waits for the actor's node. It passes the sender and the address of the message. Without a sender it passes `None`: messages of
-    /// handles wait for this call. It may forget a sender after [`Signal::Exited`]. Without the call, the sender or the
+    /// handles wait for this call. It may forget a sender after [`Notice::Exited`]. Without the call, the sender or the
     /// messages of handles wait for ever. Other modes and errors need no call.
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered>;
 
@@ -51,6 +51,9 @@ pub trait Transport: Any {
     /// Sends a signal. Signals are never refused. If a monitor cannot reach its node, the watcher receives a `Down`;
     /// other signals are dropped.
     fn signal(&mut self, now: Time, signal: Signal);
+
+    /// Takes a notice of the loop, in order with messages and signals.
+    fn notice(&mut self, now: Time, notice: Notice);
 }
 
 /// The rules of a transport for the bytes of messages and values.
@@ -134,77 +137,69 @@ pub struct MonitorId {
     pub number: u64,
 }
 
-/// The signals between actors; they keep their order with messages. They hold bytes, keys and numbers only, so they are `Send`.
-///
-/// A transport must handle every signal, so this enum is exhaustive: a new variant breaks the build of each transport.
+/// A signal from one actor to another; both directions have this form. It keeps its order with the messages between the two. It
+/// holds bytes, keys and numbers only, so it is `Send`.
 #[derive(Clone, Debug)]
-pub enum Signal {
-    /// `watcher`, of this loop, monitors `target`.
-    Monitor {
-        /// The monitored actor, on another node.
-        target: ActorId,
-        /// The monitor.
-        id: MonitorId,
-        /// The monitoring actor.
-        watcher: Key,
-    },
-    /// A monitor is removed.
-    Demonitor {
-        /// The monitoring actor, of this loop.
-        watcher: Key,
-        /// The monitored actor, on another node.
-        target: ActorId,
-        /// The monitor.
-        id: MonitorId,
-    },
-    /// `actor`, of this loop, requests that `watcher` receives a `Down` when it exits.
-    Notify {
-        /// The receiver of the `Down`, on another node.
-        watcher: ActorId,
-        /// The monitor.
-        id: MonitorId,
-        /// The actor that the `Down` is about.
-        actor: Key,
-    },
-    /// `actor`, of this loop, has exited; sent for each monitor.
-    Down {
-        /// The monitoring actor, on another node.
-        watcher: ActorId,
-        /// The monitor.
-        id: MonitorId,
-        /// The actor that has exited.
-        actor: ActorId,
-        /// The exit reason.
-        reason: ExitReason<EncodedValue>,
-    },
-    /// Terminates `target`.
+pub struct Signal {
+    /// The actor that it comes from; `None` from outside of all actors.
+    pub from: Option<ActorId>,
+    /// The actor that it is for.
+    pub to: ActorId,
+    /// What it says.
+    pub kind: SignalKind,
+}
+
+/// What a [`Signal`] says.
+///
+/// A transport must handle every kind, so this enum is exhaustive: a new variant breaks the build of each transport.
+#[derive(Clone, Debug)]
+pub enum SignalKind {
+    /// The sender monitors the receiver.
+    Monitor(MonitorId),
+    /// The sender does not monitor the receiver any more.
+    Demonitor(MonitorId),
+    /// The sender requests that the receiver gets a `Down` when the sender exits.
+    Notify(MonitorId),
+    /// The sender, which the receiver monitors, has exited for this reason.
+    Down(MonitorId, ExitReason<EncodedValue>),
+    /// Terminates the receiver.
     Terminate {
-        /// The sender, for the order of messages; `None` from outside of all actors.
-        from: Option<Key>,
-        /// The actor to terminate, on another node.
-        target: ActorId,
         /// The time that it has to end; `None` ends it at once, without a further step.
         grace: Option<Duration>,
     },
-    /// Throws an exception into `target`.
-    Throw {
-        /// The sender, for the order of messages; `None` from outside of all actors.
-        from: Option<Key>,
-        /// The receiver, on another node.
-        target: ActorId,
-        /// The exception.
-        value: EncodedValue,
+    /// Throws this exception into the receiver.
+    Throw(EncodedValue),
+    /// Resumes the receiver with this value.
+    Resume(EncodedValue),
+    /// The receiver, a subscriber, has missed messages of the sender, a channel.
+    Lagged {
+        /// The number of messages that it missed since its last message or `Lagged` of the channel.
+        missed: u64,
+        /// The subscription has ended for this reason.
+        ended: bool,
     },
-    /// Resumes `target`.
-    Resume {
-        /// The sender, for the order of messages; `None` from outside of all actors.
-        from: Option<Key>,
-        /// The actor to resume, on another node.
-        target: ActorId,
-        /// The value that it receives.
-        value: EncodedValue,
-    },
-    /// No reply will follow: a `ReplyTo` was dropped in this loop, or there was no room for the reply.
+}
+
+impl SignalKind {
+    /// The value in it, if it has one.
+    pub fn value(&self) -> Option<&EncodedValue> {
+        match self {
+            Self::Throw(value) | Self::Resume(value) | Self::Down(_, ExitReason::Done(value)) => Some(value),
+            Self::Monitor(_)
+            | Self::Demonitor(_)
+            | Self::Notify(_)
+            | Self::Down(..)
+            | Self::Terminate { .. }
+            | Self::Lagged { .. } => None,
+        }
+    }
+}
+
+/// Something that a loop tells its transport, in order with signals. Like [`SignalKind`], this enum is exhaustive.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// No reply will follow: a `ReplyTo` was dropped in this loop, or there was no room for the reply. The transport informs the other
+    /// node.
     ReplyDropped {
         /// The node that sent the request.
         node: NodeId,
@@ -226,23 +221,19 @@ pub enum Signal {
         /// The address on another node.
         address: ActorId,
     },
-    /// `subscriber` has missed messages of `channel`, an actor of this loop.
-    Lagged {
-        /// The channel.
-        channel: Key,
-        /// The subscriber, on another node.
-        subscriber: ActorId,
-        /// The number of messages that it missed since its last message or `Lagged` of the channel.
-        missed: u64,
-        /// The subscription has ended for this reason.
-        ended: bool,
-    },
     /// An actor of this loop that other nodes could reach has exited, or such an adapter is closed. If it has many monitors, some of
-    /// their [`Signal::Down`]s follow later.
+    /// their [`SignalKind::Down`]s follow later.
     Exited {
         /// The actor or the adapter.
         actor: Key,
     },
+}
+
+/// What the core has queued for the transport.
+#[derive(Debug)]
+pub(crate) enum QueuedSignal {
+    Signal(Signal),
+    Notice(Notice),
 }
 
 #[cfg(test)]
@@ -254,6 +245,7 @@ mod tests {
     fn signal_is_send() {
         fn assert_send<T: Send>() {}
         assert_send::<Signal>();
+        assert_send::<Notice>();
         assert_send::<OutboundMessage<'_>>();
     }
 }

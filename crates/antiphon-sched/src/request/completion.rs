@@ -4,7 +4,7 @@ use std::any::Any;
 
 use crate::error::{AskError, PayloadError, Undelivered};
 use crate::id::Key;
-use crate::remote::Signal;
+use crate::remote::Notice;
 use crate::request::dropped::DroppedReply;
 use crate::request::pending::{ReplyHandler, RequestId};
 use crate::scheduler::{Core, NO_REQUEST, TimerKey, TimerPurpose, log_panic};
@@ -54,7 +54,7 @@ impl Core {
             self.cancel_timer(timer);
         }
         if is_remote {
-            self.signal(Signal::RequestClosed { request_id });
+            self.notice(Notice::RequestClosed { request_id });
         }
     }
 
@@ -133,7 +133,7 @@ impl Core {
         if node == self.node_id() {
             self.fail_request(request_id, AskError::Dropped);
         } else {
-            self.signal(Signal::ReplyDropped { node, request_id, reason: AskError::Dropped });
+            self.notice(Notice::ReplyDropped { node, request_id, reason: AskError::Dropped });
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::actor::{Actor, Addr, ExitReason, SendMode, Value};
 use crate::error::{SendError, TooManyOpen, Undelivered};
 use crate::event_loop::{LoopConfig, Readiness, ReadyTarget};
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::{PayloadRules, Signal, Wire, codec_context};
+use crate::remote::{Notice, PayloadRules, QueuedSignal, Signal, SignalKind, Wire, codec_context};
 use crate::request::PendingRequests;
 use crate::scheduler::actor_table::{ActorTable, Flag};
 use crate::scheduler::batch::{BatchOutcome, drop_predicate};
@@ -81,7 +81,7 @@ pub(crate) struct Core {
     /// The rules of the transport; `None` if the loop has none.
     pub(super) payload_rules: Option<PayloadRules>,
     /// Signals for the transport.
-    pub(super) signals: Vec<Signal>,
+    pub(super) signals: Vec<QueuedSignal>,
     scratch: Vec<u8>,
     type_names: FxHashMap<TypeId, &'static str>,
     pub(super) readiness: Readiness,
@@ -534,28 +534,33 @@ impl Core {
     /// Queues a signal for the transport.
     pub(crate) fn signal(&mut self, signal: Signal) {
         match self.payload_rules {
-            Some(_) => self.signals.push(signal),
+            Some(_) => self.signals.push(QueuedSignal::Signal(signal)),
             None => self.refuse_signal(signal),
         }
     }
 
+    /// Queues a notice for the transport. Without a transport no other node has anything of this loop.
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        if self.payload_rules.is_some() {
+            self.signals.push(QueuedSignal::Notice(notice));
+        }
+    }
+
     /// Handles a signal in a loop without a transport: no other node is reachable.
-    fn refuse_signal(&mut self, signal: Signal) {
-        match signal {
-            Signal::Monitor { target, id, watcher } => self.down(watcher, id, target, ExitReason::NodeLost),
-            Signal::Terminate { target, .. }
-            | Signal::Throw { target, .. }
-            | Signal::Resume { target, .. } => {
-                self.dead_signal(target, "signal", Undelivered::NoNode);
+    fn refuse_signal(&mut self, Signal { from, to, kind }: Signal) {
+        match kind {
+            SignalKind::Monitor(id) => {
+                if let Some(watcher) = from {
+                    self.down(watcher.key(), id, to, ExitReason::NodeLost);
+                }
             }
-            Signal::Demonitor { .. }
-            | Signal::Notify { .. }
-            | Signal::Down { .. }
-            | Signal::ReplyDropped { .. }
-            | Signal::Lagged { .. }
-            | Signal::RequestClosed { .. }
-            | Signal::RoomNotAwaited { .. }
-            | Signal::Exited { .. } => {}
+            SignalKind::Terminate { .. } | SignalKind::Throw(_) | SignalKind::Resume(_) => {
+                self.dead_signal(to, "signal", Undelivered::NoNode);
+            }
+            SignalKind::Demonitor(_)
+            | SignalKind::Notify(_)
+            | SignalKind::Down(..)
+            | SignalKind::Lagged { .. } => {}
         }
     }
 

@@ -12,7 +12,7 @@ use std::ops::Bound;
 
 use crate::actor::ExitReason;
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::{EncodedValue, MonitorId, Signal};
+use crate::remote::{EncodedValue, MonitorId, Signal, SignalKind};
 use crate::scheduler::core::Core;
 use crate::scheduler::panic_guard::{TableInUse, log_panic};
 use antiphon_types::Time;
@@ -197,7 +197,7 @@ impl Core {
                 ended.exported.insert(exported).clone()
             }
         };
-        self.signal(Signal::Down { watcher, id, actor, reason });
+        self.signal(Signal { from: Some(actor), to: watcher, kind: SignalKind::Down(id, reason) });
     }
 
     /// Removes the monitor that an ended actor has set on a target of any node.
@@ -205,7 +205,8 @@ impl Core {
         if target.node() == self.node_id {
             self.remove_watcher(target.key(), id);
         } else {
-            self.signal(Signal::Demonitor { watcher, target, id });
+            let from = Some(self.id(watcher));
+            self.signal(Signal { from, to: target, kind: SignalKind::Demonitor(id) });
         }
     }
 }

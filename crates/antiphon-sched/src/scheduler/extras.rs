@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::actor::{Down, ExitReason};
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::{EncodedValue, ExposedType, MonitorId, Signal};
+use crate::remote::{EncodedValue, ExposedType, MonitorId, Notice, Signal, SignalKind};
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::adapter::AdapterTable;
 use crate::scheduler::cell::ActorType;
@@ -255,7 +255,8 @@ impl Core {
             extras.watching.insert(id, target);
         }
         if target.node() != self.node_id {
-            self.signal(Signal::Monitor { target, id, watcher });
+            let from = Some(self.id(watcher));
+            self.signal(Signal { from, to: target, kind: SignalKind::Monitor(id) });
         } else {
             self.add_watcher(target.key(), id, self.id(watcher));
         }
@@ -313,7 +314,8 @@ impl Core {
     pub(crate) fn demonitor(&mut self, watcher: Key, id: MonitorId) {
         let Some(target) = self.remove_monitor(watcher, id) else { return };
         if target.node() != self.node_id {
-            self.signal(Signal::Demonitor { watcher, target, id });
+            let from = Some(self.id(watcher));
+            self.signal(Signal { from, to: target, kind: SignalKind::Demonitor(id) });
         } else {
             self.remove_watcher(target.key(), id);
         }
@@ -329,7 +331,8 @@ impl Core {
     ) {
         // The peer may have set it before, in a session that has ended: it gets one `Down`.
         self.remove_ended_monitor(target, id);
-        self.signal(Signal::Down { watcher, id, actor: self.id(target), reason });
+        let from = Some(self.id(target));
+        self.signal(Signal { from, to: watcher, kind: SignalKind::Down(id, reason) });
     }
 
     /// Removes a monitor of an address of this loop, also if the address has ended and the `Down` waits for its turn.
@@ -383,7 +386,7 @@ impl Core {
             id.number |= NOTIFY;
             self.expect_down(watcher.key(), id, target);
         } else {
-            self.signal(Signal::Notify { watcher, id, actor });
+            self.signal(Signal { from: Some(target), to: watcher, kind: SignalKind::Notify(id) });
         }
         self.add_watcher(actor, id, watcher);
     }
@@ -448,7 +451,7 @@ impl Core {
             self.down(watcher.key(), id, actor, reason);
         } else {
             let reason = self.exported_reason(actor, reason);
-            self.signal(Signal::Down { watcher, id, actor, reason });
+            self.signal(Signal { from: Some(actor), to: watcher, kind: SignalKind::Down(id, reason) });
         }
     }
 
@@ -467,7 +470,7 @@ impl Core {
         let is_known_elsewhere = address.is_known_elsewhere();
         self.end_monitors_of(key, address, BTreeMap::new(), reason);
         if is_known_elsewhere {
-            self.signal(Signal::Exited { actor: key });
+            self.notice(Notice::Exited { actor: key });
         }
     }
 
@@ -513,7 +516,7 @@ impl Core {
         Sockets::of(self).close_all(extras.sockets);
         // `Down`s may still wait. But when a watcher receives its own, the names of the actor must be free.
         if is_known_elsewhere {
-            self.signal(Signal::Exited { actor: key });
+            self.notice(Notice::Exited { actor: key });
         }
     }
 

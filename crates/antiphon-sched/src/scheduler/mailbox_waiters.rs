@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 
 use crate::actor::SendMode;
 use crate::id::{ActorId, Key, NodeId};
-use crate::remote::Signal;
+use crate::remote::Notice;
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::core::Core;
 use crate::scheduler::system_event::SystemEvent;
@@ -355,7 +355,7 @@ impl Core {
         if address.node() == self.node_id {
             self.remove_waiter(address, ticket);
         } else {
-            self.signal(Signal::RoomNotAwaited { sender, address });
+            self.notice(Notice::RoomNotAwaited { sender, address });
         }
     }
 

@@ -49,7 +49,7 @@ pub(crate) use termination::GRACE;
 pub(crate) use timers::{TimerKey, TimerPurpose};
 
 use crate::id::Key;
-use crate::remote::Transport;
+use crate::remote::{QueuedSignal, Transport};
 
 /// The state of a loop that steps of actors reach through their `Cx`: the core, and beside it the transport to other nodes.
 ///
@@ -76,8 +76,11 @@ impl Scheduler {
     /// Passes the queued signals to the transport.
     pub(crate) fn pass_signals(&mut self) {
         if let Some(transport) = &mut self.transport {
-            for signal in self.core.signals.drain(..) {
-                transport.signal(self.core.now, signal);
+            for queued in self.core.signals.drain(..) {
+                match queued {
+                    QueuedSignal::Signal(signal) => transport.signal(self.core.now, signal),
+                    QueuedSignal::Notice(notice) => transport.notice(self.core.now, notice),
+                }
             }
         }
     }

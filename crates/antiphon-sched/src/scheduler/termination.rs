@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 use crate::actor::ExitReason;
 use crate::error::Undelivered;
 use crate::id::{ActorId, Key};
-use crate::remote::Signal;
+use crate::remote::{Signal, SignalKind};
 use crate::scheduler::actor_table::Flag;
 use crate::scheduler::core::Core;
 use crate::scheduler::system_event::SystemEvent;
@@ -87,7 +87,8 @@ impl Core {
 
     fn end_or_signal(&mut self, target: ActorId, grace: Option<Duration>) {
         if target.node() != self.node_id {
-            return self.signal(Signal::Terminate { from: self.current, target, grace });
+            let from = self.current.map(|key| self.id(key));
+            return self.signal(Signal { from, to: target, kind: SignalKind::Terminate { grace } });
         }
         match (self.actor_of(target.key()), grace) {
             (None, _) => self.dead_signal(target, "terminate", Undelivered::NoActor),

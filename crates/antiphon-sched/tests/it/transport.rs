@@ -12,6 +12,7 @@ use crate::common::*;
 enum SentFrame {
     OutboundMessage { to: Destination, tag: &'static str, body: Vec<u8> },
     Signal(Signal),
+    ReplyDropped { request_id: RequestId, reason: AskError },
 }
 
 /// Records what one loop hands to its transport, in order.
@@ -28,7 +29,7 @@ struct TransportRecord {
     senders: Vec<Option<Key>>,
     /// The watcher and the id of each monitor of a remote actor.
     monitors: Vec<(Key, MonitorId)>,
-    /// Signals that concern only the tables of the own node.
+    /// Notices that concern only the tables of the own node.
     closed: Vec<RequestId>,
     exited: Vec<Key>,
     no_room_awaited: Vec<(Key, ActorId)>,
@@ -82,14 +83,21 @@ impl Transport for FakeTransport {
 
     fn signal(&mut self, _: Time, signal: Signal) {
         let mut record = self.0.borrow_mut();
-        if let Signal::Monitor { id, watcher, .. } = signal {
-            record.monitors.push((watcher, id));
+        if let Signal { from: Some(watcher), kind: SignalKind::Monitor(id), .. } = &signal {
+            record.monitors.push((watcher.key(), *id));
         }
-        match signal {
-            Signal::RequestClosed { request_id } => record.closed.push(request_id),
-            Signal::Exited { actor } => record.exited.push(actor),
-            Signal::RoomNotAwaited { sender, address } => record.no_room_awaited.push((sender, address)),
-            signal => record.frames.push_back(SentFrame::Signal(signal)),
+        record.frames.push_back(SentFrame::Signal(signal));
+    }
+
+    fn notice(&mut self, _: Time, notice: Notice) {
+        let mut record = self.0.borrow_mut();
+        match notice {
+            Notice::ReplyDropped { request_id, reason, .. } => {
+                record.frames.push_back(SentFrame::ReplyDropped { request_id, reason });
+            }
+            Notice::RequestClosed { request_id } => record.closed.push(request_id),
+            Notice::Exited { actor } => record.exited.push(actor),
+            Notice::RoomNotAwaited { sender, address } => record.no_room_awaited.push((sender, address)),
         }
     }
 }
@@ -130,7 +138,7 @@ impl TwoNodes {
                     let receiver = &mut self.nodes[1 - from];
                     let origin = Origin::new(node_id, 1_000);
                     let (delivery, _) =
-                        with_origin(origin, || receive_frame(&mut receiver.local_actors(), node_id, frame));
+                        with_origin(origin, || receive_frame(&mut receiver.local_actors(), frame));
                     self.deliveries.extend(delivery);
                 }
             }
@@ -164,7 +172,7 @@ impl TwoNodes {
 }
 
 /// Handles a frame of the other node. Returns the outcome of a delivery.
-fn receive_frame(local: &mut LocalActors<'_>, from: NodeId, frame: SentFrame) -> Option<Delivery> {
+fn receive_frame(local: &mut LocalActors<'_>, frame: SentFrame) -> Option<Delivery> {
     match frame {
         SentFrame::OutboundMessage { to: Destination::Actor(id), tag, body } => {
             return Some(local.mailboxes().deliver(id.key(), tag, &body));
@@ -173,28 +181,29 @@ fn receive_frame(local: &mut LocalActors<'_>, from: NodeId, frame: SentFrame) ->
             assert_eq!(node, local.node_id());
             let _ = local.requests().complete_encoded(request_id, tag, &body);
         }
-        SentFrame::Signal(signal) => match signal {
-            Signal::Monitor { target, id, watcher } => {
-                local.signals().add_watcher(target.key(), id, ActorId::new(from, watcher))
-            }
-            Signal::Demonitor { target, id, .. } => local.signals().remove_watcher(target.key(), id),
-            Signal::Notify { watcher, id, actor } => {
-                local.signals().expect_down(watcher.key(), id, ActorId::new(from, actor));
-            }
-            Signal::Down { watcher, id, actor, reason } => {
-                local.signals().down(watcher.key(), id, actor, reason)
-            }
-            Signal::Terminate { target, grace: Some(grace), .. } => {
-                local.signals().terminate_within(target, grace)
-            }
-            Signal::Terminate { target, grace: None, .. } => local.signals().kill(target),
-            Signal::Throw { target, value, .. } => drop(local.signals().throw(target.key(), value)),
-            Signal::Resume { target, value, .. } => drop(local.signals().resume(target.key(), value)),
-            Signal::ReplyDropped { request_id, reason, .. } => local.requests().fail(request_id, reason),
-            other => panic!("a signal that no node sends to another: {other:?}"),
-        },
+        SentFrame::ReplyDropped { request_id, reason } => local.requests().fail(request_id, reason),
+        SentFrame::Signal(signal) => {
+            receive_signal(local, signal);
+        }
     }
     None
+}
+
+/// Handles a signal of the other node. Whether it was of use.
+fn receive_signal(local: &mut LocalActors<'_>, Signal { from, to, kind }: Signal) -> bool {
+    let (mut signals, target, from) = (local.signals(), to.key(), || from.expect("an actor sent it"));
+    match kind {
+        SignalKind::Monitor(id) => signals.add_watcher(target, id, from()),
+        SignalKind::Demonitor(id) => signals.remove_watcher(target, id),
+        SignalKind::Notify(id) => return signals.expect_down(target, id, from()),
+        SignalKind::Down(id, reason) => signals.down(target, id, from(), reason),
+        SignalKind::Terminate { grace: Some(grace) } => signals.terminate_within(to, grace),
+        SignalKind::Terminate { grace: None } => signals.kill(to),
+        SignalKind::Throw(value) => return signals.throw(target, value),
+        SignalKind::Resume(value) => return signals.resume(target, value),
+        SignalKind::Lagged { .. } => panic!("no channel is in this test"),
+    }
+    true
 }
 
 #[derive(Serialize, Deserialize, Debug)]
@@ -1081,7 +1090,11 @@ fn signals_wait_while_transport_works() {
     assert_eq!(seen, Some(0), "the transport works");
     let frames = &net.records[0].borrow().frames;
     let only = (frames.len() == 1).then(|| &frames[0]);
-    assert!(matches!(only, Some(SentFrame::Signal(Signal::Demonitor { .. }))), "{} frames", frames.len());
+    assert!(
+        matches!(only, Some(SentFrame::Signal(Signal { kind: SignalKind::Demonitor(_), .. }))),
+        "{} frames",
+        frames.len()
+    );
 }
 
 #[test]
@@ -1104,6 +1117,8 @@ fn transport_is_used_only_by_its_type() {
             AskError::TimedOut
         }
         fn signal(&mut self, _: Time, _: Signal) {}
+
+        fn notice(&mut self, _: Time, _: Notice) {}
     }
     let mut net = two_nodes();
     assert!(net.nodes[0].with_transport(|_: &mut OtherTransport, _| ()).is_none());
@@ -1618,7 +1633,7 @@ fn add_watchers(net: &mut TwoNodes, target: Key, numbers: std::ops::Range<u64>) 
 fn take_downs(net: &TwoNodes) -> Vec<u64> {
     let frames = std::mem::take(&mut net.records[1].borrow_mut().frames);
     let number = |frame: SentFrame| match frame {
-        SentFrame::Signal(Signal::Down { id, .. }) => Some(id.number),
+        SentFrame::Signal(Signal { kind: SignalKind::Down(id, _), .. }) => Some(id.number),
         _ => None,
     };
     frames.into_iter().filter_map(number).collect()

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
 use antiphon_wire as wire;
@@ -15,6 +16,7 @@ use super::driver::{Driver, Output};
 use super::ended_sessions::EndedSessions;
 use super::log_throttle::LogThrottle;
 use super::mailbox_budget::AllBudgets;
+use super::peer_session::PREDECESSOR_WITHIN;
 use super::receipts::PendingReceipts;
 use super::settings::Settings;
 use super::timers::TimerQueue;
@@ -102,6 +104,11 @@ impl NodeCx {
     /// Whether a line may be logged now; see [`LogThrottle::may`].
     pub(super) fn may_log(&mut self, kind: &'static str, about: impl Display) -> bool {
         self.log.may(self.now, kind, about)
+    }
+
+    /// How long a peer may take to answer [`Peer::ask`](super::peer::Peer::ask): connections that wait for it must not time out before.
+    pub(super) fn answer_within(&self) -> Duration {
+        PREDECESSOR_WITHIN.min(self.settings.limits().handshake_timeout / 2)
     }
 
     /// Makes the changes to the loop that have waited for access to it.

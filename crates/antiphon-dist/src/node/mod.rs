@@ -24,6 +24,7 @@ mod disconnect;
 mod discovery;
 mod driver;
 mod ended_sessions;
+mod handshakes;
 mod host_discovery;
 mod idle_close;
 mod inbound_messages;
@@ -102,6 +103,7 @@ use dialer::is_harmless;
 use disconnect::{DISCONNECT_WITHIN, Disconnect};
 use discovery::Discovery;
 use ended_sessions::{DeadFrame, EndedSession, REPORTS_A_ROUND, dead_letter_of};
+use handshakes::Handshakes;
 use idle_close::{IdleStage, frame_counts};
 use inspection::PAGE_MAX;
 use names::NameRegistry;
@@ -323,7 +325,11 @@ impl NodeCore {
         match input {
             Input::Start => self.start(driver),
             Input::Accepted { conn, tls } => self.on_accepted(conn, tls),
-            Input::Connected { conn, tls } => self.on_connected(conn, tls, driver),
+            Input::Connected { conn, tls } => {
+                if !self.handshakes().begin(conn, tls, driver) {
+                    self.fail_conn(conn, driver);
+                }
+            }
             Input::TlsFailed { conn, fault } => self.on_tls_failed(conn, fault, driver),
             Input::DialFailed { conn, refused } => self.on_dial_failed(conn, refused, driver),
             Input::Received(conn, count) => self.on_received(conn, count, driver),
@@ -755,45 +761,6 @@ impl NodeCore {
         }
     }
 
-    fn on_connected(&mut self, id: ConnId, tls: Option<OverTls>, driver: &mut impl Driver) {
-        let Some(at) = self.cx.connections.get(id).and_then(|conn| conn.dialled) else { return };
-        let Some(entropy) = driver.entropy() else { return self.fail_conn(id, driver) };
-        let resume_state = self.resume_state_for(at);
-        let Some(conn) = self.cx.connections.get(id) else { return };
-        conn.certificate = tls.map(|tls| tls.certificate);
-        let exporter = tls.map(|tls| tls.exporter);
-        let handshake =
-            Handshake::dial(&self.cx.settings.profile, entropy, resume_state, exporter, &mut conn.out);
-        conn.state = ConnectionState::Handshaking(Box::new(handshake));
-        conn.opened_at = self.cx.now;
-        self.cx.set_deadline(id, self.cx.settings.limits().handshake_timeout);
-        driver.output(Output::Write(id));
-    }
-
-    /// The resume state for the hello to a location. The node there is known for certain only after its hello, so this is a guess. A
-    /// wrong one costs a second dial: a refusal names no node, so the next attempt is for another one.
-    fn resume_state_for(&mut self, at: SocketAddr) -> ResumeState {
-        let is_there = |peer: &Peer| !peer.is_replaced() && peer.is_at(at);
-        let there = || self.peers.at(at).filter(|peer| is_there(peer));
-        let with_session = there().filter(|peer| peer.session().is_some()).take(GUESSES_MAX);
-        let without_session = there().find(|peer| peer.session().is_none());
-        let mut guesses: Vec<NodeId> =
-            [self.discovery.dialer.answered_at(at), self.discovery.dialer.node_at(at)]
-                .into_iter()
-                .flatten()
-                .collect();
-        guesses.extend(with_session.chain(without_session).map(|peer| peer.node));
-        let refused = self.discovery.dialer.refused_guesses(at) as usize % (guesses.len() + 1);
-        let Some(node) = guesses.get(refused).copied() else {
-            return ResumeState::unknown(self.cx.epochs.of_unknown_node());
-        };
-        let session = self.peers.get_mut(node).and_then(Peer::session_mut);
-        session.map_or_else(
-            || ResumeState::unknown(self.cx.epochs.of(node)),
-            |peer_session| peer_session.session.next_resume_state(),
-        )
-    }
-
     fn on_connection_due(&mut self, id: ConnId, driver: &mut impl Driver) {
         let Some(conn) = self.cx.connections.get(id) else { return };
         conn.deadline = None;
@@ -824,228 +791,29 @@ impl NodeCore {
         self.advance_connection(id, driver);
     }
 
+    fn handshakes(&mut self) -> Handshakes<'_> {
+        Handshakes { cx: &mut self.cx, peers: &mut self.peers, dialer: &mut self.discovery.dialer }
+    }
+
     /// Continues the handshake of a connection, or handles the records that have arrived on it.
     fn advance_connection(&mut self, id: ConnId, driver: &mut impl Driver) {
         loop {
             let Some(conn) = self.cx.connections.get(id) else { return };
             match conn.state {
-                ConnectionState::Handshaking(_) => {
-                    if !self.handshake(id, driver) {
-                        return;
+                ConnectionState::Handshaking(_) => match self.handshakes().advance(id, driver) {
+                    Ok(HandshakeProgress::Wait) => return,
+                    Ok(HandshakeProgress::Continue) => {}
+                    Ok(HandshakeProgress::Proven(connection)) => {
+                        if !self.on_proven(id, connection, driver) {
+                            return;
+                        }
                     }
-                }
+                    Err(error) => return self.on_handshake_error(id, error, driver),
+                },
                 ConnectionState::Established(node) => return self.receive(node, id, driver),
                 ConnectionState::Dialling | ConnectionState::Closing => return,
             }
         }
-    }
-
-    /// Makes one step of a handshake. False if the handshake waits for bytes, or has failed.
-    fn handshake(&mut self, id: ConnId, driver: &mut impl Driver) -> bool {
-        let Some(conn) = self.cx.connections.get(id) else { return false };
-        let ConnectionState::Handshaking(mut handshake) =
-            std::mem::replace(&mut conn.state, ConnectionState::Closing)
-        else {
-            return false;
-        };
-        let mut out = std::mem::take(&mut conn.out);
-        let certificate = conn.certificate;
-        let profile = &self.cx.settings.profile;
-        let stepped = handshake.advance(profile, &mut conn.deframer, &mut out);
-        let next = match stepped {
-            Ok(HandshakeStep::Wait) => Ok(HandshakeProgress::Wait),
-            Ok(HandshakeStep::Introduced) => self.introduce(id, &mut handshake, &mut out, driver),
-            Ok(HandshakeStep::Proven) => self.confirm(id, &mut handshake, certificate, &mut out),
-            Ok(HandshakeStep::Done(connection)) => Ok(HandshakeProgress::Proven(connection)),
-            Err(error) => Err(error),
-        };
-        let Some(conn) = self.cx.connections.get(id) else { return false };
-        conn.out = out;
-        if conn.written < conn.out.len() {
-            driver.output(Output::Write(id));
-        }
-        match next {
-            Ok(HandshakeProgress::Wait) => {
-                conn.state = ConnectionState::Handshaking(handshake);
-                false
-            }
-            Ok(HandshakeProgress::Continue) => {
-                conn.state = ConnectionState::Handshaking(handshake);
-                true
-            }
-            Ok(HandshakeProgress::Proven(connection)) => self.on_proven(id, connection, driver),
-            Err(error) => {
-                self.on_handshake_error(id, error, driver);
-                false
-            }
-        }
-    }
-
-    /// Handles the hello of the other side: the acceptor sends its own hello, the dialling side its proof.
-    fn introduce(
-        &mut self,
-        id: ConnId,
-        handshake: &mut Handshake,
-        out: &mut Vec<u8>,
-        driver: &mut impl Driver,
-    ) -> Result<HandshakeProgress, HandshakeError> {
-        let (Some(hello), Some(conn)) = (handshake.peer(), self.cx.connections.get(id)) else {
-            return Err(HandshakeError::CallerMisused);
-        };
-        let (dialled, certificate) = (conn.dialled, conn.certificate);
-        let has_other_certificate = self.has_other_certificate(hello.node, certificate);
-        if let Some(at) = dialled {
-            self.discovery.dialer.answered(at, hello.node);
-            if self.is_found(at, hello) {
-                handshake.refuse(Refusal::Duplicate, out);
-                return Err(HandshakeError::Refused(Refusal::Duplicate));
-            }
-        }
-        let session = self.peers.get(hello.node).and_then(Peer::session);
-        let session = session.map(|peer_session| &peer_session.session);
-        // A node that has replaced its certificate claims to hold the session, and proves it next.
-        let claims_session = session.is_some() && hello.resume_state.known != 0;
-        let has_other_certificate = has_other_certificate && !claims_session;
-        let is_ignored_as_unknown =
-            dialled.is_none() && session.is_none() && self.cx.settings.ignores_unknown_nodes;
-        let ignored =
-            is_ignored_as_unknown || hello.locations.iter().any(|at| self.cx.settings.ignores(at.ip()));
-        if ignored || self.cx.leaving || has_other_certificate {
-            self.cx.counts.refusals.certificates += u64::from(has_other_certificate);
-            let refusal = match () {
-                () if ignored => Refusal::Ignored,
-                () if self.cx.leaving => Refusal::Leaving,
-                () => Refusal::Certificate,
-            };
-            handshake.refuse(refusal, out);
-            return Err(HandshakeError::Refused(refusal));
-        }
-        let profile = &self.cx.settings.profile;
-        let refusal = if dialled.is_some() {
-            match Session::prove_to(session, &mut self.cx.epochs, handshake) {
-                Ok(held) => match self.contest(id, hello) {
-                    Contest::Undecided => return Ok(HandshakeProgress::Wait),
-                    Contest::Lost => Refusal::NodeIdInUse,
-                    Contest::Won => {
-                        let profile = &self.cx.settings.profile;
-                        return handshake.prove(profile, held, out).map(|()| HandshakeProgress::Continue);
-                    }
-                },
-                Err(refusal) => refusal,
-            }
-        } else {
-            match (Session::answer_to(session, &self.cx.epochs, hello), driver.entropy()) {
-                (Ok(resume_state), Some(entropy)) => {
-                    return handshake
-                        .answer(profile, entropy, resume_state, out)
-                        .map(|()| HandshakeProgress::Continue);
-                }
-                (Ok(_), None) => Refusal::Busy,
-                (Err(refusal), _) => refusal,
-            }
-        };
-        if matches!(refusal, Refusal::OldEpoch { .. }) {
-            // Another program may have used the id of the node. A session that rests has no end of its own: a dial shows whether its
-            // peer is still there.
-            self.discovery.dialer.examine(&mut self.cx, &mut self.peers, hello.node);
-        }
-        handshake.refuse(refusal, out);
-        Err(HandshakeError::Refused(refusal))
-    }
-
-    /// Whether a dial has found a node with which no further connection is needed.
-    fn is_found(&mut self, at: SocketAddr, hello: &Hello) -> bool {
-        let dialer = &self.discovery.dialer;
-        dialer.is_found_connected(&mut self.peers, at, hello)
-            || dialer.is_found_disconnected(&self.cx, &self.peers, at, hello)
-    }
-
-    /// Whether a node has connected before with another certificate. Unless the other side proves that it holds the session, it
-    /// may be a different node that uses this node's id.
-    fn has_other_certificate(&self, node: NodeId, certificate: Option<Fingerprint>) -> bool {
-        self.peers.get(node).is_some_and(|peer| peer.state.was_met() && peer.certificate != certificate)
-    }
-
-    /// Handles the valid proof of the dialling side: this side sends its own proof.
-    fn confirm(
-        &mut self,
-        id: ConnId,
-        handshake: &mut Handshake,
-        certificate: Option<Fingerprint>,
-        out: &mut Vec<u8>,
-    ) -> Result<HandshakeProgress, HandshakeError> {
-        let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
-        let has_other_certificate = self.has_other_certificate(hello.node, certificate);
-        let session = self.peers.get(hello.node).and_then(Peer::session);
-        let confirmed = Session::confirm_to(
-            session.map(|peer_session| &peer_session.session),
-            &mut self.cx.epochs,
-            handshake,
-        );
-        match confirmed {
-            Ok(held) if has_other_certificate && !handshake.is_resumed(&held) => {
-                self.cx.counts.refusals.certificates += 1;
-                handshake.refuse(Refusal::Certificate, out);
-                Err(HandshakeError::Refused(Refusal::Certificate))
-            }
-            Ok(held) => match self.contest(id, hello) {
-                Contest::Undecided => Ok(HandshakeProgress::Wait),
-                Contest::Lost => {
-                    handshake.refuse(Refusal::NodeIdInUse, out);
-                    Err(HandshakeError::Refused(Refusal::NodeIdInUse))
-                }
-                Contest::Won => {
-                    handshake.confirm(&self.cx.settings.profile, &held, out).map(HandshakeProgress::Proven)
-                }
-            },
-            Err(refusal) => {
-                handshake.refuse(refusal, out);
-                Err(HandshakeError::Refused(refusal))
-            }
-        }
-    }
-
-    /// Whether a connection with this hello may end the session with its node. If that has a connection, it is asked: a node that has
-    /// lost its half of the session has closed it, or does not answer on it. If it answers, another program uses the
-    /// node's id. A session that rests without a connection is reopened first.
-    fn contest(&mut self, id: ConnId, hello: &Hello) -> Contest {
-        let (node, now) = (hello.node, self.cx.now);
-        let Some(peer_session) = self.peers.get(node).and_then(Peer::session) else {
-            return Contest::Won;
-        };
-        if !peer_session.session.would_be_replaced_by(hello) {
-            return Contest::Won;
-        }
-        let (is_connected, is_resting) = (peer_session.is_connected(), peer_session.is_resting());
-        let (last_received, answer_within) = (peer_session.session.last_received(), self.answer_within());
-        let Some(conn) = self.cx.connections.get(id) else { return Contest::Lost };
-        match conn.contention {
-            Some(Contention { since, .. }) if is_connected && last_received >= since => Contest::Lost,
-            Some(Contention { since, reopens }) if now < since + answer_within => {
-                if is_connected || reopens {
-                    self.contend(id, node)
-                } else {
-                    Contest::Won
-                }
-            }
-            Some(_) => Contest::Won,
-            None if is_connected || is_resting => {
-                let contest = self.contend(id, node);
-                if is_resting {
-                    self.reopen(node);
-                }
-                let contention = self.ask(node, None).map(|since| Contention { since, reopens: is_resting });
-                if let Some(conn) = self.cx.connections.get(id) {
-                    conn.contention = contention;
-                }
-                contest
-            }
-            None => Contest::Won,
-        }
-    }
-
-    fn contend(&mut self, id: ConnId, node: NodeId) -> Contest {
-        if self.cx.connections.add_contender(node, id) { Contest::Undecided } else { Contest::Lost }
     }
 
     /// The present connection of a node has had its time to answer, or is lost: the handshakes that waited for that continue.
@@ -1067,7 +835,7 @@ impl NodeCore {
     fn on_proven(&mut self, id: ConnId, connection: Box<ProvenConnection>, driver: &mut impl Driver) -> bool {
         let node = connection.peer().node;
         let certificate = self.cx.connections.get(id).and_then(|conn| conn.certificate);
-        if !connection.resumes() && self.has_other_certificate(node, certificate) {
+        if !connection.resumes() && self.handshakes().has_other_certificate(node, certificate) {
             self.cx.counts.refusals.certificates += 1;
             self.on_handshake_error(id, HandshakeError::Refused(Refusal::Certificate), driver);
             return false;
@@ -1076,7 +844,7 @@ impl NodeCore {
         match Session::admit(session, &self.cx.epochs, &connection) {
             Admission::Continues => {}
             // The session has changed since the hello of the other side arrived.
-            Admission::Begins if self.contest(id, connection.peer()) != Contest::Won => {
+            Admission::Begins if self.handshakes().contest(id, connection.peer()) != Contest::Won => {
                 tracing::debug!(%node, "a proven connection would end a session that answers");
                 self.fail_conn(id, driver);
                 return false;
@@ -1311,7 +1079,9 @@ impl NodeCore {
                     && peer_session.silent_since.is_none_or(|since| last_received >= since)
             };
             if peer_session.is_some_and(|peer_session| may_answer(peer_session)) {
-                self.ask(old, Some(Successor { node, at, is_there: true }));
+                if let Some(peer) = self.peers.get_mut(old) {
+                    peer.ask(&mut self.cx, Some(Successor { node, at, is_there: true }));
+                }
             } else {
                 self.supersede(old, driver);
             }
@@ -1348,52 +1118,23 @@ impl NodeCore {
             }
         }
         for (other, at) in connected {
-            self.ask(other, Some(Successor { node, at, is_there: false }));
+            if let Some(peer) = self.peers.get_mut(other) {
+                peer.ask(&mut self.cx, Some(Successor { node, at, is_there: false }));
+            }
         }
         unconnected
             .into_iter()
             .for_each(|at| self.discovery.dialer.look_at(&mut self.cx, &mut self.peers, node, at));
     }
 
-    /// Sends a ping to a connected peer, which it must answer within [`PREDECESSOR_WITHIN`]. Returns when the ping was sent that it
-    /// has to answer.
-    fn ask(&mut self, node: NodeId, successor: Option<Successor>) -> Option<Time> {
-        let now = self.cx.now;
-        let peer_session = self.peers.get_mut(node)?.session_mut()?;
-        if let Some(inquiry) = &mut peer_session.inquiry {
-            inquiry.successor = successor.or(inquiry.successor);
-            return Some(inquiry.since);
-        }
-        peer_session.inquiry = Some(Inquiry { since: now, successor });
-        peer_session.session.ping(now);
-        self.mark_dirty(node);
-        self.cx.timers.add(self.cx.now + self.answer_within(), NodeTimer::Predecessor(node));
-        Some(now)
-    }
-
-    /// How long a peer may take to answer such a ping: connections that wait for it must not time out before.
-    fn answer_within(&self) -> Duration {
-        PREDECESSOR_WITHIN.min(self.cx.settings.limits().handshake_timeout / 2)
-    }
-
     /// A peer was asked whether it is still there, and has had its time to answer. If it has not, or is not connected any more,
     /// another one may have taken its place.
     fn on_predecessor_due(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let (now, answer_within) = (self.cx.now, self.answer_within());
-        let mut unanswered = None;
-        if let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut)
-            && let Some(inquiry) = &peer_session.inquiry
-        {
-            let is_connected = peer_session.is_connected();
-            if is_connected && now < inquiry.since + answer_within {
-                // The timer is that of an earlier inquiry: each has its own.
-                return;
-            }
-            let has_answered = is_connected && peer_session.session.last_received() >= inquiry.since;
-            unanswered = inquiry.successor.filter(|_| !has_answered);
-            peer_session.silent_since = (!has_answered).then_some(inquiry.since);
-            peer_session.inquiry = None;
-        }
+        let unanswered = match self.peers.get_mut(node).map(|peer| peer.end_inquiry(&self.cx)) {
+            Some(Some(unanswered)) => unanswered,
+            Some(None) => return,
+            None => None,
+        };
         match unanswered {
             Some(successor) if successor.is_there => self.supersede(node, driver),
             Some(successor) => {

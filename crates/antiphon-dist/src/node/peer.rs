@@ -33,7 +33,9 @@ use super::payload_faults::{
     TOO_MANY_TYPES, check_body, check_inbound, check_size, encode_error, error_of, send_refusal,
 };
 use super::peer_monitors::PeerMonitors;
-use super::peer_session::{FrameEffect, Link, NodeFrame, Outage, PeerSession, ReceivedFrames};
+use super::peer_session::{
+    FrameEffect, Inquiry, Link, NodeFrame, Outage, PeerSession, ReceivedFrames, Successor,
+};
 use super::peer_state::{Gone, PeerState};
 use super::receipts::Withdrawal;
 use super::room_waiters::{NeededRoom, RoomWaiter, RoomWaiters};
@@ -328,6 +330,37 @@ impl Peer {
             }
         }
         is_open
+    }
+
+    /// Sends it a ping, which it must answer within [`NodeCx::answer_within`]. Returns when the ping was sent that it has to answer;
+    /// `None` without a session.
+    pub(super) fn ask(&mut self, cx: &mut NodeCx, successor: Option<Successor>) -> Option<Time> {
+        let peer_session = self.state.session_mut()?;
+        if let Some(inquiry) = &mut peer_session.inquiry {
+            inquiry.successor = successor.or(inquiry.successor);
+            return Some(inquiry.since);
+        }
+        peer_session.inquiry = Some(Inquiry { since: cx.now, successor });
+        peer_session.session.ping(cx.now);
+        self.mark_dirty(cx);
+        cx.timers.add(cx.now + cx.answer_within(), NodeTimer::Predecessor(self.node));
+        Some(cx.now)
+    }
+
+    /// The time for the answer to [`Self::ask`] is over, or its connection is lost. `None` if the timer is that of an earlier inquiry:
+    /// each has its own. Else the node that may have taken its place, if it has not answered.
+    pub(super) fn end_inquiry(&mut self, cx: &NodeCx) -> Option<Option<Successor>> {
+        let Some(peer_session) = self.state.session_mut() else { return Some(None) };
+        let Some(inquiry) = &peer_session.inquiry else { return Some(None) };
+        let is_connected = peer_session.is_connected();
+        if is_connected && cx.now < inquiry.since + cx.answer_within() {
+            return None;
+        }
+        let has_answered = is_connected && peer_session.session.last_received() >= inquiry.since;
+        let unanswered = inquiry.successor.filter(|_| !has_answered);
+        peer_session.silent_since = (!has_answered).then_some(inquiry.since);
+        peer_session.inquiry = None;
+        Some(unanswered)
     }
 
     // Received frames.

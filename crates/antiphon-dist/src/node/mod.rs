@@ -364,7 +364,7 @@ impl NodeCore {
             self.on_due(due, driver);
         }
         if !self.cx.ended_sessions.is_empty() {
-            self.report_ended_sessions(driver);
+            self.cx.report_ended_sessions(&mut self.peers, driver);
         }
         self.names.complete_pending_lookups(&mut self.cx, &mut self.peers);
         self.cx.run_loop_actions(driver);
@@ -415,7 +415,7 @@ impl NodeCore {
         if self.cx.settings.discover {
             self.cx.broadcast(&Datagram::Bye { node: self.cx.me }, driver);
         }
-        self.report_all_ended(driver);
+        self.cx.report_all_ended(&mut self.peers, driver);
     }
 
     /// Sets the time of the loop, before a call other than `handle`.
@@ -1221,7 +1221,9 @@ impl NodeCore {
                 if self.cx.may_log("protocol violated", node) {
                     tracing::warn!(%node, %fault, "a peer broke the protocol; its session ends (logged at most once an hour)");
                 }
-                self.send_misbehaved(node, id);
+                if let Some(peer) = self.peers.get_mut(node) {
+                    peer.send_misbehaved(&mut self.cx);
+                }
                 self.end_session(node, "the peer broke the protocol", driver);
             }
             Err(reason) => {
@@ -1231,20 +1233,6 @@ impl NodeCore {
                 }
                 self.on_closed(id, driver);
             }
-        }
-    }
-
-    /// Appends a `Close` for the log of a peer that broke the protocol. The end of the session writes it.
-    fn send_misbehaved(&mut self, node: NodeId, id: ConnId) {
-        let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
-            return;
-        };
-        let close = Close { reason: CloseReason::Misbehaved };
-        if let Some(conn) = self.cx.connections.get(id)
-            && peer_session.session.send_control(&close.into()).is_ok()
-        {
-            while conn.out.len() < OUT_BYTES_MAX && peer_session.session.poll_transmit(now, &mut conn.out) {}
         }
     }
 
@@ -1399,34 +1387,14 @@ impl NodeCore {
 
     /// Seals the frames of all dirty sessions into the buffers of their connections.
     fn transmit(&mut self, driver: &mut impl Driver) {
-        let now = self.cx.now;
         let mut dirty = std::mem::take(&mut self.cx.work.dirty);
         for node in dirty.drain(..) {
-            let Some(peer) = self.peers.get_mut(node) else { continue };
-            let Some(peer_session) = peer.session_mut() else { continue };
-            peer_session.dirty = false;
-            if let Some(id) = peer_session.conn()
-                && let Some(conn) = self.cx.connections.get(id)
-            {
-                let (before, frames) = (conn.out.len(), peer_session.session.frames_sent());
-                while conn.out.len() < OUT_BYTES_MAX && peer_session.session.poll_transmit(now, &mut conn.out)
-                {
-                }
-                self.cx.steps += peer_session.session.frames_sent() - frames;
-                if conn.out.len() > before {
-                    driver.output(Output::Write(id));
-                }
-            }
-            let is_needed = peer_session.is_resting() && !peer_session.session.is_idle();
-            peer.count_queue(&mut self.cx.queues.bytes);
-            if is_needed {
+            if self.peers.get_mut(node).is_some_and(|peer| peer.transmit(&mut self.cx, driver)) {
                 self.reopen(node);
             }
             self.poll_events(node, driver);
             if let Some(peer) = self.peers.get_mut(node) {
                 peer.report_short_queue(&mut self.cx, driver);
-            }
-            if let Some(peer) = self.peers.get_mut(node) {
                 peer.arm_session(&mut self.cx);
             }
         }
@@ -1532,7 +1500,9 @@ impl NodeCore {
             self.discovery.dialer.forget_dialled(&self.cx, at, node);
         }
         let expires = self.cx.now + self.cx.settings.limits().lost_after;
-        self.end_backlog_session(node, expires, driver);
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.end_backlog_session(&mut self.cx, expires, driver);
+        }
         let ended = EndedSession {
             node,
             peer_lost,
@@ -1542,7 +1512,7 @@ impl NodeCore {
             receipts: self.cx.receipts.awaited_from(node, &requests).into(),
             session: peer_session.session,
         };
-        self.report_ended(ended, remote_watchers, driver);
+        self.cx.report_ended(&mut self.peers, ended, remote_watchers, driver);
         if let Some(peer) = self.peers.get_mut(node) {
             peer.release_room_waiters(&mut self.cx);
         }
@@ -1560,17 +1530,6 @@ impl NodeCore {
         self.peers.remember_ended(&mut self.cx, node);
         if let Some(disconnect) = disconnect {
             self.complete_close_requests(node, disconnect, driver);
-        }
-    }
-
-    /// At the end of a session: its backlog stays until it expires.
-    fn end_backlog_session(&mut self, node: NodeId, expires: Time, driver: &mut impl Driver) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        for (actor, ticket) in peer.backlog.end_session(expires) {
-            driver.local().mailboxes().cancel_wait(actor, ticket);
-        }
-        if peer.backlog.has_entries() {
-            self.cx.timers.add(expires, NodeTimer::Backlog(node));
         }
     }
 
@@ -1592,14 +1551,9 @@ impl NodeCore {
     /// Sends a goodbye to each peer, behind the frames that were sent before.
     fn send_goodbyes(&mut self, driver: &mut impl Driver) {
         for node in self.peers.ids() {
-            let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
-                continue;
-            };
-            let goodbye = Goodbye { reason: GoodbyeReason::Leaving };
-            if let Err(reason) = peer_session.session.send(&goodbye.into()) {
-                tracing::debug!(%node, %reason, "a goodbye was not sent");
+            if let Some(peer) = self.peers.get_mut(node) {
+                peer.say_goodbye(&mut self.cx, GoodbyeReason::Leaving);
             }
-            self.mark_dirty(node);
         }
         self.transmit(driver);
     }
@@ -1737,7 +1691,7 @@ impl NodeCore {
         let mut request_id = Some(request_id);
         for node in nodes {
             if self.start_disconnect(node, GoodbyeReason::Closed, timeout)
-                && let Some(disconnect) = self.disconnect_of(node)
+                && let Some(disconnect) = self.peers.get_mut(node).and_then(Peer::disconnect)
             {
                 disconnect.request_ids.extend(request_id.take());
             }
@@ -1789,27 +1743,7 @@ impl NodeCore {
         // it sends next.
         self.reopen(node);
         self.stop_auto_dial(node);
-        let (now, until) = (self.cx.now, self.cx.now + within);
-        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
-            return false;
-        };
-        if peer_session.disconnect.is_none() {
-            peer_session.disconnect = Some(Disconnect {
-                reason,
-                goodbye_sent: false,
-                until,
-                request_ids: Vec::new(),
-                outcome: Ok(()),
-            });
-            self.cx.timers.add(until, NodeTimer::Disconnect(node));
-            // Also now: without unacknowledged frames, no acknowledgement would advance the disconnect.
-            self.cx.timers.add(now, NodeTimer::Disconnect(node));
-        }
-        true
-    }
-
-    fn disconnect_of(&mut self, node: NodeId) -> Option<&mut Disconnect> {
-        self.peers.get_mut(node)?.session_mut()?.disconnect.as_mut()
+        self.peers.get_mut(node).is_some_and(|peer| peer.start_disconnect(&mut self.cx, reason, within))
     }
 
     /// Marks a peer so that this node no longer dials it by itself. A location that it only states may be that of another node,
@@ -1834,12 +1768,13 @@ impl NodeCore {
 
     fn on_disconnect_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.cx.now;
-        let Some(disconnect) = self.disconnect_of(node) else { return };
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        let Some(disconnect) = peer.disconnect() else { return };
         if now < disconnect.until {
             return self.advance_disconnect(node, driver);
         }
         disconnect.outcome = Err(CloseError::TimedOut);
-        self.send_goodbye(node);
+        peer.send_goodbye(&mut self.cx);
         self.transmit(driver);
         self.finish_disconnect(node, driver);
     }
@@ -1847,37 +1782,19 @@ impl NodeCore {
     /// Frames have arrived, perhaps with an acknowledgement. Sends the goodbye when all earlier frames are acknowledged,
     /// and ends the session when the goodbye is.
     fn advance_disconnect(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(peer_session) = self.peers.get(node).and_then(Peer::session) else {
-            return;
-        };
-        let Some(disconnect) = peer_session.disconnect.as_ref().filter(|_| peer_session.session.is_idle())
-        else {
-            return;
-        };
-        if disconnect.goodbye_sent {
-            self.finish_disconnect(node, driver);
-        } else {
-            self.send_goodbye(node);
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        let is_idle = peer.session().is_some_and(|peer_session| peer_session.session.is_idle());
+        match peer.disconnect() {
+            Some(disconnect) if is_idle && disconnect.goodbye_sent => self.finish_disconnect(node, driver),
+            Some(_) if is_idle => peer.send_goodbye(&mut self.cx),
+            Some(_) | None => {}
         }
-    }
-
-    fn send_goodbye(&mut self, node: NodeId) {
-        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
-            return;
-        };
-        let PeerSession { session, disconnect: Some(disconnect), .. } = peer_session else { return };
-        if std::mem::replace(&mut disconnect.goodbye_sent, true) {
-            return;
-        }
-        if let Err(reason) = session.send(&Goodbye { reason: disconnect.reason }.into()) {
-            tracing::debug!(%node, %reason, "the goodbye to a peer was not sent");
-        }
-        self.mark_dirty(node);
     }
 
     /// The connection is closed. Ends the session and returns `true` if the goodbye was sent before.
     fn finish_disconnect_if_goodbye_sent(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
-        let is_over = self.disconnect_of(node).is_some_and(|disconnect| disconnect.goodbye_sent);
+        let disconnect = self.peers.get_mut(node).and_then(Peer::disconnect);
+        let is_over = disconnect.is_some_and(|disconnect| disconnect.goodbye_sent);
         if is_over {
             self.finish_disconnect(node, driver);
         }
@@ -1896,108 +1813,6 @@ impl NodeCore {
         }
         // The messages that were sent meanwhile need a new session.
         self.dial_for_waiting(node);
-    }
-
-    // Ended sessions.
-
-    /// Begins to report what was open on a session.
-    fn report_ended(
-        &mut self,
-        ended: EndedSession,
-        remote_watchers: BTreeSet<(Key, MonitorId)>,
-        driver: &mut impl Driver,
-    ) {
-        self.cx.ended_sessions.add_watchers(ended.node, remote_watchers);
-        self.cx.ended_sessions.sessions.push_back(ended);
-        if self.cx.ended_sessions.sessions.len() == 1 {
-            self.report_ended_sessions(driver);
-        }
-    }
-
-    /// Reports as much of the ended sessions as one round allows.
-    fn report_ended_sessions(&mut self, driver: &mut impl Driver) {
-        let mut reports = 0;
-        while reports < REPORTS_A_ROUND
-            && let Some(mut ended) = self.cx.ended_sessions.sessions.pop_front()
-        {
-            let (is_over, made) = self.report_some(&mut ended, REPORTS_A_ROUND - reports, driver);
-            reports += made;
-            self.cx.steps += made as u64;
-            if !is_over {
-                self.cx.ended_sessions.sessions.push_front(ended);
-            }
-        }
-    }
-
-    /// Reports everything of all ended sessions: no round of the loop may follow.
-    fn report_all_ended(&mut self, driver: &mut impl Driver) {
-        while !self.cx.ended_sessions.is_empty() {
-            self.report_ended_sessions(driver);
-        }
-    }
-
-    /// Makes about `most` reports. Returns whether nothing is left, and their number.
-    fn report_some(
-        &mut self,
-        ended: &mut EndedSession,
-        most: usize,
-        driver: &mut impl Driver,
-    ) -> (bool, usize) {
-        let mut reports = 0;
-        while reports < most {
-            reports += 1;
-            if let Some((id, (watcher, actor))) = ended.local_watchers.pop_first() {
-                self.report_node_lost(ended, (watcher, id, actor), driver);
-            } else if let Some((target, id)) = self.cx.ended_sessions.pop_watcher(ended.node) {
-                driver.local().signals().remove_watcher(target, id);
-            } else if let Some(request_id) = ended.requests.pop_front() {
-                driver.local().requests().fail(request_id, AskError::from(ended.peer_lost.clone()));
-            } else if let Some(receipt_number) = ended.receipts.pop_front() {
-                let NodeCx { receipts, timers, .. } = &mut self.cx;
-                receipts.complete(receipt_number, Err(DeliverError::Unknown), timers, driver);
-            } else {
-                let (is_over, frames) = self.report_frames(ended, driver);
-                reports += frames;
-                if is_over {
-                    return (true, reports);
-                }
-            }
-        }
-        (false, reports)
-    }
-
-    /// Sends a `Down` to a local watcher, behind what waits for its mailbox.
-    fn report_node_lost(
-        &mut self,
-        ended: &EndedSession,
-        (watcher, id, actor): (Key, MonitorId, ActorId),
-        driver: &mut impl Driver,
-    ) {
-        let peer = self.peers.get_mut(ended.node);
-        let Some(peer) = peer.filter(|peer| peer.backlog.has_entries_for(watcher.actor())) else {
-            return driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
-        };
-        let item = BacklogItem::NodeLost { watcher, id, actor };
-        peer.add_entry(&mut self.cx, watcher.actor(), item, Some(ended.expires), driver);
-        self.cx.timers.add(ended.expires, NodeTimer::Backlog(ended.node));
-    }
-
-    /// Reports some of the frames that may not have arrived as dead letters. Returns whether none is left, and their number.
-    fn report_frames(&mut self, ended: &mut EndedSession, driver: &mut impl Driver) -> (bool, usize) {
-        let (me, node) = (self.cx.me, ended.node);
-        let (mut dead_letters, mut frames) = (Vec::new(), 0);
-        let is_over = !ended.session.take_undelivered(|frame, _| {
-            frames += 1;
-            dead_letters.extend(dead_letter_of(frame).map(|dead| (dead, frame.tag())));
-        });
-        for (DeadFrame { from, to, what }, tag) in dead_letters {
-            let type_name = tag.and_then(|tag| ended.session.sent_tag_name(tag));
-            let what = type_name.map_or(Cow::Borrowed(what), |name| Cow::Owned(name.to_owned()));
-            let from = (from != NO_ACTOR).then(|| ActorId::new(me, from));
-            let dead_letter = DeadLetter::new(ActorId::new(node, to), what, Undelivered::NoNode);
-            driver.local().dead_letter(dead_letter.sent_by(from));
-        }
-        (is_over, frames)
     }
 
     // Turns of what waits for mailboxes.

@@ -12,15 +12,16 @@ use antiphon_sched::{
     SignalPolicy, Time, Undelivered, with_origin,
 };
 use antiphon_wire::frame::{
-    Answer, Close, CloseReason, Down, DownReason, IdleAgreed, IdleProposed, Message, NodeAt, PayloadRefused,
-    ReplyDroppedReason,
+    Answer, Close, CloseReason, Down, DownReason, Goodbye, GoodbyeReason, IdleAgreed, IdleProposed, Message,
+    NodeAt, PayloadRefused, ReplyDroppedReason,
 };
 use antiphon_wire::{Frame, Limits, Locations, Pair, SendMark, SendRefused, Session, SessionError};
 
 use super::LoopAction;
 use super::backlog::{Backlog, BacklogEntry, BacklogItem};
 use super::context::NodeCx;
-use super::driver::Driver;
+use super::disconnect::Disconnect;
+use super::driver::{Driver, Output};
 use super::idle_close::{CHECK_EVERY, IDLE_FOR, IdleStage, PAUSE_LAST, TAGS_AT_REST_MAX, frame_counts};
 use super::inbound_messages::{BATCHES_PAUSED, MessageInfo, send_receipt};
 use super::known_nodes::{Ended, Naming};
@@ -388,6 +389,111 @@ impl Peer {
     ) -> Result<Option<wire::Incoming<'d>>, SessionError> {
         let Some(peer_session) = self.state.session_mut() else { return Ok(None) };
         peer_session.session.next_frame(now, frames)
+    }
+
+    /// Seals the frames of its session into the buffer of its connection. Whether it rests, and needs a connection now.
+    pub(super) fn transmit(&mut self, cx: &mut NodeCx, driver: &mut impl Driver) -> bool {
+        let Some(peer_session) = self.state.session_mut() else { return false };
+        peer_session.dirty = false;
+        if let Some(id) = peer_session.conn()
+            && let Some(conn) = cx.connections.get(id)
+        {
+            let (before, frames) = (conn.out.len(), peer_session.session.frames_sent());
+            peer_session.seal_into(cx.now, &mut conn.out);
+            cx.steps += peer_session.session.frames_sent() - frames;
+            if conn.out.len() > before {
+                driver.output(Output::Write(id));
+            }
+        }
+        let is_needed = peer_session.is_resting() && !peer_session.session.is_idle();
+        self.count_queue(&mut cx.queues.bytes);
+        is_needed
+    }
+
+    /// Appends a `Close` for the log of a peer that broke the protocol. The end of the session writes it.
+    pub(super) fn send_misbehaved(&mut self, cx: &mut NodeCx) {
+        let close = Close { reason: CloseReason::Misbehaved };
+        if let Some(peer_session) = self.state.session_mut()
+            && let Some(conn) = peer_session.conn().and_then(|id| cx.connections.get(id))
+            && peer_session.session.send_control(&close.into()).is_ok()
+        {
+            peer_session.seal_into(cx.now, &mut conn.out);
+        }
+    }
+
+    // The end of its session.
+
+    /// Sends it a goodbye, behind the frames that were sent before.
+    pub(super) fn say_goodbye(&mut self, cx: &mut NodeCx, reason: GoodbyeReason) {
+        let Some(peer_session) = self.state.session_mut() else { return };
+        if let Err(reason) = peer_session.session.send(&Goodbye { reason }.into()) {
+            tracing::debug!(node = %self.node, %reason, "the goodbye to a peer was not sent");
+        }
+        self.mark_dirty(cx);
+    }
+
+    /// The disconnect of its session, if there is one.
+    pub(super) fn disconnect(&mut self) -> Option<&mut Disconnect> {
+        self.state.session_mut()?.disconnect.as_mut()
+    }
+
+    /// Begins to end its session. `false` if there is none.
+    pub(super) fn start_disconnect(
+        &mut self,
+        cx: &mut NodeCx,
+        reason: GoodbyeReason,
+        within: Duration,
+    ) -> bool {
+        let Some(peer_session) = self.state.session_mut() else { return false };
+        if peer_session.disconnect.is_none() {
+            let until = cx.now + within;
+            peer_session.disconnect = Some(Disconnect {
+                reason,
+                goodbye_sent: false,
+                until,
+                request_ids: Vec::new(),
+                outcome: Ok(()),
+            });
+            cx.timers.add(until, NodeTimer::Disconnect(self.node));
+            // Also now: without unacknowledged frames, no acknowledgement would advance the disconnect.
+            cx.timers.add(cx.now, NodeTimer::Disconnect(self.node));
+        }
+        true
+    }
+
+    /// Sends the goodbye of a disconnect, once.
+    pub(super) fn send_goodbye(&mut self, cx: &mut NodeCx) {
+        let Some(disconnect) = self.disconnect() else { return };
+        if !std::mem::replace(&mut disconnect.goodbye_sent, true) {
+            let reason = disconnect.reason;
+            self.say_goodbye(cx, reason);
+        }
+    }
+
+    /// At the end of its session: its backlog stays until it expires.
+    pub(super) fn end_backlog_session(&mut self, cx: &mut NodeCx, expires: Time, driver: &mut impl Driver) {
+        for (actor, ticket) in self.backlog.end_session(expires) {
+            driver.local().mailboxes().cancel_wait(actor, ticket);
+        }
+        if self.backlog.has_entries() {
+            cx.timers.add(expires, NodeTimer::Backlog(self.node));
+        }
+    }
+
+    /// After the end of its session: sends a `Down` to a local watcher, behind what waits for its mailbox.
+    pub(super) fn report_node_lost(
+        &mut self,
+        cx: &mut NodeCx,
+        expires: Time,
+        (watcher, id, actor): (Key, MonitorId, ActorId),
+        driver: &mut impl Driver,
+    ) {
+        if !self.backlog.has_entries_for(watcher.actor()) {
+            return driver.local().signals().down(watcher, id, actor, ExitReason::NodeLost);
+        }
+        let item = BacklogItem::NodeLost { watcher, id, actor };
+        self.add_entry(cx, watcher.actor(), item, Some(expires), driver);
+        cx.timers.add(expires, NodeTimer::Backlog(self.node));
     }
 
     // Signals of the peer.

@@ -164,6 +164,11 @@ impl PeerSession {
         }
     }
 
+    /// Seals frames into a connection's buffer, until it holds [`OUT_BYTES_MAX`].
+    pub(super) fn seal_into(&mut self, now: Time, out: &mut Vec<u8>) {
+        while out.len() < OUT_BYTES_MAX && self.session.poll_transmit(now, out) {}
+    }
+
     /// Whether the session has no data in transit, and is not about to end.
     pub(super) fn is_idle(&self) -> bool {
         self.session.is_idle() && self.disconnect.is_none()

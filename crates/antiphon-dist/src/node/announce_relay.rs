@@ -55,7 +55,7 @@ impl AnnounceRelays {
         let Some(node) = there.max_by_key(|peer| peer.was_reached_at(at)).map(|peer| peer.node) else {
             return;
         };
-        let Some(peer_session) = peers.get_mut(node).and_then(Peer::session_mut) else {
+        let Some(peer_session) = peers.session_mut(node) else {
             return;
         };
         if let Err(reason) = peer_session.session.send(&AnnounceRelay { request }.into()) {
@@ -95,7 +95,7 @@ impl AnnounceRelays {
         let listed = listed.take(NODES_MAX_A_REQUEST as usize);
         let listed: Vec<(NodeId, String, Vec<SocketAddr>)> =
             listed.map(|peer| (peer.node, peer.name.clone(), peer.stated_locations.clone())).collect();
-        let Some(peer_session) = peers.get_mut(node).and_then(Peer::session_mut) else {
+        let Some(peer_session) = peers.session_mut(node) else {
             return;
         };
         for (id, name, locations) in &listed {

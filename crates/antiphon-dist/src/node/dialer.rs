@@ -619,9 +619,9 @@ impl Dialer {
             return;
         }
         let Some(dial) = self.by_location.get_mut(&at) else { return };
-        let waits = dial.node.is_some_and(|node| {
-            peers.get(node).and_then(Peer::session).is_some_and(|peer_session| !peer_session.is_connected())
-        });
+        let waits = dial
+            .node
+            .is_some_and(|node| peers.session(node).is_some_and(|peer_session| !peer_session.is_connected()));
         let is_over = !dial.is_configured && cx.now >= dial.until && !waits;
         let DialState { hinted, attempts, until, node, .. } = *dial;
         if is_over {

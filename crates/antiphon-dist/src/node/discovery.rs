@@ -325,7 +325,7 @@ impl Discovery {
     /// A peer sends the locations of another node. This node records them, and dials if it requested them.
     pub(super) fn on_node_at(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId, hint: &NodeAt<'_>) {
         let other = hint.node;
-        let peer_session = peers.get(node).and_then(Peer::session);
+        let peer_session = peers.session(node);
         let conn = peer_session.and_then(PeerSession::conn);
         let Some(remote) = conn.and_then(|conn| cx.connections.get(conn)).map(|conn| conn.remote) else {
             return;

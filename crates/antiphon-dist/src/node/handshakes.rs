@@ -55,7 +55,7 @@ impl Handshakes<'_> {
         let Some(node) = guesses.get(refused).copied() else {
             return ResumeState::unknown(self.cx.epochs.of_unknown_node());
         };
-        let session = self.peers.get_mut(node).and_then(Peer::session_mut);
+        let session = self.peers.session_mut(node);
         session.map_or_else(
             || ResumeState::unknown(self.cx.epochs.of(node)),
             |peer_session| peer_session.session.next_resume_state(),
@@ -119,7 +119,7 @@ impl Handshakes<'_> {
                 return Err(HandshakeError::Refused(Refusal::Duplicate));
             }
         }
-        let session = self.peers.get(hello.node).and_then(Peer::session);
+        let session = self.peers.session(hello.node);
         let session = session.map(|peer_session| &peer_session.session);
         // A node that has replaced its certificate claims to hold the session, and proves it next.
         let claims_session = session.is_some() && hello.resume_state.known != 0;
@@ -194,7 +194,7 @@ impl Handshakes<'_> {
     ) -> Result<HandshakeProgress, HandshakeError> {
         let Some(hello) = handshake.peer() else { return Err(HandshakeError::CallerMisused) };
         let has_other_certificate = self.has_other_certificate(hello.node, certificate);
-        let session = self.peers.get(hello.node).and_then(Peer::session);
+        let session = self.peers.session(hello.node);
         let confirmed = Session::confirm_to(
             session.map(|peer_session| &peer_session.session),
             &mut self.cx.epochs,
@@ -228,7 +228,7 @@ impl Handshakes<'_> {
     /// node's id. A session that rests without a connection is reopened first.
     pub(super) fn contest(&mut self, id: ConnId, hello: &Hello) -> Contest {
         let (node, now) = (hello.node, self.cx.now);
-        let Some(peer_session) = self.peers.get(node).and_then(Peer::session) else {
+        let Some(peer_session) = self.peers.session(node) else {
             return Contest::Won;
         };
         if !peer_session.session.would_be_replaced_by(hello) {

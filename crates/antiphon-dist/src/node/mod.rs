@@ -34,7 +34,7 @@ mod location_index;
 mod log_throttle;
 mod mailbox_budget;
 mod names;
-mod outbound_messages;
+mod outbound;
 mod outbound_signals;
 mod payload_faults;
 mod peer;
@@ -64,7 +64,6 @@ pub(crate) use peer_session::is_flood;
 pub(crate) use receipts::log_failed_delivery;
 pub(crate) use settings::Settings;
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -73,19 +72,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, AskError, DeadLetter, Destination, EncodedValue, ExitReason, Key, MonitorId, NodeId,
-    Notice, OutboundMessage, PayloadRules, QueueRoom, RequestId, Requests, SendMode, Signal, SignalKind,
-    Time, Transport, Turn, Undelivered, with_origin,
+    ActorId, Addr, AskError, DeadLetter, EncodedValue, ExitReason, Key, MonitorId, NodeId, Notice,
+    OutboundMessage, PayloadRules, QueueRoom, RequestId, Requests, SendMode, Signal, Time, Transport, Turn,
+    Undelivered, with_origin,
 };
-use antiphon_wire::frame::{Close, CloseReason, Goodbye, GoodbyeReason, IdleProposed};
+use antiphon_wire::frame::{Close, CloseReason, GoodbyeReason, IdleProposed};
 use antiphon_wire::{
-    Admission, Datagram, Frame, Handshake, HandshakeError, HandshakeFault, HandshakeStep, Hello,
-    ProvenConnection, Refusal, ResumeState, SendMark, Session, SessionError, SessionEvent, TlsFault,
+    Admission, Datagram, Frame, Handshake, HandshakeError, HandshakeFault, ProvenConnection, Refusal,
+    Session, SessionError, SessionEvent, TlsFault,
 };
-use smallvec::SmallVec;
 
 use crate::access::{AccessError, AccessPolicy};
-use crate::certificates::Fingerprint;
 use crate::credentials::{Credentials, ReloadError};
 use crate::error::{
     CloseError, DeliverError, DialError, LocateError, NodeError, PeerError, PeerStatus, RegisterError,
@@ -95,32 +92,28 @@ use crate::files::OutgoingFiles;
 use crate::location::{Ignored, Location, PeerAt, PeerOptions, seen_from};
 use crate::peer_limits::Refusals;
 use antiphon_wire as wire;
-use backlog::BacklogItem;
 use channel_relay_table::ChannelRelayTable;
-use connections::{Connection, ConnectionState, Contention, Contest, GUESSES_MAX, HandshakeProgress};
+use connections::{Connection, ConnectionState, Contest, HandshakeProgress};
 use context::NodeCx;
 use dialer::is_harmless;
 use disconnect::{DISCONNECT_WITHIN, Disconnect};
 use discovery::Discovery;
-use ended_sessions::{DeadFrame, EndedSession, REPORTS_A_ROUND, dead_letter_of};
+use ended_sessions::EndedSession;
 use handshakes::Handshakes;
 use idle_close::{IdleStage, frame_counts};
 use inspection::PAGE_MAX;
 use names::NameRegistry;
-use outbound_messages::{ALL_QUEUES_MAX, OutboundRefusal, UNREACHED_AFTER, mark_of, wants_receipt};
-use outbound_signals::{NodeHint, nodes_in};
+use outbound::ALL_QUEUES_MAX;
+use outbound::Outbound;
 use peer::Peer;
 use peer_session::{
-    FrameEffect, Inquiry, LINGER, Link, NodeFrame, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, OUT_BYTES_MAX, Outage,
-    PREDECESSOR_WITHIN, PeerSession, REDIAL_AFTER, REFUSALS_MAX, REFUSED_FOR, Received, Successor,
+    FrameEffect, LINGER, Link, NodeFrame, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, Outage, PeerSession, REDIAL_AFTER,
+    REFUSALS_MAX, REFUSED_FOR, Received, Successor,
 };
 use peer_watch::{PeerWatches, status_of};
 use peers::{PEERS_MAX, Peers};
 use receipts::Withdrawal;
-use room_waiters::NeededRoom;
-use signals::destination_node;
 use timers::NodeTimer;
-use waiting_outbound::{QueuedOutbound, WaitingBudget, message_bytes};
 
 /// The core of one node.
 #[derive(Debug)]
@@ -791,6 +784,10 @@ impl NodeCore {
         self.advance_connection(id, driver);
     }
 
+    fn outbound(&mut self) -> Outbound<'_> {
+        Outbound { cx: &mut self.cx, peers: &mut self.peers, dialer: &mut self.discovery.dialer }
+    }
+
     fn handshakes(&mut self) -> Handshakes<'_> {
         Handshakes { cx: &mut self.cx, peers: &mut self.peers, dialer: &mut self.discovery.dialer }
     }
@@ -840,7 +837,7 @@ impl NodeCore {
             self.on_handshake_error(id, HandshakeError::Refused(Refusal::Certificate), driver);
             return false;
         }
-        let session = self.peers.get(node).and_then(Peer::session).map(|peer_session| &peer_session.session);
+        let session = self.peers.session(node).map(|peer_session| &peer_session.session);
         match Session::admit(session, &self.cx.epochs, &connection) {
             Admission::Continues => {}
             // The session has changed since the hello of the other side arrived.
@@ -1061,7 +1058,7 @@ impl NodeCore {
         self.peers.warn_of_duplicate_name(&mut self.cx, node);
         self.send_status(node, driver);
         self.names.repeat_lookups_to(&mut self.cx, &mut self.peers, node);
-        self.send_waiting(node);
+        self.outbound().send_waiting(node);
         self.names.complete_node_lookups(&mut self.cx, &self.peers, node, driver);
     }
 
@@ -1072,13 +1069,13 @@ impl NodeCore {
         let old = self.peers.at(at).filter(|peer| peer.node != node && was_there(peer));
         let old: Vec<NodeId> = old.map(|peer| peer.node).collect();
         for old in old {
-            let peer_session = self.peers.get(old).and_then(Peer::session);
+            let peer_session = self.peers.session(old);
             let may_answer = |peer_session: &PeerSession| {
                 let last_received = peer_session.session.last_received();
                 peer_session.is_connected()
                     && peer_session.silent_since.is_none_or(|since| last_received >= since)
             };
-            if peer_session.is_some_and(|peer_session| may_answer(peer_session)) {
+            if peer_session.is_some_and(may_answer) {
                 if let Some(peer) = self.peers.get_mut(old) {
                     peer.ask(&mut self.cx, Some(Successor { node, at, is_there: true }));
                 }
@@ -1292,7 +1289,7 @@ impl NodeCore {
         if reason != GoodbyeReason::Leaving {
             self.stop_auto_dial(node);
         }
-        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
+        let Some(peer_session) = self.peers.session_mut(node) else {
             return;
         };
         peer_session.peer_leaves = reason == GoodbyeReason::Leaving;
@@ -1315,7 +1312,7 @@ impl NodeCore {
             self.discovery.dialer.dial_is_over(&mut self.cx, at, id);
         }
         let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
+        let Some(peer_session) = self.peers.session_mut(node) else {
             return;
         };
         if peer_session.conn() != Some(id) {
@@ -1330,7 +1327,7 @@ impl NodeCore {
         if self.finish_disconnect_if_goodbye_sent(node, driver) {
             return;
         }
-        let Some(peer_session) = self.peers.get(node).and_then(Peer::session) else {
+        let Some(peer_session) = self.peers.session(node) else {
             return;
         };
         match peer_session.dialled {
@@ -1406,7 +1403,7 @@ impl NodeCore {
 
     fn on_session_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
+        let Some(peer_session) = self.peers.session_mut(node) else {
             return;
         };
         peer_session.timer = None;
@@ -1419,11 +1416,8 @@ impl NodeCore {
     }
 
     fn poll_events(&mut self, node: NodeId, driver: &mut impl Driver) {
-        while let Some(event) = self
-            .peers
-            .get_mut(node)
-            .and_then(Peer::session_mut)
-            .and_then(|peer_session| peer_session.session.poll_event())
+        while let Some(event) =
+            self.peers.session_mut(node).and_then(|peer_session| peer_session.session.poll_event())
         {
             match event {
                 SessionEvent::Liveness(wire::Liveness::Online) => self.set_suspect(node, false, driver),
@@ -1601,7 +1595,7 @@ impl NodeCore {
 
     /// Whether something beside the peer itself needs its connection: an actor that watches the statuses of peers, or a lookup.
     fn needs_connections(&mut self, node: NodeId, driver: &mut impl Driver) -> bool {
-        self.remove_exited_watchers(driver);
+        self.peer_watches.remove_exited(driver);
         !self.peer_watchers().is_empty() || self.names.has_lookups_with(node)
     }
 
@@ -1616,7 +1610,7 @@ impl NodeCore {
 
     /// All frames that arrived are handled: closes the connection, if both sides agree.
     fn close_idle(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(peer_session) = self.peers.get(node).and_then(Peer::session) else {
+        let Some(peer_session) = self.peers.session(node) else {
             return;
         };
         let stage = peer_session.idle.stage;
@@ -1643,7 +1637,7 @@ impl NodeCore {
     }
 
     fn keep_connection(&mut self, node: NodeId) {
-        if let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) {
+        if let Some(peer_session) = self.peers.session_mut(node) {
             peer_session.idle.stage = IdleStage::Active;
         }
     }
@@ -1651,7 +1645,7 @@ impl NodeCore {
     /// Closes a connection, and keeps its session. With `send_close`, sends the peer a `Close` first.
     fn close_connection(&mut self, node: NodeId, send_close: bool, driver: &mut impl Driver) {
         let now = self.cx.now;
-        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else {
+        let Some(peer_session) = self.peers.session_mut(node) else {
             return;
         };
         let Some(id) = peer_session.conn() else { return };
@@ -1812,7 +1806,7 @@ impl NodeCore {
             complete_if_open(driver.local().requests(), request_id, disconnect.outcome);
         }
         // The messages that were sent meanwhile need a new session.
-        self.dial_for_waiting(node);
+        self.outbound().dial_for_waiting(node);
     }
 
     // Turns of what waits for mailboxes.
@@ -1870,111 +1864,6 @@ impl NodeCore {
         self.cx.run_loop_actions(driver);
     }
 
-    /// Queues a message until there is a session.
-    fn queue_outbound(
-        &mut self,
-        node: NodeId,
-        outbound: &OutboundMessage<'_>,
-    ) -> Result<(), OutboundRefusal> {
-        let Some(peer) = self.peers.get(node) else { return Err(Undelivered::NoNode.into()) };
-        let bytes = message_bytes(outbound.body.len(), outbound.nodes.len());
-        if outbound.mode == SendMode::Try
-            && let Destination::Actor(to) = outbound.to
-        {
-            let (of_actor, of_all) = peer.waiting.bytes_for(to.key().actor());
-            if !self.cx.settings.profile.limits.admits(of_actor, of_all, bytes, SendMark::High) {
-                return Err(OutboundRefusal::NoRoom { bytes, by_total: false });
-            }
-        }
-        peer.check_waiting_room(&mut self.cx, WaitingBudget::of_message(outbound.to), bytes)?;
-        let receipt_number = wants_receipt(outbound).then(|| self.cx.next_number());
-        let queued = QueuedOutbound::Message {
-            from: outbound.from,
-            to: outbound.to,
-            tag: outbound.type_name,
-            body: outbound.body.into(),
-            receipt_number,
-            nodes: outbound.nodes.into(),
-            replies: outbound.requests.into(),
-        };
-        self.push_waiting(node, queued)?;
-        self.cx.await_outcome(node, outbound, receipt_number);
-        Ok(())
-    }
-
-    /// Adds an entry to the waiting queue of a node. The first entry dials the node.
-    fn push_waiting(&mut self, node: NodeId, queued: QueuedOutbound) -> Result<(), Undelivered> {
-        let until = self.cx.now + UNREACHED_AFTER;
-        let Some(peer) = self.peers.get_mut(node) else { return Err(Undelivered::NoNode) };
-        let Some(at) = peer.locations.first().copied() else { return Err(Undelivered::NoNode) };
-        let first = peer.waiting.is_empty();
-        if first {
-            let is_dialled = self.discovery.dialer.dial_node(&mut self.cx, &mut self.peers, node, at, until);
-            if !is_dialled {
-                return Err(Undelivered::NoNode);
-            }
-            self.cx.timers.add(until, NodeTimer::Unreached(node));
-        }
-        let Some(peer) = self.peers.get_mut(node) else { return Err(Undelivered::NoNode) };
-        if first {
-            peer.waiting.until = until;
-        }
-        peer.waiting.push(queued);
-        peer.count_queue(&mut self.cx.queues.bytes);
-        self.peers.note_use(&mut self.cx, node);
-        Ok(())
-    }
-
-    /// Dials a node for which messages wait, and gives them their full time again.
-    fn dial_for_waiting(&mut self, node: NodeId) {
-        let until = self.cx.now + UNREACHED_AFTER;
-        let Some(peer) = self.peers.get_mut(node).filter(|peer| !peer.waiting.is_empty()) else { return };
-        let Some(at) = peer.locations.first().copied() else { return };
-        peer.waiting.until = until;
-        self.cx.timers.add(until, NodeTimer::Unreached(node));
-        // If too many locations wait, the messages fail when their time is over.
-        self.discovery.dialer.dial_node(&mut self.cx, &mut self.peers, node, at, until);
-    }
-
-    /// Sends all waiting messages and signals, in order, after a session has started.
-    fn send_waiting(&mut self, node: NodeId) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        let queue = peer.waiting.take();
-        peer.count_queue(&mut self.cx.queues.bytes);
-        for queued in queue {
-            match queued {
-                QueuedOutbound::Signal(signal) => self.signal_peer(signal),
-                QueuedOutbound::ReplyDropped { request_id, reason } => {
-                    self.drop_reply(node, request_id, reason)
-                }
-                QueuedOutbound::Message { from, to, tag, body, receipt_number, nodes, .. } => {
-                    let route = self.route_of(node, &nodes);
-                    let outbound = OutboundMessage {
-                        from,
-                        to,
-                        type_name: tag,
-                        body: &body,
-                        mode: SendMode::Send,
-                        is_checked: true,
-                        nodes: &nodes,
-                        requests: &[],
-                    };
-                    let Some(peer) = self.peers.get_mut(node) else { return };
-                    if let Err(reason) = peer.send_waiting_message(&outbound, receipt_number, &route) {
-                        if let Destination::Request(node, request_id) = to {
-                            self.drop_reply(node, request_id, AskError::from_reply(&reason));
-                        }
-                        self.cx.fail_message((from, to), tag, receipt_number, reason);
-                    }
-                }
-            }
-        }
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        for actor in peer.room_waiters.actors() {
-            peer.await_least_room(actor);
-        }
-    }
-
     /// Fails the waiting messages of a node that was not reached in time.
     fn on_unreached(&mut self, node: NodeId, driver: &mut impl Driver) {
         // The timer may be that of earlier messages: there may have been a session since.
@@ -1982,63 +1871,6 @@ impl NodeCore {
             self.peers.drop_waiting(&mut self.cx, node, &Undelivered::NoNode);
             self.cx.run_loop_actions(driver);
         }
-    }
-
-    /// The locations of the nodes that the addresses in a message name. The peer may not know these nodes.
-    fn route_of(&self, peer: NodeId, nodes: &[NodeId]) -> Vec<(NodeId, Vec<SocketAddr>)> {
-        let third_nodes = nodes.iter().filter(|node| **node != peer && **node != self.cx.me);
-        third_nodes.map(|node| (*node, self.peers.locations_of(&self.cx, *node))).collect()
-    }
-
-    // Outbound signals.
-
-    /// Sends a signal to its peer. Without a session, the signal waits for one or fails.
-    fn signal_peer(&mut self, signal: Signal) {
-        let node = signal.to.node();
-        let hints = self.hints_for(node, &signal.kind);
-        let Some(peer) = self.peers.get_mut(node) else {
-            return self.cx.report_failed_signal(signal, Undelivered::NoNode);
-        };
-        if let Some(signal) = peer.signal(&mut self.cx, signal, &hints) {
-            self.queue_signal(node, signal);
-        }
-    }
-
-    /// Queues a signal until there is a session, within the limits for messages.
-    fn queue_signal(&mut self, node: NodeId, signal: Signal) {
-        let Some(peer) = self.peers.get_mut(node) else {
-            return self.cx.report_failed_signal(signal, Undelivered::NoNode);
-        };
-        let fits = peer.fits_waiting_queue(&mut self.cx, &signal);
-        let pushed = if fits {
-            self.push_waiting(node, QueuedOutbound::Signal(signal.clone()))
-        } else {
-            Err(Undelivered::Busy)
-        };
-        if let (Err(reason), Some(peer)) = (pushed, self.peers.get_mut(node)) {
-            peer.fail_signal(&mut self.cx, signal, reason);
-        }
-    }
-
-    /// Informs a node that no reply to one of its requests will follow.
-    fn drop_reply(&mut self, node: NodeId, request_id: RequestId, reason: AskError) {
-        let Some(peer) = self.peers.get_mut(node) else { return };
-        if peer.drop_reply(&mut self.cx, request_id, &reason)
-            && let Err(reason) = self.push_waiting(node, QueuedOutbound::ReplyDropped { request_id, reason })
-        {
-            tracing::debug!(%node, %reason, "the end of a request was not sent");
-        }
-    }
-
-    /// The nodes that the addresses in a signal's value name, with their locations. A message has a route instead.
-    fn hints_for(&self, peer: NodeId, kind: &SignalKind) -> Vec<NodeHint> {
-        let third_nodes = nodes_in(kind).iter().filter(|node| **node != peer && **node != self.cx.me);
-        let hints = third_nodes.map(|node| NodeHint {
-            node: *node,
-            name: self.peers.get(*node).map(|peer| peer.name.clone()).unwrap_or_default(),
-            locations: self.peers.locations_of(&self.cx, *node),
-        });
-        hints.filter(|hint| !hint.locations.is_empty()).collect()
     }
 
     // Receipts.
@@ -2071,38 +1903,11 @@ impl NodeCore {
     /// Withdraws a message that still waits for transmission at its timeout. A message that was transmitted may arrive
     /// later.
     fn on_receipt_due(&mut self, receipt_number: u64, driver: &mut impl Driver) {
-        let reason = match self.withdraw_message(receipt_number) {
+        let reason = match self.outbound().withdraw_message(receipt_number) {
             Some(Withdrawal::ActorFull) => DeliverError::Refused(Undelivered::Full),
             Some(Withdrawal::NotSent) | None => DeliverError::TimedOut,
         };
         self.cx.receipts.complete(receipt_number, Err(reason), &mut self.cx.timers, driver);
-    }
-
-    /// Withdraws the message of a receipt from the queue in which it waits for transmission; `None` if it waits in none.
-    fn withdraw_message(&mut self, receipt_number: u64) -> Option<Withdrawal> {
-        let receiver = self.cx.receipts.receiver(receipt_number)?;
-        let peer = self.peers.get_mut(receiver.node())?;
-        let withdrawal = peer.withdraw(&mut self.cx, receiver.key(), receipt_number);
-        self.peers.note_use(&mut self.cx, receiver.node());
-        withdrawal
-    }
-
-    /// Withdraws the message that holds the only `ReplyTo` of a request, at the timeout of the request. Returns the error
-    /// with which the request fails.
-    fn withdraw_request(&mut self, request_id: RequestId) -> AskError {
-        let receipts: SmallVec<[u64; 1]> = self.cx.replies.receipts_of(request_id).collect();
-        let mut reason = AskError::TimedOut;
-        for receipt_number in receipts {
-            if self.cx.receipts.serves_only(receipt_number, request_id)
-                && let Some(withdrawal) = self.withdraw_message(receipt_number)
-            {
-                self.cx.receipts.forget(receipt_number);
-                if withdrawal == Withdrawal::ActorFull {
-                    reason = AskError::Full;
-                }
-            }
-        }
-        reason
     }
 
     // Statuses of peers.
@@ -2126,17 +1931,6 @@ impl NodeCore {
         &self.peer_watches.actors
     }
 
-    /// Removes the actors that have exited.
-    fn remove_exited_watchers(&mut self, driver: &mut impl Driver) {
-        let local = driver.local();
-        self.peer_watches.actors.retain(|watcher| local.is_alive(watcher.id().key()));
-    }
-
-    /// Cancels the subscription of an actor.
-    pub(crate) fn unwatch_peers(&mut self, watcher: Addr<PeerStatus>) {
-        self.peer_watches.actors.retain(|other| *other != watcher);
-    }
-
     /// The location of a node, which may be this one.
     ///
     /// # Errors
@@ -2148,9 +1942,21 @@ impl NodeCore {
         self.peers.get(node).and_then(|peer| peer.location()).ok_or(UnknownNode { node })
     }
 
+    /// Cancels the subscription of an actor.
+    pub(crate) fn unwatch_peers(&mut self, watcher: Addr<PeerStatus>) {
+        self.peer_watches.remove(watcher);
+    }
+
+    /// Sends the status of a peer to the subscribed actors.
+    fn send_status(&mut self, node: NodeId, driver: &mut impl Driver) {
+        if let Some(status) = self.peers.get(node).and_then(status_of) {
+            self.peer_watches.send(&status, driver);
+        }
+    }
+
     /// A peer is silent, or is not any more: sends its status to the subscribed actors if that is new.
     fn set_suspect(&mut self, node: NodeId, is_suspect: bool, driver: &mut impl Driver) {
-        let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut) else { return };
+        let Some(peer_session) = self.peers.session_mut(node) else { return };
         if std::mem::replace(&mut peer_session.is_suspect, is_suspect) != is_suspect {
             self.send_status(node, driver);
         }
@@ -2188,20 +1994,6 @@ impl NodeCore {
             }
             self.send_status(node, driver);
         }
-    }
-
-    /// Sends the status of a peer to the subscribed actors.
-    fn send_status(&mut self, node: NodeId, driver: &mut impl Driver) {
-        let Some(changed) = self.peers.get(node).and_then(status_of) else { return };
-        let mut local = driver.local();
-        self.peer_watches.actors.retain(|watcher| match local.send(*watcher, changed.clone()) {
-            Ok(()) => true,
-            Err(error) if error.reason() == Undelivered::NoActor => false,
-            Err(error) => {
-                local.dead_letter(DeadLetter::new(watcher.id(), "a peer's status", error.reason()));
-                true
-            }
-        });
     }
 
     // Replacement of credentials. A connection that was proven with credentials of before is replaced by another one, or is closed
@@ -2256,49 +2048,15 @@ impl NodeCore {
     /// The peers from `from` on. Sends a ping to each, so that a later call shows its round-trip time.
     pub(crate) fn peers_from(&mut self, from: Option<PeerCursor>) -> PeerPage {
         let from = self.peers.from(from.map(|cursor| cursor.0));
-        let mut peers: Vec<PeerInfo> =
-            from.take(PAGE_MAX + 1).map(|peer| self.peer_info(peer.node, peer)).collect();
+        let mut peers: Vec<PeerInfo> = from.take(PAGE_MAX + 1).map(|peer| peer.info(self.cx.now)).collect();
         let next = peers.get(PAGE_MAX).map(|peer| PeerCursor(peer.node));
         peers.truncate(PAGE_MAX);
         for peer in &peers {
-            self.ping(peer.node);
+            if let Some(peer) = self.peers.get_mut(peer.node) {
+                peer.ping(&mut self.cx);
+            }
         }
         PeerPage { peers, next }
-    }
-
-    fn peer_info(&self, node: NodeId, peer: &Peer) -> PeerInfo {
-        let session = peer.session().map(|peer_session| SessionInfo {
-            age: self.cx.now.since(peer_session.started),
-            suite: peer_session.session.suite(),
-            is_idle: peer_session.is_resting(),
-            round_trip: peer_session.session.round_trip(),
-            frames_sent: peer_session.session.frames_sent(),
-            frames_received: peer_session.session.frames_received(),
-        });
-        let queued = peer.session().map_or(0, |peer_session| peer_session.session.queued_bytes());
-        PeerInfo {
-            node,
-            name: peer.name.clone(),
-            location: peer.location(),
-            status: peer.status(),
-            refusal: peer.refusal,
-            certificate: peer.certificate,
-            session,
-            queued_bytes: queued + peer.waiting.bytes(),
-            inbound_bytes: peer.budget.bytes(),
-            monitors: peer.monitors_len(),
-        }
-    }
-
-    /// Measures the round-trip time to a peer, if it is connected.
-    fn ping(&mut self, node: NodeId) {
-        let now = self.cx.now;
-        if let Some(peer_session) = self.peers.get_mut(node).and_then(Peer::session_mut)
-            && peer_session.is_connected()
-        {
-            peer_session.session.ping(now);
-            self.mark_dirty(node);
-        }
     }
 
     /// The names of this node from `from` on.
@@ -2329,30 +2087,7 @@ impl NodeCore {
 impl Transport for NodeCore {
     fn send(&mut self, now: Time, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
         self.cx.now = self.cx.now.max(now);
-        let node = destination_node(outbound.to);
-        let peer = self.peers.get_mut(node).ok_or(Undelivered::NoNode)?;
-        peer.check_outbound(&self.cx, outbound)?;
-        let sent = if peer.open_session().is_none() {
-            self.queue_outbound(node, outbound)
-        } else if outbound.nodes.is_empty() {
-            peer.send(&mut self.cx, outbound, &[])
-        } else if let Err(refusal) = peer.check_room_for_route(outbound) {
-            Err(refusal)
-        } else {
-            let route = self.route_of(node, outbound.nodes);
-            let peer = self.peers.get_mut(node).ok_or(Undelivered::NoNode)?;
-            peer.send(&mut self.cx, outbound, &route)
-        };
-        sent.map_err(|refusal| match refusal {
-            OutboundRefusal::NoRoom { bytes, by_total } => {
-                if let (Destination::Actor(to), Some(peer)) = (outbound.to, self.peers.get_mut(node)) {
-                    let needed = NeededRoom { bytes, mark: mark_of(outbound.mode), by_total };
-                    peer.await_room(&mut self.cx, outbound.from, to, outbound.mode, needed);
-                }
-                Undelivered::Busy
-            }
-            OutboundRefusal::Other(reason) => reason,
-        })
+        self.outbound().send(outbound)
     }
 
     fn check_room(
@@ -2374,12 +2109,12 @@ impl Transport for NodeCore {
 
     fn withdraw(&mut self, now: Time, request_id: RequestId) -> AskError {
         self.cx.now = self.cx.now.max(now);
-        self.withdraw_request(request_id)
+        self.outbound().withdraw_request(request_id)
     }
 
     fn signal(&mut self, now: Time, signal: Signal) {
         self.cx.now = self.cx.now.max(now);
-        self.signal_peer(signal);
+        self.outbound().signal_peer(signal);
     }
 
     fn notice(&mut self, now: Time, notice: Notice) {
@@ -2396,7 +2131,9 @@ impl Transport for NodeCore {
                     peer.end_room_wait(&mut self.cx, sender, address.key());
                 }
             }
-            Notice::ReplyDropped { node, request_id, reason } => self.drop_reply(node, request_id, reason),
+            Notice::ReplyDropped { node, request_id, reason } => {
+                self.outbound().drop_reply(node, request_id, reason)
+            }
         }
     }
 }

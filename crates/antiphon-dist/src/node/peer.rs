@@ -24,9 +24,10 @@ use super::disconnect::Disconnect;
 use super::driver::{Driver, Output};
 use super::idle_close::{CHECK_EVERY, IDLE_FOR, IdleStage, PAUSE_LAST, TAGS_AT_REST_MAX, frame_counts};
 use super::inbound_messages::{BATCHES_PAUSED, MessageInfo, send_receipt};
+use super::inspection::{PeerInfo, SessionInfo};
 use super::known_nodes::{Ended, Naming};
 use super::mailbox_budget::{MailboxBudget, OverBudget, PeerBudget, SharePart};
-use super::outbound_messages::{
+use super::outbound::{
     ALL_QUEUES_MAX, OutboundRefusal, SHORT_ROUTE_NODES, mark_of, send_message, wants_receipt,
 };
 use super::outbound_signals::{NodeHint, send_reply_dropped, send_signal};
@@ -310,6 +311,40 @@ impl Peer {
                 peer_session.session.is_connected(),
                 "the session and its entry agree on the connection"
             );
+        }
+    }
+
+    /// What [`NetHandle::peer_infos`](crate::NetHandle::peer_infos) shows of it.
+    pub(super) fn info(&self, now: Time) -> PeerInfo {
+        let session = self.state.session().map(|peer_session| SessionInfo {
+            age: now.since(peer_session.started),
+            suite: peer_session.session.suite(),
+            is_idle: peer_session.is_resting(),
+            round_trip: peer_session.session.round_trip(),
+            frames_sent: peer_session.session.frames_sent(),
+            frames_received: peer_session.session.frames_received(),
+        });
+        PeerInfo {
+            node: self.node,
+            name: self.name.clone(),
+            location: self.location(),
+            status: self.status(),
+            refusal: self.refusal,
+            certificate: self.certificate,
+            session,
+            queued_bytes: self.queued_bytes(),
+            inbound_bytes: self.budget.bytes(),
+            monitors: self.monitors_len(),
+        }
+    }
+
+    /// Measures the round-trip time, if it is connected.
+    pub(super) fn ping(&mut self, cx: &mut NodeCx) {
+        if let Some(peer_session) = self.state.session_mut()
+            && peer_session.is_connected()
+        {
+            peer_session.session.ping(cx.now);
+            self.mark_dirty(cx);
         }
     }
 

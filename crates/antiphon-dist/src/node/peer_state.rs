@@ -64,7 +64,7 @@ impl PeerState {
                 }
                 Some(peer_session)
             }
-            state => {
+            state @ (Self::Unmet | Self::Lost | Self::Gone { .. }) => {
                 *self = state;
                 None
             }

@@ -16,7 +16,7 @@ use super::known_nodes::{
 };
 use super::location_index::LocationIndex;
 use super::peer::Peer;
-use super::peer_session::Link;
+use super::peer_session::{Link, PeerSession};
 use super::timers::NodeTimer;
 use crate::location::Location;
 
@@ -42,6 +42,16 @@ impl Peers {
     /// A known node. Its locations must not be changed: [`Peers::edit`] is for that.
     pub(super) fn get_mut(&mut self, node: NodeId) -> Option<&mut Peer> {
         self.table.get_mut(&node)
+    }
+
+    /// The session with a node.
+    pub(super) fn session(&self, node: NodeId) -> Option<&PeerSession> {
+        self.table.get(&node)?.session()
+    }
+
+    /// The session with a node.
+    pub(super) fn session_mut(&mut self, node: NodeId) -> Option<&mut PeerSession> {
+        self.table.get_mut(&node)?.session_mut()
     }
 
     pub(super) fn len(&self) -> usize {

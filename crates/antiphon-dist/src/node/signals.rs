@@ -1,8 +1,7 @@
 //! Signals between actors of two nodes, in both directions: what each kind may do while it waits, or if it cannot be delivered.
 
 use antiphon_sched::{
-    ActorId, DeadLetter, Destination, EncodedValue, ExitReason, Key, Lag, NodeId, Signal, SignalKind,
-    Undelivered,
+    ActorId, DeadLetter, EncodedValue, ExitReason, Key, Lag, Signal, SignalKind, Undelivered,
 };
 
 use super::context::NodeCx;
@@ -170,13 +169,5 @@ pub(super) fn without_value(reason: ExitReason<EncodedValue>) -> ExitReason<Enco
         | ExitReason::NoActor
         | ExitReason::Refused
         | ExitReason::Lagged => reason,
-    }
-}
-
-/// The node of a destination.
-pub(super) fn destination_node(to: Destination) -> NodeId {
-    match to {
-        Destination::Actor(id) => id.node(),
-        Destination::Request(node, _) => node,
     }
 }

@@ -3,7 +3,6 @@
 //! A peer sees neither other peers nor the table of them. What is shared it gets as an argument.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
@@ -75,8 +74,6 @@ pub(super) struct Peer {
     pub(super) backlog: Backlog,
     /// The actors of this node that await room for messages to it.
     pub(super) room_waiters: RoomWaiters,
-    /// Counts the subscribers that the peer has added to channels of this node: each holds a clone.
-    pub(super) subscriptions: Arc<()>,
     /// `None` before the first session.
     pub(super) status: Option<Status>,
     /// Why dials of the peer are refused, while it has no connection.
@@ -172,7 +169,6 @@ impl Peer {
             budget: MailboxBudget::default(),
             backlog: Backlog::default(),
             room_waiters: RoomWaiters::default(),
-            subscriptions: Arc::new(()),
             status: None,
             refusal: None,
             peer_session: None,

@@ -35,7 +35,7 @@ mod location;
 pub use location::{Ignored, Location, PeerAt, PeerAtError, PeerOptions};
 
 mod net;
-pub use net::{Resolver, Tls, TlsAt, TlsConfig};
+pub use net::{NoRandomness, Resolver, Tls, TlsAt, TlsConfig, system_entropy};
 
 mod net_handle;
 pub use net_handle::NetHandle;
@@ -49,6 +49,9 @@ pub use peer_limits::{PeerLimits, Refusals};
 mod runtime;
 pub use runtime::Node;
 
+pub mod secret;
+pub use secret::{EnvironmentFault, FileFault, SecretError};
+
 pub mod service;
 pub use service::channel::{Channel, EndOnLag, Subscriber};
 #[cfg(all(fuzzing, unix))]
@@ -60,8 +63,6 @@ pub use service::file::{
 };
 pub use service::rci::Rci;
 
-pub use antiphon_wire::{
-    EnvironmentFault, FileFault, HandshakeFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault,
-};
+pub use antiphon_wire::{HandshakeFault, Limits, Refusal, Secret, Suite, TlsFault};
 
 pub mod testing;

@@ -1,10 +1,10 @@
 //! Secrets from files and the environment: reading, refusals, and that no output shows them.
 
-#![cfg(feature = "system-secrets")]
-
 use std::path::PathBuf;
 
-use antiphon_wire::{EnvironmentFault, FileFault, Keyring, Secret, SecretError};
+use antiphon_dist::secret::{EnvironmentFault, FileFault, SecretError, from_env, from_file};
+use antiphon_dist::system_entropy;
+use antiphon_wire::Keyring;
 
 /// A temporary file that is removed on drop.
 struct TempSecretFile(PathBuf);
@@ -29,7 +29,7 @@ impl TempSecretFile {
     fn set_mode(&self, _: u32) {}
 
     fn fault(&self) -> FileFault {
-        match Secret::from_file(&self.0) {
+        match from_file(&self.0) {
             Err(SecretError::File { file, fault }) if file == self.0 => fault,
             other => panic!("{other:?}"),
         }
@@ -55,7 +55,7 @@ fn file_is_read_without_one_line_end() {
     .enumerate()
     {
         let file = TempSecretFile::new(&format!("read-{at}"), content.as_bytes());
-        let secret = Secret::from_file(&file.0).expect("it is readable");
+        let secret = from_file(&file.0).expect("it is readable");
         assert_eq!(secret.reveal(), expected);
     }
 }
@@ -66,7 +66,7 @@ fn file_without_secret_is_refused_with_reason() {
     assert!(matches!(TempSecretFile::new("line", b"\n").fault(), FileFault::Empty));
     assert!(matches!(TempSecretFile::new("bytes", b"\xff\xfe").fault(), FileFault::NotText));
     assert!(matches!(TempSecretFile::new("long", &[b'x'; 4097]).fault(), FileFault::TooLong));
-    let missing = Secret::from_file("no such file").map(|_| ());
+    let missing = from_file("no such file").map(|_| ());
     assert!(matches!(missing, Err(SecretError::File { fault: FileFault::Unreadable(_), .. })));
 }
 
@@ -80,16 +80,16 @@ fn file_others_may_access_is_refused_with_remedy() {
     }
     assert!(file.fault().to_string().contains("chmod 600"));
     file.set_mode(0o400);
-    let secret = Secret::from_file(&file.0).expect("only its owner may read it");
+    let secret = from_file(&file.0).expect("only its owner may read it");
     assert_eq!(secret.reveal(), "hush");
 }
 
 #[test]
 fn variable_is_read_or_refused_by_name() {
     // Cargo sets this variable for every test.
-    let name = Secret::from_env("CARGO_PKG_NAME").expect("cargo sets it");
-    assert_eq!(name.reveal(), "antiphon-wire");
-    match Secret::from_env("ANTIPHON_NO_SUCH_VARIABLE") {
+    let name = from_env("CARGO_PKG_NAME").expect("cargo sets it");
+    assert_eq!(name.reveal(), "antiphon-dist");
+    match from_env("ANTIPHON_NO_SUCH_VARIABLE") {
         Err(SecretError::Environment { variable, fault: EnvironmentFault::Unset }) => {
             assert_eq!(variable, "ANTIPHON_NO_SUCH_VARIABLE");
         }
@@ -100,7 +100,7 @@ fn variable_is_read_or_refused_by_name() {
 #[test]
 fn formatted_values_hide_secret() {
     let file = TempSecretFile::new("shown", b"hushhush\n");
-    let secret = Secret::from_file(&file.0).expect("it is readable");
+    let secret = from_file(&file.0).expect("it is readable");
     let ring = Keyring::new(1, secret.clone()).accepting(2, "hushhush2".into());
     let profile = antiphon_wire::Profile {
         node: antiphon_wire::NodeId::from_bits(1),
@@ -112,8 +112,8 @@ fn formatted_values_hide_secret() {
         limits: Default::default(),
     };
     file.set_mode(0o644);
-    let exposed = Secret::from_file(&file.0).expect_err("others may read it");
-    let entropy = antiphon_wire::Entropy::system().expect("the system has random numbers");
+    let exposed = from_file(&file.0).expect_err("others may read it");
+    let entropy = system_entropy().expect("the system has random numbers");
     let resume_state = antiphon_wire::ResumeState::unknown(1);
     let handshake = antiphon_wire::Handshake::dial(&profile, entropy, resume_state, None, &mut Vec::new());
     let shown = format!(

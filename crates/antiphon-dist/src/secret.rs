@@ -1,4 +1,5 @@
-//! Reads secrets from a file or the environment, so that they need not appear in programs and command lines.
+//! Secrets from the random numbers of the system, a file or the environment. Those of a file or the environment need not
+//! appear in programs and command lines.
 //!
 //! Invariant: the bytes that were read are wiped from memory, even if they are refused, and no error shows them.
 
@@ -6,9 +7,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use antiphon_wire::Secret;
+use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
-use super::{PREFIX, Secret};
+use crate::net::NoRandomness;
 
 /// Why no secret could be read.
 #[derive(Debug, thiserror::Error)]
@@ -82,40 +85,48 @@ pub enum EnvironmentFault {
     NotText,
 }
 
-impl Secret {
-    /// Reads a secret from a file. One line end after the secret is removed.
-    ///
-    /// On Unix, a file that users other than its owner may access is refused.
-    ///
-    /// # Errors
-    /// [`SecretError::File`], which names the file, the fault and the remedy.
-    pub fn from_file(path: impl AsRef<Path>) -> Result<Secret, SecretError> {
-        read(path.as_ref(), |text| secret_of(trimmed(text)))
-    }
+/// Generates a strong secret from the random numbers of the system.
+///
+/// # Errors
+/// [`NoRandomness`] if the system supplies no random bytes.
+pub fn generate() -> Result<Secret, NoRandomness> {
+    let mut bytes = [0; 32];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(Secret::from_random(bytes))
+}
 
-    /// Reads secrets with their key ids from a file, at least one. Each line is a key id and a secret, with a space between
-    /// them. Empty lines and lines that begin with `#` are ignored.
-    ///
-    /// On Unix, a file that users other than its owner may access is refused.
-    ///
-    /// # Errors
-    /// [`SecretError::File`], which names the file, the fault and the remedy.
-    pub fn all_from_file(path: impl AsRef<Path>) -> Result<Vec<(u32, Secret)>, SecretError> {
-        read(path.as_ref(), secrets_of)
-    }
+/// Reads a secret from a file. One line end after the secret is removed.
+///
+/// On Unix, a file that users other than its owner may access is refused.
+///
+/// # Errors
+/// [`SecretError::File`], which names the file, the fault and the remedy.
+pub fn from_file(path: impl AsRef<Path>) -> Result<Secret, SecretError> {
+    read(path.as_ref(), |text| secret_of(trimmed(text)))
+}
 
-    /// Reads a secret from an environment variable. One line end after the secret is removed.
-    ///
-    /// # Errors
-    /// [`SecretError::Environment`], which names the variable, the fault and the remedy.
-    pub fn from_env(variable: &str) -> Result<Secret, SecretError> {
-        let failed = |fault| SecretError::Environment { variable: variable.to_owned(), fault };
-        let value = std::env::var_os(variable).ok_or(failed(EnvironmentFault::Unset))?;
-        let value = Zeroizing::new(value.into_string().map_err(|_| failed(EnvironmentFault::NotText))?);
-        match trimmed(&value) {
-            "" => Err(failed(EnvironmentFault::Empty)),
-            text => Ok(Secret::from(text)),
-        }
+/// Reads secrets with their key ids from a file, at least one. Each line is a key id and a secret, with a space between
+/// them. Empty lines and lines that begin with `#` are ignored.
+///
+/// On Unix, a file that users other than its owner may access is refused.
+///
+/// # Errors
+/// [`SecretError::File`], which names the file, the fault and the remedy.
+pub fn all_from_file(path: impl AsRef<Path>) -> Result<Vec<(u32, Secret)>, SecretError> {
+    read(path.as_ref(), secrets_of)
+}
+
+/// Reads a secret from an environment variable. One line end after the secret is removed.
+///
+/// # Errors
+/// [`SecretError::Environment`], which names the variable, the fault and the remedy.
+pub fn from_env(variable: &str) -> Result<Secret, SecretError> {
+    let failed = |fault| SecretError::Environment { variable: variable.to_owned(), fault };
+    let value = std::env::var_os(variable).ok_or(failed(EnvironmentFault::Unset))?;
+    let value = Zeroizing::new(value.into_string().map_err(|_| failed(EnvironmentFault::NotText))?);
+    match trimmed(&value) {
+        "" => Err(failed(EnvironmentFault::Empty)),
+        text => Ok(Secret::from(text)),
     }
 }
 
@@ -133,7 +144,7 @@ fn read<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T, FileFault>) -> Res
 /// A secret. A generated one with a wrong checksum has lost or gained characters.
 fn secret_of(text: &str) -> Result<Secret, FileFault> {
     let secret = Secret::from(text);
-    if text.starts_with(PREFIX) && !secret.is_strong() { Err(FileFault::Damaged) } else { Ok(secret) }
+    if secret.is_damaged() { Err(FileFault::Damaged) } else { Ok(secret) }
 }
 
 fn secrets_of(text: &str) -> Result<Vec<(u32, Secret)>, FileFault> {

@@ -8,6 +8,7 @@ mod fuzz;
 mod keygen;
 mod sim;
 mod simulator;
+mod structure;
 mod tidy;
 
 use std::process::ExitCode;
@@ -34,8 +35,10 @@ enum Task {
     Sim(sim::Options),
     /// Prints a new strong secret.
     Keygen,
-    /// Checks the names in the code against docs/glossary.md.
+    /// Checks names, imports and purity of the code; docs/glossary.md lists the words.
     Tidy,
+    /// Prints figures about the structure of a crate: large types, circles of files, lines.
+    Structure(structure::Options),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Sim(options) => sim::run(&options),
         Task::Keygen => keygen::run(),
         Task::Tidy => tidy::run(),
+        Task::Structure(options) => structure::run(&options),
     }
 }
 

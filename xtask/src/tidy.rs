@@ -1,8 +1,9 @@
 //! `cargo xtask tidy`: checks identifiers, type names, the length of test names and imports; docs/glossary.md lists the words.
 //!
-//! Four rules: no identifier contains a word that the glossary lists as private, in the singular or the plural; no two files
+//! Five rules: no identifier contains a word that the glossary lists as private, in the singular or the plural; no two files
 //! of the crates define a type of the same name, except where the glossary says so; no test has a name of more than eight
-//! words; a module imports none of those that the head of its `mod.rs` lists behind `Must not import:`. Types whose names a macro composes, such as the frames, are not seen.
+//! words; a module imports none of those that the head of its `mod.rs` lists behind `Must not import:`; the folders of
+//! [`PURE`] name nothing of [`IMPURE`] outside of tests. Types whose names a macro composes, such as the frames, are not seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
 const GLOSSARY: &str = "docs/glossary.md";
 /// The heading above the list of private words.
@@ -20,6 +21,27 @@ const TWO_HOMES: &str = "## Words with two homes";
 const TEST_NAME_WORDS_MAX: usize = 8;
 /// The beginning of the line that lists, in backticks, what a module must not import.
 const MUST_NOT_IMPORT: &str = "//! Must not import:";
+
+/// The folders whose code gets time, random numbers and bytes as arguments.
+const PURE: [&str; 2] = ["crates/antiphon-wire/src/", "crates/antiphon-dist/src/node/"];
+/// What reads a clock, a file, a socket, the environment or the randomness of the system, or is shared by a whole thread.
+const IMPURE: [&str; 15] = [
+    "std::env",
+    "std::fs",
+    "std::process",
+    "std::thread",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "SystemRandom",
+    "thread_local",
+    "Instant::now",
+    "SystemTime",
+    "RandomState",
+    "HashMap",
+    "HashSet",
+    "EphemeralPrivateKey",
+];
 
 /// Prints each violation; fails when there is one.
 pub(crate) fn run() -> ExitCode {
@@ -42,7 +64,7 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest.parent().unwrap_or(manifest).to_owned()
 }
@@ -57,7 +79,12 @@ fn check(root: &Path) -> Result<Vec<String>, String> {
     let (mut findings, mut types) = (Vec::new(), BTreeMap::<String, BTreeSet<String>>::new());
     for file in &files {
         let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
-        let names = Names::of(&read(file)?).map_err(|error| format!("{name}: {error}"))?;
+        let text = read(file)?;
+        let names = Names::of(&text).map_err(|error| format!("{name}: {error}"))?;
+        if PURE.iter().any(|folder| name.starts_with(folder)) {
+            let impure = impure(&text).map_err(|error| format!("{name}: {error}"))?;
+            findings.extend(impure.into_iter().map(|finding| format!("{name}:{finding}")));
+        }
         findings.extend(glossary.private_in(&names).map(|finding| format!("{name}:{finding}")));
         findings.extend(names.long_tests().map(|finding| format!("{name}:{finding}")));
         if name.starts_with("crates/") && name.contains("/src/") {
@@ -78,11 +105,11 @@ fn check(root: &Path) -> Result<Vec<String>, String> {
     Ok(findings)
 }
 
-fn read(file: &Path) -> Result<String, String> {
+pub(crate) fn read(file: &Path) -> Result<String, String> {
     fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
+pub(crate) fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), String> {
     let unreadable = |error| format!("{}: {error}", folder.display());
     for entry in fs::read_dir(folder).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
@@ -117,6 +144,61 @@ fn imported<'t>(text: &'t str, forbidden: &'t BTreeSet<String>) -> impl Iterator
                 .then(|| format!("{number}: imports `{module}`, which the head of its `mod.rs` forbids"))
         })
     })
+}
+
+/// The paths of [`IMPURE`] in a file, outside of tests.
+fn impure(text: &str) -> Result<Vec<String>, String> {
+    let tokens = TokenStream::from_str(text).map_err(|error| error.to_string())?;
+    let mut paths = Vec::new();
+    add_paths(tokens, &[], &mut paths);
+    let names = |path: &[String], forbidden: &str| {
+        let parts: Vec<&str> = forbidden.split("::").collect();
+        path.windows(parts.len()).any(|part| part.iter().eq(parts.iter()))
+    };
+    let found = paths.iter().filter_map(|(path, line)| {
+        let forbidden = IMPURE.iter().find(|forbidden| names(path, forbidden))?;
+        Some(format!("{line}: uses `{forbidden}`; this code is pure, so its caller hands in what it needs"))
+    });
+    Ok(found.collect())
+}
+
+/// Adds each path, such as `a::b`, with its line. The paths of an import `a::{b, c}` are `a::b` and `a::c`.
+fn add_paths(tokens: TokenStream, prefix: &[String], paths: &mut Vec<(Vec<String>, usize)>) {
+    let (mut path, mut line) = (prefix.to_vec(), 0);
+    // Whether the next identifier belongs to `path`, and whether the next item is a test.
+    let (mut goes_on, mut is_test) = (true, false);
+    for token in tokens {
+        match token {
+            TokenTree::Ident(part) if !is_test => {
+                if !std::mem::replace(&mut goes_on, false) {
+                    paths.push((std::mem::replace(&mut path, prefix.to_vec()), line));
+                }
+                line = part.span().start().line;
+                path.push(part.to_string());
+            }
+            TokenTree::Punct(mark) if mark.as_char() == ':' => goes_on = true,
+            TokenTree::Punct(mark) => {
+                goes_on = false;
+                is_test &= mark.as_char() != ';';
+            }
+            TokenTree::Group(group) if is_test => is_test = group.delimiter() != Delimiter::Brace,
+            TokenTree::Group(group) => {
+                is_test = group.delimiter() == Delimiter::Bracket && is_test_attribute(&group);
+                let is_list = goes_on && group.delimiter() == Delimiter::Brace;
+                add_paths(group.stream(), if is_list { &path } else { &[] }, paths);
+                goes_on = false;
+            }
+            TokenTree::Ident(_) | TokenTree::Literal(_) => goes_on = false,
+        }
+    }
+    paths.push((path, line));
+}
+
+/// Whether an attribute is `test`, or a `cfg` with the word `test` and without `not`.
+pub(crate) fn is_test_attribute(attribute: &Group) -> bool {
+    let text = attribute.stream().to_string();
+    let mut words = text.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+    text == "test" || (text.starts_with("cfg") && !text.contains("not") && words.any(|word| word == "test"))
 }
 
 /// The parts of the glossary that are checked.
@@ -305,6 +387,18 @@ mod tests {
         let found: Vec<String> = super::imported(code, &forbidden).collect();
         assert_eq!(super::imported("use crate::{id::Key, socket, thread::Handle};\n", &forbidden).count(), 2);
         assert_eq!(found, ["4: imports `thread`, which the head of its `mod.rs` forbids"]);
+    }
+
+    #[test]
+    fn impure_path_is_found_outside_of_tests() {
+        let of = |code| super::impure(code).expect("it is Rust").len();
+        assert_eq!(of("use std::{env, net::{TcpStream, IpAddr}, fs::File};"), 3);
+        assert_eq!(of("fn f() { g(std::time::Instant::now(), [x::SystemTime::UNIX_EPOCH]); }"), 2);
+        assert_eq!(of("thread_local! { static A: u8 = 1; } use std::fmt; // std::env"), 1);
+        assert_eq!(of("use std::time::Instant; fn now(environment: Env) { env::a(\"std::env\") }"), 0);
+        assert_eq!(of("#[cfg(test)] mod tests { use std::env; } #[cfg(test)] use std::fs; use std::fs;"), 1);
+        let found = super::impure("\nuse std::env;").expect("it is Rust");
+        assert!(found[0].starts_with("2: uses `std::env`"), "{found:?}");
     }
 
     #[test]

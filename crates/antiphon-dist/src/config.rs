@@ -184,7 +184,7 @@ impl Config {
     /// # Panics
     /// If the system has no random numbers or no free UDP port.
     pub fn isolated() -> Self {
-        let secret = Secret::generate().expect("the system has random numbers");
+        let secret = crate::secret::generate().expect("the system has random numbers");
         let udp_port = Some(antiphon_sched::testing::free_udp_port());
         Self { secret: Some(secret), udp_port, ..Self::default() }
     }

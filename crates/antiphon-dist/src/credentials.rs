@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use antiphon_sched::{AskError, Handle};
-use antiphon_wire::{Keyring, Secret, Suite};
+use antiphon_wire::{Keyring, Suite};
 use parking_lot::Mutex;
 use thiserror::Error;
 
@@ -12,6 +12,7 @@ use crate::error::NodeError;
 use crate::net::Tls;
 use crate::net_handle::NetHandle;
 use crate::node::Settings;
+use crate::secret;
 
 /// What a node proves to its peers, and what it accepts from them.
 #[derive(Debug)]
@@ -64,7 +65,7 @@ pub(crate) fn with_secrets_of_file(config: &Config) -> Result<Config, NodeError>
     if config.secret.is_some() || !config.other_secrets.is_empty() {
         return Err(NodeError::TwoSecretSources);
     }
-    let mut secrets = Secret::all_from_file(path)?;
+    let mut secrets = secret::all_from_file(path)?;
     let (key_id, secret) = secrets.remove(0);
     Ok(Config { secret: Some(secret), key_id, other_secrets: secrets, secret_file: None, ..config.clone() })
 }

@@ -60,7 +60,7 @@ pub enum NodeError {
     /// The address is not loopback, and there is neither a secret nor a certificate.
     #[error(
         "other machines can reach {ip}, and there is neither a secret nor a certificate; set `secret` \
-         (`Secret::generate()` creates one), or `certfile` for TLS, or `open: true` to accept all nodes; or stay on \
+         (`antiphon::secret::generate()` creates one), or `certfile` for TLS, or `open: true` to accept all nodes; or stay on \
          loopback"
     )]
     NoSecret {
@@ -70,7 +70,7 @@ pub enum NodeError {
     /// The address is not loopback, and the secret can be guessed.
     #[error(
         "other machines can reach {ip}, and the secret is weak; create one with `cargo xtask keygen` or \
-         `Secret::generate()`, or set `weak_secret: true`"
+         `antiphon::secret::generate()`, or set `weak_secret: true`"
     )]
     WeakSecret {
         /// The address in the configuration.
@@ -90,7 +90,7 @@ pub enum NodeError {
     Suites(#[from] SuitesFault),
     /// The file with the secrets cannot be used.
     #[error(transparent)]
-    SecretFile(#[from] antiphon_wire::SecretError),
+    SecretFile(#[from] crate::secret::SecretError),
     /// `secret_file` is set beside `secret` or `other_secrets`.
     #[error("`secret_file` is set beside `secret` or `other_secrets`; set only one of them")]
     TwoSecretSources,
@@ -113,7 +113,7 @@ pub enum NodeError {
     Profile(#[from] antiphon_wire::ProfileError),
     /// The system provided no random numbers.
     #[error(transparent)]
-    Random(#[from] antiphon_wire::NoRandomness),
+    Random(#[from] crate::net::NoRandomness),
     /// This process is confined to loopback, and the configuration is not.
     #[error(transparent)]
     Egress(#[from] antiphon_sched::egress::EgressError),

@@ -13,13 +13,8 @@
 mod access;
 pub use access::{AccessError, AccessPolicy};
 
-mod panic_guard;
-
 mod certificates;
 pub use certificates::{Fingerprint, FingerprintError, TlsError};
-
-mod channels;
-pub use channels::{Channel, EndOnLag, Subscriber};
 
 mod config;
 pub use config::{Config, UDP_PORT};
@@ -36,21 +31,11 @@ pub use error::{
     RegisterError, Status, SubscribeError, SuitesFault, UnknownNode, UnknownPeer,
 };
 
-mod files;
-pub use files::{
-    DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
-    Transfer,
-};
-
-#[cfg(all(fuzzing, unix))]
-#[doc(hidden)]
-pub use files::fuzzing;
-
 mod location;
 pub use location::{Ignored, Location, PeerAt, PeerAtError, PeerOptions};
 
 mod net;
-pub use net::{Resolver, Tls, TlsAt, TlsConfig};
+pub use net::{NoRandomness, Resolver, Tls, TlsAt, TlsConfig, system_entropy};
 
 mod net_handle;
 pub use net_handle::NetHandle;
@@ -58,25 +43,26 @@ pub use net_handle::NetHandle;
 pub mod node;
 pub use node::{Counts, NameCursor, NameInfo, NamePage, PeerCursor, PeerInfo, PeerPage, SessionInfo, Space};
 
-mod encoding;
-
 mod peer_limits;
 pub use peer_limits::{PeerLimits, Refusals};
-
-mod rci;
-pub use rci::Rci;
 
 mod runtime;
 pub use runtime::Node;
 
-#[cfg(test)]
-mod service_vectors;
+pub mod secret;
+pub use secret::{EnvironmentFault, FileFault, SecretError};
 
-mod from_node;
-mod quota_usage;
-
-pub use antiphon_wire::{
-    EnvironmentFault, FileFault, HandshakeFault, Limits, Refusal, Secret, SecretError, Suite, TlsFault,
+pub mod service;
+pub use service::channel::{Channel, EndOnLag, Subscriber};
+#[cfg(all(fuzzing, unix))]
+#[doc(hidden)]
+pub use service::file::fuzzing;
+pub use service::file::{
+    DeleteError, FileError, FileOptions, FileRefused, FileStat, PathError, Progress, SourceError, Stored,
+    Transfer,
 };
+pub use service::rci::Rci;
+
+pub use antiphon_wire::{HandshakeFault, Limits, Refusal, Secret, Suite, TlsFault};
 
 pub mod testing;

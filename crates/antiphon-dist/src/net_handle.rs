@@ -6,8 +6,7 @@ use antiphon_sched::{AskError, Handle};
 
 use crate::config::Config;
 use crate::credentials::{Credentials, ReloadError};
-use crate::cx::node_mut;
-use crate::node::{Counts, NameCursor, NamePage, PeerCursor, PeerPage};
+use crate::node::{Counts, NameCursor, NamePage, PeerCursor, PeerPage, node_mut};
 
 /// The methods that a node adds to its handle.
 pub trait NetHandle {

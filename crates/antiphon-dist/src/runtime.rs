@@ -14,16 +14,15 @@ use tracing::Span;
 use tracing::span::EnteredSpan;
 
 use crate::access::{AccessError, AccessPolicy};
-use crate::channels::{self, Channel};
 use crate::config::Config;
 use crate::credentials::{self, Reloader};
-use crate::cx::allow;
 use crate::error::{NodeError, RegisterError};
-use crate::files;
 use crate::location::Location;
 use crate::net::{NetDriver, Resolver};
 use crate::node::{Counts, Input, NodeCore};
-use crate::rci::{self, Rci};
+use crate::service::channel::{self, Channel};
+use crate::service::rci::{self, Rci};
+use crate::service::{self, NodeRef};
 
 /// How long `run` waits at its end for peers to acknowledge all that was sent.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
@@ -93,7 +92,7 @@ impl Node {
         let mut sched = Loop::new(config.scheduler.clone())?;
         let (driver, location) =
             NetDriver::open(&credentials::with_secrets_of_file(&config)?, &mut sched, resolver)?;
-        files::start(&config, &mut sched)?;
+        service::start(&config, &mut sched)?;
         let name = config.name_at(location);
         let reloader = Reloader::default();
         Ok(Self { sched, driver, location, name, started: false, config, reloader, span: Span::none() })
@@ -148,7 +147,7 @@ impl Node {
     /// # Errors
     /// The node has a channel of that name, the name is not valid, or there are too many names.
     pub fn channel<T: Wire + Clone>(&mut self, name: &str) -> Result<Channel<T>, RegisterError> {
-        channels::open(&mut self.sched.loop_ref(), name, None, None)
+        channel::open(&mut self.sched.loop_ref(), name, None, None)
     }
 
     /// As [`Node::channel`], with a transform: the channel sends what `transform` returns for each message, or drops the
@@ -161,7 +160,7 @@ impl Node {
         name: &str,
         transform: impl FnMut(&str, T) -> Option<T> + 'static,
     ) -> Result<Channel<T>, RegisterError> {
-        channels::open(&mut self.sched.loop_ref(), name, None, Some(Box::new(transform)))
+        channel::open(&mut self.sched.loop_ref(), name, None, Some(Box::new(transform)))
     }
 
     /// Starts an actor whose mailbox has a limit of its own: a capacity, and what happens to messages when it is full.
@@ -226,7 +225,7 @@ impl Node {
     /// # Errors
     /// The actor is on another node or has exited, or the policy is by certificates and the node has no TLS.
     pub fn allow(&mut self, target: impl Into<ActorId>, access: AccessPolicy) -> Result<(), AccessError> {
-        allow(&mut self.sched.loop_ref(), target.into(), access)
+        NodeRef::of(&mut self.sched.loop_ref()).allow(target, access)
     }
 
     /// Sends a message from code that is not an actor.

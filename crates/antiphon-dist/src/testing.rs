@@ -12,8 +12,8 @@ use thiserror::Error;
 pub use antiphon_sched::testing::{ProbeActor, Stepped, SteppedActor, TestLoop, free_udp_port};
 
 use crate::cx::NetCx;
-pub use crate::files::MemoryDisk;
 use crate::node::check_body;
+pub use crate::service::file::MemoryDisk;
 
 /// Encodes a value as for another node, decodes it, and compares. Returns the copy that would arrive.
 ///

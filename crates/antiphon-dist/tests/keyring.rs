@@ -27,7 +27,10 @@ struct RotationTest {
 
 impl RotationTest {
     fn new() -> Self {
-        Self { net: Net::new(), new: Secret::generate().expect("the system has random numbers") }
+        Self {
+            net: Net::new(),
+            new: antiphon_dist::secret::generate().expect("the system has random numbers"),
+        }
     }
 
     fn of(&self, id: u32) -> Secret {

@@ -10,7 +10,7 @@ use std::sync::mpsc::{TryRecvError, channel};
 use antiphon_dist::{Config, DeliverError, Limits, LocateError, Node, NodeError, Secret, Status};
 use antiphon_sched::{Addr, Cx, Event, Undelivered, millis, receive};
 use antiphon_wire::{
-    Entropy, Handshake, Keyring, NodeId, Profile, Refusal, ResumeState, Suite, VERSION_MAX, VERSION_MIN,
+    Handshake, Keyring, NodeId, Profile, Refusal, ResumeState, Suite, VERSION_MAX, VERSION_MIN,
 };
 use common::{Exit, Net, TestNode, recv, recv_until, report};
 
@@ -134,7 +134,7 @@ fn hello(net: &Net) -> Vec<u8> {
         limits: Default::default(),
     };
     let mut bytes = Vec::new();
-    let entropy = Entropy::system().expect("the system has random numbers");
+    let entropy = antiphon_dist::system_entropy().expect("the system has random numbers");
     drop(Handshake::dial(&profile, entropy, ResumeState::unknown(1), None, &mut bytes));
     bytes
 }
@@ -235,7 +235,7 @@ fn non_loopback_node_requires_strong_secret() {
     let with = |secret: Option<Secret>| Config { secret, ..beyond.clone() };
     assert!(matches!(Node::new(with(None)).err(), Some(NodeError::NoSecret { .. })));
     assert!(matches!(Node::new(with(Some("key".into()))).err(), Some(NodeError::WeakSecret { .. })));
-    let strong = Secret::generate().expect("the system has random numbers");
+    let strong = antiphon_dist::secret::generate().expect("the system has random numbers");
     // The next check refuses the address because tests are confined to loopback.
     assert!(matches!(Node::new(with(Some(strong))).err(), Some(NodeError::Egress(_))));
     let weak = Config { weak_secret: true, ..with(Some("key".into())) };

@@ -54,7 +54,7 @@ fn secret_steps(old: &Secret, new: &Secret) -> [Config; 3] {
 }
 
 fn new_secret() -> Secret {
-    Secret::generate().expect("the system has random numbers")
+    antiphon_dist::secret::generate().expect("the system has random numbers")
 }
 
 /// Checks that what arrives at an actor are the numbers from 0 on.
@@ -294,7 +294,7 @@ fn secret_file_with_faults_is_refused() {
     let whole = new_secret().reveal().to_owned();
     let half = &whole[..whole.len() - 1];
     assert!(matches!(of(format!("1 {half}").as_bytes()), FileFault::Damaged));
-    let alone = Secret::from_file(certs.write("half", half)).expect_err("it is damaged");
+    let alone = antiphon_dist::secret::from_file(certs.write("half", half)).expect_err("it is damaged");
     assert!(matches!(alone, SecretError::File { fault: FileFault::Damaged, .. }));
     assert!(matches!(fault(config(&certs.path().join("absent"))), FileFault::Unreadable(_)));
     let file = certs.write("secrets", "1 one\n2 two\n");

@@ -106,7 +106,7 @@ impl SimNode {
         let every_network = vec![(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)];
         let core = NodeCore::simulated(config, node_id, Location::new(location), every_network);
         sched.set_transport(Box::new(core.expect("the configuration is valid")));
-        disk.start_file_service(config, &mut sched).expect("the disk is not set to fail");
+        disk.start_services(config, &mut sched).expect("the disk is not set to fail");
         let of_files = disk.clone();
         sched.set_job_time(
             move |pool, now| if pool == JobPool::Files { of_files.end_job(now) } else { Duration::ZERO },

@@ -103,7 +103,7 @@ fn connected_sessions(suite: Suite) -> Result<(Session, Session), Box<dyn std::e
     let (here, there) = (profile(1), profile(2));
     let (mut from_a, mut from_b) = (Vec::new(), Vec::new());
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
-    let mut dialler = Handshake::dial(&here, Entropy::system()?, ResumeState::unknown(1), None, &mut from_a);
+    let mut dialler = Handshake::dial(&here, entropy(1), ResumeState::unknown(1), None, &mut from_a);
     let mut acceptor = Handshake::accept(None);
     let mut accepted = None;
     loop {
@@ -111,7 +111,7 @@ fn connected_sessions(suite: Suite) -> Result<(Session, Session), Box<dyn std::e
         if accepted.is_none() {
             match acceptor.advance(&there, &mut to_b, &mut from_b)? {
                 HandshakeStep::Introduced => {
-                    acceptor.answer(&there, Entropy::system()?, ResumeState::unknown(1), &mut from_b)?
+                    acceptor.answer(&there, entropy(2), ResumeState::unknown(1), &mut from_b)?
                 }
                 HandshakeStep::Proven => {
                     accepted = Some(acceptor.confirm(&there, &HeldSession::nothing(), &mut from_b)?)
@@ -167,4 +167,9 @@ fn clock() -> Instant {
 
 fn nanos_since(start: Instant) -> f64 {
     start.elapsed().as_nanos() as f64
+}
+
+/// The two sides agree on the sum of their public keys: the key agreement is not measured.
+fn entropy(public: u8) -> Entropy {
+    Entropy::new([public; 32], [public; 32], move |peer| Some([public.wrapping_add(peer[0]); 32]))
 }

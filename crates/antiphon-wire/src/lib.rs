@@ -1,12 +1,8 @@
 //! Antiphon's wire protocol without input and output: received bytes become frames, frames become bytes to send.
 //!
-//! The crate uses no clock, no socket and no thread. Time and [`Entropy`] are arguments, so the same input at the
-//! same times always has the same result. Four functions reach the system, each behind a feature:
-//!
-//! | feature | functions |
-//! |---|---|
-//! | `system-random` | `Entropy::system`, `Secret::generate` |
-//! | `system-secrets` | `Secret::from_file`, `Secret::from_env` |
+//! The crate uses no clock, no socket, no thread, no file, no environment variable and no random numbers of the system.
+//! Time and [`Entropy`] are arguments, so the same input at the same times always has the same result. `antiphon-dist`
+//! draws the entropy of its nodes, and reads their secrets.
 //!
 //! docs/PROTOCOL.md specifies the bytes; this crate is one implementation.
 //!
@@ -37,16 +33,21 @@
 //! let (mut to_us, mut to_them) = (Deframer::new(), Deframer::new());
 //! let (mut ours, mut theirs) = (Vec::new(), Vec::new());
 //!
+//! // A driver draws this from its system, with X25519. Here the two sides agree on the sum of their public keys.
+//! let entropy = |public: u8| {
+//!     Entropy::new([public; 32], [public; 32], move |peer| Some([public.wrapping_add(peer[0]); 32]))
+//! };
+//!
 //! // 1. Both hellos. `answer_to`, `prove_to` and `confirm_to` take the session with the peer, if there is one, and
 //! // the epochs, which remember the sessions that have ended.
 //! let (mut our_epochs, mut their_epochs) = (Epochs::default(), Epochs::default());
 //! let resume_state = ResumeState::unknown(our_epochs.of_unknown_node());
-//! let mut dialler = Handshake::dial(&here, Entropy::system()?, resume_state, None, &mut ours);
+//! let mut dialler = Handshake::dial(&here, entropy(1), resume_state, None, &mut ours);
 //! let mut acceptor = Handshake::accept(None);
 //! to_them.push(&ours);
 //! assert!(matches!(acceptor.advance(&there, &mut to_them, &mut theirs)?, HandshakeStep::Introduced));
 //! let resume_state = Session::answer_to(None, &their_epochs, acceptor.peer().ok_or("introduced")?)?;
-//! acceptor.answer(&there, Entropy::system()?, resume_state, &mut theirs)?;
+//! acceptor.answer(&there, entropy(2), resume_state, &mut theirs)?;
 //! to_us.push(&theirs);
 //!
 //! // 2. Both proofs.
@@ -114,7 +115,7 @@ mod deframer;
 pub use deframer::Deframer;
 
 mod entropy;
-pub use entropy::{Entropy, NoRandomness};
+pub use entropy::Entropy;
 
 pub mod frame;
 pub use frame::Frame;
@@ -148,8 +149,6 @@ pub use record::RecordError;
 
 mod secret;
 pub use secret::Secret;
-#[cfg(feature = "system-secrets")]
-pub use secret::{EnvironmentFault, FileFault, SecretError};
 
 mod session;
 pub use session::{

@@ -3,17 +3,12 @@
 //! A secret proves that a node is a member, not which member it is. It never appears in `Debug`, in errors or on
 //! the wire.
 
-#[cfg(feature = "system-secrets")]
-mod source;
-#[cfg(feature = "system-secrets")]
-pub use source::{EnvironmentFault, FileFault, SecretError};
-
 use std::fmt;
 
 use ring::digest;
 use zeroize::{Zeroize, Zeroizing};
 
-/// A shared secret: any text, preferably one made by `Secret::generate`.
+/// A shared secret: any text, preferably a strong one.
 ///
 /// A *strong* secret is `antiphon-`, 43 base64url characters (32 random bytes) and a checksum of 6 characters. Use
 /// any other text, such as `key`, only on loopback: guesses can be tested against a recorded datagram.
@@ -34,23 +29,16 @@ impl Secret {
         Secret { text }
     }
 
-    /// Generates a strong secret from the random numbers of the system.
-    ///
-    /// # Errors
-    /// [`NoRandomness`](crate::NoRandomness) if the system supplies no random bytes.
-    #[cfg(feature = "system-random")]
-    pub fn generate() -> Result<Secret, crate::NoRandomness> {
-        let random = ring::rand::SystemRandom::new();
-        let mut bytes = [0; 32];
-        ring::rand::SecureRandom::fill(&random, &mut bytes).map_err(|_| crate::NoRandomness)?;
-        Ok(Secret::from_random(bytes))
-    }
-
     /// Whether this secret has the strong form with a correct checksum.
     pub fn is_strong(&self) -> bool {
         let Some((body, sum)) = self.text.split_at_checked(PREFIX.len() + RANDOM_CHARS) else { return false };
         body.strip_prefix(PREFIX).is_some_and(|random| random.bytes().all(is_base64url))
             && checksum(body) == *sum
+    }
+
+    /// Whether this secret begins as a strong one, and is none: it has lost or gained characters.
+    pub fn is_damaged(&self) -> bool {
+        self.text.starts_with(PREFIX) && !self.is_strong()
     }
 
     /// The text of the secret, to print for the operator that generates one. Do not log it.
@@ -138,12 +126,13 @@ mod tests {
         assert!(secret.is_strong());
         let typo = secret.reveal().replacen("BwcH", "BwcJ", 1);
         assert_ne!(typo, secret.reveal());
-        assert!(!Secret::from(typo).is_strong());
+        let typo = Secret::from(typo);
+        assert!(!typo.is_strong() && typo.is_damaged() && !secret.is_damaged());
     }
 
     #[test]
     fn short_or_multibyte_text_is_weak() {
-        assert!(!Secret::from("key").is_strong());
+        assert!(!Secret::from("key").is_strong() && !Secret::from("key").is_damaged());
         assert!(!Secret::from("").is_strong());
         assert!(!Secret::from("é".repeat(29)).is_strong());
     }

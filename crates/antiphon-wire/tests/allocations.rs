@@ -53,12 +53,15 @@ fn connected_sessions() -> (Session, Session) {
     let (here, there) = (profile(1), profile(2));
     let (mut to_a, mut to_b) = (Deframer::new(), Deframer::new());
     let (mut a, mut b) = (Vec::new(), Vec::new());
-    let entropy = || Entropy::system().expect("randomness");
-    let mut dialler = Handshake::dial(&here, entropy(), ResumeState::unknown(1), None, &mut a);
+    // The two sides agree on the sum of their public keys.
+    let entropy = |public: u8| {
+        Entropy::new([public; 32], [public; 32], move |peer| Some([public.wrapping_add(peer[0]); 32]))
+    };
+    let mut dialler = Handshake::dial(&here, entropy(1), ResumeState::unknown(1), None, &mut a);
     let mut acceptor = Handshake::accept(None);
     to_b.push(&std::mem::take(&mut a));
     assert!(matches!(acceptor.advance(&there, &mut to_b, &mut b), Ok(HandshakeStep::Introduced)));
-    acceptor.answer(&there, entropy(), ResumeState::unknown(1), &mut b).expect("at this step");
+    acceptor.answer(&there, entropy(2), ResumeState::unknown(1), &mut b).expect("at this step");
     to_a.push(&std::mem::take(&mut b));
     assert!(matches!(dialler.advance(&here, &mut to_a, &mut a), Ok(HandshakeStep::Introduced)));
     dialler.prove(&here, HeldSession::nothing(), &mut a).expect("at this step");

@@ -12,6 +12,7 @@ use antiphon_wire::{
 use client::{
     ClientEntropy, ClientHello, ClientRecords, derive, frame, frames, proof, take_message, transcript,
 };
+use x25519_dalek::{PublicKey, StaticSecret};
 
 const NOW: Time = Time::ZERO;
 
@@ -54,6 +55,14 @@ struct ClientSession {
     resume_keys: Vec<[u8; 32]>,
 }
 
+/// The node's randomness, with a real key agreement.
+fn x25519_entropy(private: [u8; 32]) -> Entropy {
+    let private = StaticSecret::from(private);
+    let public = PublicKey::from(&private).to_bytes();
+    let agree = move |peer: &[u8; 32]| Some(private.diffie_hellman(&PublicKey::from(*peer)).to_bytes());
+    Entropy::new([0x17; 32], public, agree)
+}
+
 /// Connects the client to the node: the client's own bytes on one side, a handshake of the crate on the other.
 fn dial(
     node: &mut NodeUnderTest,
@@ -75,7 +84,7 @@ fn dial(
     let peer = handshake.peer().expect("introduced");
     assert_eq!((peer.name.as_str(), peer.locations.len()), ("outsider", 1));
     let resume_state = Session::answer_to(node.session.as_ref(), &node.epochs, peer).expect("not refused");
-    let node_entropy = Entropy::system().expect("randomness");
+    let node_entropy = x25519_entropy([session.ordinal as u8 ^ 0xa5; 32]);
     handshake.answer(&node.profile, node_entropy, resume_state, &mut back)?;
     let (kind, theirs) = take_message(&mut back);
     assert_eq!(kind, 2);

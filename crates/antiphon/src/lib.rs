@@ -25,7 +25,7 @@
 pub use antiphon_dist as dist;
 pub use antiphon_sched as sched;
 
-pub use antiphon_dist::testing;
+pub use antiphon_dist::{secret, service, testing};
 pub use antiphon_sched::wire;
 
 /// The types and functions that most programs need: `use antiphon::prelude::*;`.

@@ -29,7 +29,7 @@ pub(crate) fn run(
         partner(Shared { secret, pem }, &|at| println!("{at}"));
         std::process::exit(0);
     }
-    let secret = antiphon::prelude::Secret::generate().expect("the system has random bytes");
+    let secret = antiphon::secret::generate().expect("the system has random bytes");
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let shared = Shared { secret: secret.reveal().to_owned(), pem: certificate(folder.path()) };
     let (mut child, at) = start_partner(&shared);

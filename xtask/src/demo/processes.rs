@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use antiphon_wire::Secret;
+use crate::keygen;
 
 /// The longest wait for one condition; after it the demo fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,7 +44,7 @@ struct OutputLine {
 
 impl Processes {
     pub(super) fn new(certificate: Option<&Path>) -> Result<Self, String> {
-        let secret = Secret::generate().map_err(|reason| reason.to_string())?;
+        let secret = keygen::generate()?;
         let here = std::env::current_exe().map_err(|reason| reason.to_string())?;
         let folder = here.parent().ok_or("the path of this program has no folder")?;
         let (sender, lines) = channel();

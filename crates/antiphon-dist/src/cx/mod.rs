@@ -1,6 +1,5 @@
 //! The methods that a node adds to the context of its actors.
 
-mod node_ref;
 mod verbs;
 
 use std::path::Path;
@@ -9,17 +8,15 @@ use std::time::Duration;
 use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, LoopRef, NodeId, Step, TooManyAdapters, Wire};
 
 use crate::access::{AccessError, AccessPolicy};
-use crate::channels::{Channel, Subscriber};
 use crate::error::{
     CallError, CloseError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError,
     UnknownNode, UnknownPeer,
 };
-use crate::files::{DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
 use crate::location::{Ignored, Location, PeerAt, PeerOptions};
 use crate::node::{Counts, NameCursor, NamePage, PeerCursor, PeerPage, Space};
-use crate::rci::Rci;
-
-pub(crate) use node_ref::{allow, may_log, node_mut, register};
+use crate::service::channel::{Channel, Subscriber};
+use crate::service::file::{DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
+use crate::service::rci::Rci;
 
 /// A type that can be registered under a name: an address, a channel or an RCI.
 ///

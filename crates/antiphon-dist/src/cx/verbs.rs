@@ -7,21 +7,21 @@ use antiphon_sched::{
     Actor, ActorId, Addr, Cx, Event, Key, NodeId, RequestId, SendMode, Step, Target, TooManyAdapters, Wire,
 };
 
-use super::node_ref::{allow, node_mut, register};
 use super::{Named, NetCx, Watch};
 use crate::access::{AccessError, AccessPolicy};
-use crate::channels::{self, Channel, Subscriber};
 use crate::error::{
     CallError, CloseError, DeliverError, LocateError, PeerError, PeerStatus, RegisterError, SubscribeError,
     UnknownNode, UnknownPeer,
 };
-use crate::files::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
 use crate::location::{Ignored, Location, PeerAt, PeerOptions};
 use crate::node::{
     Counts, FoundName, LookupStart, NameCursor, NamePage, NodeCore, PeerCursor, PeerPage, Space, WantedName,
-    complete_if_open, log_failed_delivery,
+    complete_if_open, log_failed_delivery, node_mut,
 };
-use crate::rci::{self, Rci};
+use crate::service::NodeRef;
+use crate::service::channel::{self, Channel, Subscriber};
+use crate::service::file::{self, DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
+use crate::service::rci::{self, Rci};
 
 impl<M: 'static> NetCx<M> for Cx<'_, M> {
     fn location(&mut self) -> Option<Location> {
@@ -37,17 +37,16 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         M: Wire,
     {
         let (me, tag) = (self.addr(), self.loop_ref().service().type_name_of::<M>());
-        register(self.loop_ref(), (Space::Actor, name), me, tag, Some(me.id().key()))
+        NodeRef::of(self.loop_ref()).register_as((Space::Actor, name), me, tag, Some(me.id().key()))
     }
 
     fn unregister(&mut self, name: &str) -> Result<(), RegisterError> {
         let me: Key = self.id().key();
-        node(self).ok_or(RegisterError::NoNode)?.unregister(Space::Actor, name, Some(me))?;
-        Ok(())
+        NodeRef::of(self.loop_ref()).unregister(Space::Actor, name, Some(me)).map(|_| ())
     }
 
     fn allow(&mut self, target: impl Into<ActorId>, access: AccessPolicy) -> Result<(), AccessError> {
-        allow(self.loop_ref(), target.into(), access)
+        NodeRef::of(self.loop_ref()).allow(target, access)
     }
 
     fn locate<T: Named>(
@@ -128,7 +127,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
 
     fn channel<T: Wire + Clone>(&mut self, name: &str) -> Result<Channel<T>, RegisterError> {
         let me = self.id().key();
-        channels::open(self.loop_ref(), name, Some(me), None)
+        channel::open(self.loop_ref(), name, Some(me), None)
     }
 
     fn channel_with<T: Wire + Clone>(
@@ -137,13 +136,12 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         transform: impl FnMut(&str, T) -> Option<T> + 'static,
     ) -> Result<Channel<T>, RegisterError> {
         let me = self.id().key();
-        channels::open(self.loop_ref(), name, Some(me), Some(Box::new(transform)))
+        channel::open(self.loop_ref(), name, Some(me), Some(Box::new(transform)))
     }
 
     fn unregister_channel(&mut self, name: &str) -> Result<(), RegisterError> {
         let me = self.id().key();
-        node(self).ok_or(RegisterError::NoNode)?.unregister(Space::Channel, name, Some(me))?;
-        Ok(())
+        NodeRef::of(self.loop_ref()).unregister(Space::Channel, name, Some(me)).map(|_| ())
     }
 
     fn close_channel<T>(&mut self, channel: Channel<T>) {
@@ -151,7 +149,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
     }
 
     fn subscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>) {
-        channels::subscribe(self.loop_ref(), channel, subscriber);
+        channel::subscribe(self.loop_ref(), channel, subscriber);
     }
 
     fn subscribe_within<T: Wire + Clone>(
@@ -161,11 +159,11 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<(), SubscribeError>) -> M + 'static,
     ) {
-        channels::subscribe_within(self, channel, subscriber, timeout, answer);
+        channel::subscribe_within(self, channel, subscriber, timeout, answer);
     }
 
     fn unsubscribe<T: Wire + Clone>(&mut self, channel: Channel<T>, subscriber: impl Subscriber<T>) {
-        channels::unsubscribe(self.loop_ref(), channel, subscriber);
+        channel::unsubscribe(self.loop_ref(), channel, subscriber);
     }
 
     fn deliver_all<T: Wire>(
@@ -176,7 +174,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<usize, DeliverError>) -> M + 'static,
     ) {
-        channels::deliver_all(self, channel, message, n, timeout, answer);
+        channel::deliver_all(self, channel, message, n, timeout, answer);
     }
 
     fn send_file(
@@ -187,7 +185,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<Stored, FileError>) -> M + 'static,
     ) -> Transfer {
-        files::send_file(self, to, file.as_ref(), &options, timeout, answer)
+        file::send_file(self, to, file.as_ref(), &options, timeout, answer)
     }
 
     fn progress(
@@ -196,11 +194,11 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         every: Duration,
         each: impl FnMut(Progress) -> M + 'static,
     ) -> Result<(), TooManyAdapters> {
-        files::progress(self, transfer, every, each)
+        file::progress(self, transfer, every, each)
     }
 
     fn cancel_transfer(&mut self, transfer: Transfer) {
-        files::cancel(self, transfer);
+        file::cancel(self, transfer);
     }
 
     fn del_file(
@@ -211,7 +209,7 @@ impl<M: 'static> NetCx<M> for Cx<'_, M> {
         timeout: Duration,
         answer: impl FnOnce(Result<(), DeleteError>) -> M + 'static,
     ) {
-        files::del_file(self, at, file.as_ref(), dir.as_ref(), timeout, answer);
+        file::del_file(self, at, file.as_ref(), dir.as_ref(), timeout, answer);
     }
 
     fn rci<A: Wire, T: Wire, F>(

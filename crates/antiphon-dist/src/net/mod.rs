@@ -4,6 +4,7 @@
 //! The core seals the messages that they sent, and the driver writes them. So a request with an immediate reply costs one
 //! wait, one read and one write.
 
+mod entropy;
 mod interfaces;
 mod sockets;
 mod tls;
@@ -23,6 +24,7 @@ use crate::config::Config;
 use crate::error::NodeError;
 use crate::location::Location;
 use crate::node::{ConnId, Driver, Input, NodeCore, Output, Settings, is_flood};
+pub use entropy::{NoRandomness, system_entropy};
 use interfaces::ListenInterface;
 use sockets::{NodeSockets, SocketReadiness};
 use tls::TlsProgress;
@@ -73,7 +75,7 @@ impl Driver for NetDriverCx<'_, '_> {
     }
 
     fn entropy(&mut self) -> Option<Entropy> {
-        Entropy::system()
+        system_entropy()
             .inspect_err(
                 |reason| tracing::error!(%reason, "the system returned no random numbers for a handshake"),
             )

@@ -7,6 +7,8 @@
 //! program that drives the node calls `handle` for each event of the network, by [`Loop::with_transport`](antiphon_sched::Loop::with_transport).
 //!
 //! Invariant: `handle` never fails and never blocks. The data of a peer changes only the state that belongs to that peer.
+//!
+//! Must not import: `service`, `cx`, `runtime`, `net_handle`.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -14,7 +16,6 @@ mod access_table;
 mod announce_relay;
 mod awaited_replies;
 mod backlog;
-mod channel_relay_table;
 mod connect_requests;
 mod connections;
 mod context;
@@ -47,6 +48,7 @@ mod peer_watch;
 mod peers;
 mod receipts;
 mod room_waiters;
+mod service_states;
 mod settings;
 mod signals;
 #[cfg(test)]
@@ -62,17 +64,17 @@ pub(crate) use names::{FoundName, LookupStart, WantedName};
 pub(crate) use payload_faults::check_body;
 pub(crate) use peer_session::is_flood;
 pub(crate) use receipts::log_failed_delivery;
+pub(crate) use service_states::ServiceState;
 pub(crate) use settings::Settings;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
-use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, AskError, DeadLetter, EncodedValue, ExitReason, Key, MonitorId, NodeId, Notice,
+    ActorId, Addr, AskError, DeadLetter, EncodedValue, ExitReason, Key, LoopRef, MonitorId, NodeId, Notice,
     OutboundMessage, PayloadRules, QueueRoom, RequestId, Requests, SendMode, Signal, Time, Transport, Turn,
     Undelivered, with_origin,
 };
@@ -88,11 +90,9 @@ use crate::error::{
     CloseError, DeliverError, DialError, LocateError, NodeError, PeerError, PeerStatus, RegisterError,
     Status, UnknownNode, UnknownPeer,
 };
-use crate::files::OutgoingFiles;
 use crate::location::{Ignored, Location, PeerAt, PeerOptions, seen_from};
 use crate::peer_limits::Refusals;
 use antiphon_wire as wire;
-use channel_relay_table::ChannelRelayTable;
 use connections::{Connection, ConnectionState, Contest, HandshakeProgress};
 use context::NodeCx;
 use dialer::is_harmless;
@@ -113,6 +113,7 @@ use peer_session::{
 use peer_watch::{PeerWatches, status_of};
 use peers::{PEERS_MAX, Peers};
 use receipts::Withdrawal;
+use service_states::ServiceStates;
 use timers::NodeTimer;
 
 /// The core of one node.
@@ -121,10 +122,9 @@ pub struct NodeCore {
     cx: NodeCx,
     peers: Peers,
     names: NameRegistry,
-    channel_relays: ChannelRelayTable,
     discovery: Discovery,
     peer_watches: PeerWatches,
-    outgoing_files: OutgoingFiles,
+    services: ServiceStates,
     /// The frames of the last input that need no credit.
     control_frames: u64,
     /// Results of host queries that wait for the next call with a driver.
@@ -199,13 +199,12 @@ impl NodeCore {
     /// A core without peers.
     pub(crate) fn new(me: NodeId, settings: Settings) -> Self {
         Self {
-            outgoing_files: OutgoingFiles::new(settings.transfers_max),
             cx: NodeCx::new(me, settings),
             peers: Peers::default(),
             names: NameRegistry::default(),
-            channel_relays: ChannelRelayTable::default(),
             discovery: Discovery::default(),
             peer_watches: PeerWatches::default(),
+            services: ServiceStates::default(),
             control_frames: 0,
             resolved: Vec::new(),
             new_credentials: None,
@@ -236,14 +235,9 @@ impl NodeCore {
         self.cx.settings.location
     }
 
-    /// The files that this node sends.
-    pub(crate) fn outgoing_files(&mut self) -> &mut OutgoingFiles {
-        &mut self.outgoing_files
-    }
-
-    /// The counts of refusals. Each service counts its own here.
-    pub(crate) fn refusals(&mut self) -> &mut Refusals {
-        &mut self.cx.counts.refusals
+    /// The state of a service on this node; made at the first call.
+    pub(crate) fn service_state<S: ServiceState + Default>(&mut self) -> &mut S {
+        self.services.get_mut()
     }
 
     /// Identifies the owner of a peer over its restarts: by its certificate, or without TLS by its IP address. Empty for
@@ -256,24 +250,13 @@ impl NodeCore {
         peer.certificate.map(|certificate| certificate.to_string()).or_else(address).unwrap_or_else(unknown)
     }
 
-    /// The access policy of an RCI that has none of its own.
-    pub(crate) fn rci_access(&self) -> AccessPolicy {
-        self.cx.settings.rci_access.clone()
-    }
-
-    /// The number of actors that one RCI of this node may run at a time for one calling node.
-    pub(crate) fn rci_actors_max(&self) -> usize {
-        self.cx.settings.rci_actors_max
-    }
-
     /// The present counts.
     pub fn counts(&self) -> Counts {
-        Counts {
+        let mut counts = Counts {
             peers: self.peers.len(),
             online: self.peers.iter().filter(|peer| peer.is_online()).count(),
             names: self.names.user_names_len(),
             lookups: self.names.lookups_len(),
-            channel_relays: self.channel_relays.len(),
             receipts: self.cx.receipts.len(),
             replies: self.cx.replies.len(),
             monitors: self.peers.iter().map(Peer::monitors_len).sum(),
@@ -281,7 +264,9 @@ impl NodeCore {
             connections: self.cx.connections.len(),
             backlog_bytes: self.peers.iter().map(Peer::backlog_bytes).sum(),
             ..self.cx.counts
-        }
+        };
+        self.services.add_counts(&mut counts);
+        counts
     }
 
     /// The latest time for the next [`Input::Tick`]. Every other call may change it.
@@ -619,35 +604,6 @@ impl NodeCore {
     /// The access policy of an actor.
     pub(crate) fn access_of(&self, actor: Key) -> AccessPolicy {
         self.cx.access.policies.get(&actor).cloned().unwrap_or_default()
-    }
-
-    // Relays of channels.
-
-    /// Counts one more subscriber of a peer on a channel of this node; `has` is the number that it has on this channel.
-    /// `None` if the peer has reached a limit. Dropping the returned value frees the place.
-    pub(crate) fn take_subscription(&mut self, by: NodeId, has: usize) -> Option<Arc<()>> {
-        let limits = self.cx.settings.peer_limits;
-        let subscriptions = &self.peers.get(by)?.subscriptions;
-        let has_in_all = Arc::strong_count(subscriptions) - 1;
-        let is_full = has >= limits.channel_subscriptions_max || has_in_all >= limits.subscriptions_max;
-        (!is_full).then(|| subscriptions.clone())
-    }
-
-    /// The relay of a channel, if there is one; it may have exited.
-    pub(crate) fn relay_of(&self, channel: ActorId, tag: &'static str) -> Option<Key> {
-        self.channel_relays.by_channel.get(&(channel, tag)).copied()
-    }
-
-    /// Makes `relay` the relay of a channel.
-    pub(crate) fn add_relay(&mut self, channel: ActorId, tag: &'static str, relay: Key) {
-        self.channel_relays.by_channel.insert((channel, tag), relay);
-    }
-
-    /// Removes a relay, so that it accepts no more subscribers.
-    pub(crate) fn remove_relay(&mut self, channel: ActorId, tag: &'static str, relay: Key) {
-        if self.relay_of(channel, tag) == Some(relay) {
-            self.channel_relays.by_channel.remove(&(channel, tag));
-        }
     }
 
     // Connections and handshakes.
@@ -2136,6 +2092,14 @@ impl Transport for NodeCore {
             }
         }
     }
+}
+
+/// The node that a loop is part of.
+pub(crate) fn node_mut<'c>(loop_ref: &'c mut LoopRef<'_>) -> Option<&'c mut NodeCore> {
+    let now = loop_ref.now();
+    let core = loop_ref.transport::<NodeCore>()?;
+    core.advance(now);
+    Some(core)
 }
 
 /// The key of no actor. It stands where a message or signal has no actor as sender or receiver.

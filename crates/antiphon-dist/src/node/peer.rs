@@ -3,7 +3,6 @@
 //! A peer sees neither other peers nor the table of them. What is shared it gets as an argument.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
@@ -80,8 +79,6 @@ pub(super) struct Peer {
     pub(super) backlog: Backlog,
     /// The actors of this node that await room for messages to it.
     pub(super) room_waiters: RoomWaiters,
-    /// Counts the subscribers that the peer has added to channels of this node: each holds a clone.
-    pub(super) subscriptions: Arc<()>,
     pub(super) state: PeerState,
     /// Why dials of the peer are refused, while it has no connection.
     pub(super) refusal: Option<DialError>,
@@ -170,7 +167,6 @@ impl Peer {
             budget: MailboxBudget::default(),
             backlog: Backlog::default(),
             room_waiters: RoomWaiters::default(),
-            subscriptions: Arc::new(()),
             state: PeerState::Unmet,
             refusal: None,
             waiting: WaitingOutbound::default(),

@@ -37,9 +37,6 @@ pub(crate) struct Settings {
     pub(crate) dial_allow: Vec<(IpAddr, u8)>,
     /// Whether `dial_allow` is from the configuration; otherwise it is the node's own networks.
     pub(crate) has_dial_allow: bool,
-    pub(crate) transfers_max: usize,
-    pub(crate) rci_actors_max: usize,
-    pub(crate) rci_access: AccessPolicy,
     pub(crate) peer_limits: PeerLimits,
     /// Whether this process may contact an address. The driver of a real node decides; a simulated network has no such limit.
     pub(crate) may_contact: fn(&SocketAddr) -> Result<(), EgressError>,
@@ -118,9 +115,6 @@ impl Settings {
             peers: config.peers.clone(),
             has_dial_allow: config.dial_allow.is_some(),
             dial_allow: config.dial_allow.clone().unwrap_or(own_networks),
-            transfers_max: config.transfers_max,
-            rci_actors_max: config.rci_actors_max,
-            rci_access: config.rci_access.clone(),
             peer_limits: config.peer_limits,
             may_contact: |_| Ok(()),
             shared_certificate: None,

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use antiphon_wire::{
-    Deframer, Entropy, Epochs, Handshake, HandshakeError, HandshakeStep, Keyring, Limits, NodeId, Profile,
+    Deframer, Epochs, Handshake, HandshakeError, HandshakeStep, Keyring, Limits, NodeId, Profile,
     ProvenConnection, ResumeState, Session, Suite,
 };
 use socket2::{Domain, Socket, Type};
@@ -82,7 +82,7 @@ pub(crate) fn profile(net: &Net, suites: &[Suite]) -> Profile {
 /// The hello of a dialler.
 pub(crate) fn hello(net: &Net) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let entropy = Entropy::system().expect("the system has random numbers");
+    let entropy = antiphon_dist::system_entropy().expect("the system has random numbers");
     drop(Handshake::dial(&profile(net, &Suite::aead()), entropy, ResumeState::unknown(1), None, &mut bytes));
     bytes
 }
@@ -136,7 +136,7 @@ pub(crate) fn handshake_on(
     mut change: impl FnMut(Message, &mut Vec<u8>),
 ) -> Result<Proven, Failed> {
     let (mut epochs, mut input, mut out) = (Epochs::default(), Deframer::new(), Vec::new());
-    let entropy = Entropy::system().expect("the system has random numbers");
+    let entropy = antiphon_dist::system_entropy().expect("the system has random numbers");
     let resume_state = ResumeState::unknown(epoch);
     let mut dialler = Handshake::dial(profile, entropy, resume_state, None, &mut out);
     for [ours, theirs] in [[MESSAGES[0], MESSAGES[1]], [MESSAGES[2], MESSAGES[3]]] {

@@ -80,7 +80,7 @@ pub(crate) fn announcement_forged_is_counted_and_not_dialled() {
     let mut attack = attack("");
     let sender = Sender::new(&attack.net);
     let trap = DialTrap::at([127, 0, 0, 2], 0);
-    let other = key(&Secret::generate().expect("the system has random numbers"));
+    let other = key(&antiphon_dist::secret::generate().expect("the system has random numbers"));
     let forged = announce(9, &[trap.location()], Some(&other));
     let unsigned = announce(9, &[trap.location()], None);
     let mut damaged = announce(9, &[trap.location()], Some(&key(&attack.net.secret)));
@@ -207,7 +207,8 @@ pub(crate) fn datagram_reply_is_no_longer_than_its_probe() {
     let from = Presence { node: NodeId::from_bits(9), name: "prober", locations: Locations::NONE };
     let probe = Datagram::Probe(Probe { from, reply_to: None });
     let unasked = Datagram::ProbeReply(ProbeReply { from, siblings: Route::NONE });
-    let other = DatagramKey::new(0, &Secret::generate().expect("the system has random numbers"));
+    let other =
+        DatagramKey::new(0, &antiphon_dist::secret::generate().expect("the system has random numbers"));
     let without_reply = [
         sealed(&probe, None),
         sealed(&probe, Some(&other)),

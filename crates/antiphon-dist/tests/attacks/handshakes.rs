@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 
 use antiphon_dist::{Limits, Refusal, Suite};
 use antiphon_sched::{Addr, millis};
-use antiphon_wire::{Deframer, Entropy, Handshake, HandshakeError, ResumeState};
+use antiphon_wire::{Deframer, Handshake, HandshakeError, ResumeState};
 
 use crate::attack_test::AttackTest;
 use crate::bounds;
@@ -90,7 +90,7 @@ pub(crate) fn hello_or_proof_reflected_is_refused() {
         input.push(&read_message(&mut stream).expect("the victim sends a hello"));
         let mut acceptor = Handshake::accept(None);
         acceptor.advance(&other, &mut input, &mut out).expect("the hello is valid");
-        let entropy = Entropy::system().expect("the system has random numbers");
+        let entropy = antiphon_dist::system_entropy().expect("the system has random numbers");
         acceptor.answer(&other, entropy, ResumeState::unknown(1), &mut out).expect("the hello is acceptable");
         stream.write_all(&out).expect("the victim reads");
         let mut proof = read_message(&mut stream).expect("the victim sends a proof");

@@ -37,7 +37,7 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn new() -> Self {
-        let secret = Secret::generate().expect("the system has random numbers");
+        let secret = antiphon_dist::secret::generate().expect("the system has random numbers");
         Self { secret, udp_port: antiphon_sched::testing::free_udp_port(), tls: None }
     }
 

@@ -35,7 +35,7 @@ const HIDE_BROADCAST: &str = "add table ip t; add chain ip t out { type filter h
     add rule ip t out fib daddr type broadcast drop";
 
 fn secret() -> String {
-    Secret::generate().expect("the system has random numbers").reveal().to_owned()
+    antiphon_dist::secret::generate().expect("the system has random numbers").reveal().to_owned()
 }
 
 /// Two hosts in one network.

@@ -9,15 +9,15 @@ use antiphon_sched::{NodeId, Time};
 use antiphon_wire as wire;
 use antiphon_wire::{Datagram, Locations, Presence};
 
-use super::access_table::AccessTable;
 use super::awaited_replies::AwaitedReplies;
 use super::connections::Connections;
 use super::driver::{Driver, Output};
 use super::ended_sessions::EndedSessions;
 use super::log_throttle::LogThrottle;
-use super::mailbox_budget::AllBudgets;
-use super::peer_session::PREDECESSOR_WITHIN;
+use super::peer::mailbox_budget::AllBudgets;
+use super::peer::session::PREDECESSOR_WITHIN;
 use super::receipts::PendingReceipts;
+use super::registry::access_table::AccessTable;
 use super::settings::Settings;
 use super::timers::TimerQueue;
 use super::{Counts, LoopAction};

@@ -15,7 +15,7 @@ use antiphon_wire::{Frame, Session};
 use super::NO_ACTOR;
 use super::context::NodeCx;
 use super::driver::Driver;
-use super::peer_monitors::LocalWatchers;
+use super::peer::monitors::LocalWatchers;
 use super::peers::Peers;
 use crate::error::DeliverError;
 

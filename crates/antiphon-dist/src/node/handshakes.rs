@@ -10,7 +10,7 @@ use antiphon_wire::{Handshake, HandshakeError, HandshakeStep, Hello, Refusal, Re
 
 use super::connections::{ConnectionState, Contention, Contest, GUESSES_MAX, HandshakeProgress};
 use super::context::NodeCx;
-use super::dialer::Dialer;
+use super::discovery::dialer::Dialer;
 use super::driver::{ConnId, Driver, Output, OverTls};
 use super::peer::Peer;
 use super::peers::Peers;

@@ -7,7 +7,7 @@ use antiphon_sched::{ActorId, NodeId};
 use antiphon_wire::Suite;
 use serde::{Serialize, Serializer};
 
-use super::names::Space;
+use super::registry::Space;
 use crate::certificates::Fingerprint;
 use crate::error::{DialError, Status};
 use crate::location::Location;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
 
-use super::token_bucket::{Rate, TokenBucket};
+use super::peers::token_bucket::{Rate, TokenBucket};
 
 /// How long a line is suppressed after it was logged.
 pub(super) const REPEAT_AFTER: Duration = Duration::from_secs(3600);

@@ -12,58 +12,34 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-mod access_table;
-mod announce_relay;
 mod awaited_replies;
-mod backlog;
-mod connect_requests;
 mod connections;
 mod context;
-mod dial_hints;
-mod dialer;
-mod disconnect;
 mod discovery;
 mod driver;
 mod ended_sessions;
 mod handshakes;
-mod host_discovery;
-mod idle_close;
-mod inbound_messages;
 mod inspection;
-mod known_nodes;
-mod location_index;
 mod log_throttle;
-mod mailbox_budget;
-mod names;
 mod outbound;
-mod outbound_signals;
-mod payload_faults;
 mod peer;
-#[cfg(test)]
-mod peer_monitor_tests;
-mod peer_monitors;
-mod peer_session;
-mod peer_state;
 mod peer_watch;
 mod peers;
 mod receipts;
-mod room_waiters;
+mod registry;
 mod service_states;
 mod settings;
-mod signals;
 #[cfg(test)]
 mod testing;
 mod timers;
-mod token_bucket;
-mod waiting_outbound;
 
 pub use driver::{ConnId, Driver, Input, Output, OverTls};
 pub use inspection::{NameCursor, NameInfo, NamePage, PeerCursor, PeerInfo, PeerPage, SessionInfo};
-pub use names::Space;
-pub(crate) use names::{FoundName, LookupStart, WantedName};
-pub(crate) use payload_faults::check_body;
-pub(crate) use peer_session::is_flood;
+pub(crate) use peer::payload_faults::check_body;
+pub(crate) use peer::session::is_flood;
 pub(crate) use receipts::log_failed_delivery;
+pub use registry::Space;
+pub(crate) use registry::{FoundName, LookupStart, WantedName};
 pub(crate) use service_states::ServiceState;
 pub(crate) use settings::Settings;
 
@@ -95,24 +71,24 @@ use crate::peer_limits::Refusals;
 use antiphon_wire as wire;
 use connections::{Connection, ConnectionState, Contest, HandshakeProgress};
 use context::NodeCx;
-use dialer::is_harmless;
-use disconnect::{DISCONNECT_WITHIN, Disconnect};
 use discovery::Discovery;
+use discovery::dialer::is_harmless;
 use ended_sessions::EndedSession;
 use handshakes::Handshakes;
-use idle_close::{IdleStage, frame_counts};
 use inspection::PAGE_MAX;
-use names::NameRegistry;
 use outbound::ALL_QUEUES_MAX;
 use outbound::Outbound;
 use peer::Peer;
-use peer_session::{
+use peer::disconnect::{DISCONNECT_WITHIN, Disconnect};
+use peer::idle_close::{IdleStage, frame_counts};
+use peer::session::{
     FrameEffect, LINGER, Link, NodeFrame, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, Outage, PeerSession, REDIAL_AFTER,
     REFUSALS_MAX, REFUSED_FOR, Received, Successor,
 };
 use peer_watch::{PeerWatches, status_of};
 use peers::{PEERS_MAX, Peers};
 use receipts::Withdrawal;
+use registry::NameRegistry;
 use service_states::ServiceStates;
 use timers::NodeTimer;
 

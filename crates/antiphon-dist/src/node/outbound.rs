@@ -17,14 +17,14 @@ use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{Frame, Route, SendMark, SendRefused, Session};
 
 use super::context::NodeCx;
-use super::dialer::Dialer;
-use super::outbound_signals::{NodeHint, nodes_in};
-use super::payload_faults::{TOO_MANY_TYPES, check_size, encode_error};
+use super::discovery::dialer::Dialer;
+use super::peer::outbound_signals::{NodeHint, nodes_in};
+use super::peer::payload_faults::{TOO_MANY_TYPES, check_size, encode_error};
+use super::peer::room_waiters::NeededRoom;
+use super::peer::waiting_outbound::{QueuedOutbound, WaitingBudget, message_bytes};
 use super::peers::Peers;
 use super::receipts::Withdrawal;
-use super::room_waiters::NeededRoom;
 use super::timers::NodeTimer;
-use super::waiting_outbound::{QueuedOutbound, WaitingBudget, message_bytes};
 use super::{LoopAction, NO_ACTOR};
 use smallvec::SmallVec;
 

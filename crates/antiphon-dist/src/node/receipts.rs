@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::complete_if_open;
 use super::driver::Driver;
-use super::payload_faults::error_of;
+use super::peer::payload_faults::error_of;
 use super::timers::{NodeTimer, TimerQueue};
 use crate::error::DeliverError;
 

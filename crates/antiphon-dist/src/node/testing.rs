@@ -8,8 +8,8 @@ use antiphon_wire as wire;
 use antiphon_wire::{Deframer, Entropy, Handshake, HeldSession, ResumeState, Session};
 
 use super::peer::Peer;
-use super::peer_session::PeerSession;
-use super::peer_state::PeerState;
+use super::peer::session::PeerSession;
+use super::peer::state::PeerState;
 use super::{Driver, NodeCore, Output};
 use crate::config::Config;
 use crate::location::Location;

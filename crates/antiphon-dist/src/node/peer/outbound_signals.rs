@@ -20,13 +20,13 @@ use super::payload_faults::{TOO_MANY_TYPES, fault_of};
 use super::signals::{BY_TARGET, sender_of};
 
 /// A node that an address names, which the receiver of the address may not know.
-pub(super) struct NodeHint {
-    pub(super) node: NodeId,
-    pub(super) name: String,
-    pub(super) locations: Vec<SocketAddr>,
+pub(in crate::node) struct NodeHint {
+    pub(in crate::node) node: NodeId,
+    pub(in crate::node) name: String,
+    pub(in crate::node) locations: Vec<SocketAddr>,
 }
 
-pub(super) fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused> {
+pub(in crate::node) fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), SendRefused> {
     let number = |id: &MonitorId, by_target: bool| if by_target { id.number | BY_TARGET } else { id.number };
     let (from, to) = (sender_of(signal), signal.to.key());
     match &signal.kind {
@@ -65,7 +65,7 @@ pub(super) fn send_signal(session: &mut Session, signal: &Signal) -> Result<(), 
 }
 
 /// Informs the peer that no reply to one of its requests will follow.
-pub(super) fn send_reply_dropped(
+pub(in crate::node) fn send_reply_dropped(
     session: &mut Session,
     request_id: RequestId,
     reason: &AskError,
@@ -89,7 +89,7 @@ pub(super) fn send_reply_dropped(
 }
 
 /// The nodes that the addresses in the value of a signal name.
-pub(super) fn nodes_in(kind: &SignalKind) -> &[NodeId] {
+pub(in crate::node) fn nodes_in(kind: &SignalKind) -> &[NodeId] {
     match kind.value() {
         Some(EncodedValue::Bytes { nodes, .. }) => nodes,
         Some(EncodedValue::Opaque | EncodedValue::NotSent(_)) | None => &[],
@@ -97,9 +97,9 @@ pub(super) fn nodes_in(kind: &SignalKind) -> &[NodeId] {
 }
 
 /// The nil value. It replaces a value that has no encoding.
-pub(super) const NIL: (&str, &[u8]) = ("()", &[0xc0]);
+pub(in crate::node) const NIL: (&str, &[u8]) = ("()", &[0xc0]);
 
-pub(super) fn with_value<'v>(
+pub(in crate::node) fn with_value<'v>(
     session: &mut Session,
     value: &'v EncodedValue,
     frame: impl FnOnce(TagId, &'v [u8]) -> Frame<'v>,
@@ -115,13 +115,13 @@ pub(super) fn with_value<'v>(
 }
 
 /// The number of bytes to which the text of a failure is truncated.
-pub(super) const TEXT_BYTES_MAX: usize = 8 * 1024;
+pub(in crate::node) const TEXT_BYTES_MAX: usize = 8 * 1024;
 
-pub(super) fn truncated(text: &str) -> &str {
+pub(in crate::node) fn truncated(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
-pub(super) fn send_down(
+pub(in crate::node) fn send_down(
     session: &mut Session,
     watcher: Key,
     actor: ActorId,
@@ -160,7 +160,7 @@ pub(super) fn send_down(
 }
 
 /// The reason without its value or text. A `Down` with it is never refused.
-pub(super) fn smallest_form(reason: DownReason<'_>) -> DownReason<'_> {
+pub(in crate::node) fn smallest_form(reason: DownReason<'_>) -> DownReason<'_> {
     match reason {
         DownReason::Done(_) | DownReason::DoneNotSent(_) => DownReason::Done(None),
         DownReason::Failed(_) => DownReason::Failed(""),

@@ -10,14 +10,14 @@ use std::time::Duration;
 use antiphon_sched::{NodeId, RequestId, Time, Undelivered};
 use antiphon_wire::{Hello, Refusal};
 
-use super::context::NodeCx;
 use super::dial_hints::{DialCause, DialHints, WaitingHint};
-use super::driver::{ConnId, Driver, Output};
-use super::peer::{LeftIdle, Peer};
-use super::peer_session::PeerSession;
-use super::peers::Peers;
-use super::timers::{NodeTimer, TimerQueue};
 use crate::location::PeerAt;
+use crate::node::context::NodeCx;
+use crate::node::driver::{ConnId, Driver, Output};
+use crate::node::peer::session::PeerSession;
+use crate::node::peer::{LeftIdle, Peer};
+use crate::node::peers::Peers;
+use crate::node::timers::{NodeTimer, TimerQueue};
 
 /// The pauses between attempts at a location: they double from the first to the last.
 const PAUSE_FIRST: Duration = Duration::from_millis(25);
@@ -30,7 +30,7 @@ const LOOKS_FOR: Duration = Duration::from_secs(1);
 const REQUESTED_FOR: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
-pub(super) struct Dialer {
+pub(in crate::node) struct Dialer {
     by_location: BTreeMap<SocketAddr, DialState>,
     /// Locations to be dialled in this tick.
     scheduled: Vec<SocketAddr>,
@@ -70,7 +70,7 @@ struct DialState {
 
 /// The purpose for which a host is resolved.
 #[derive(Debug)]
-pub(super) enum ResolveFor {
+pub(in crate::node) enum ResolveFor {
     Configured(PeerAt),
     ConnectRequest(RequestId, PeerAt),
 }
@@ -95,44 +95,44 @@ impl DialState {
 }
 
 impl Dialer {
-    pub(super) fn has_pending(&self) -> bool {
+    pub(in crate::node) fn has_pending(&self) -> bool {
         self.hints.is_ready() || !self.scheduled.is_empty() || !self.unsent_queries.is_empty()
     }
 
     /// Whether this node dials a location, or has a connection that it dialled there.
-    pub(super) fn has(&self, at: SocketAddr) -> bool {
+    pub(in crate::node) fn has(&self, at: SocketAddr) -> bool {
         self.by_location.contains_key(&at)
     }
 
     /// The node that was proven at a location last.
-    pub(super) fn node_at(&self, at: SocketAddr) -> Option<NodeId> {
+    pub(in crate::node) fn node_at(&self, at: SocketAddr) -> Option<NodeId> {
         self.by_location.get(&at)?.node
     }
 
     /// The node of the last hello from a location, which need not be proven.
-    pub(super) fn answered_at(&self, at: SocketAddr) -> Option<NodeId> {
+    pub(in crate::node) fn answered_at(&self, at: SocketAddr) -> Option<NodeId> {
         self.by_location.get(&at)?.answered
     }
 
-    pub(super) fn answered(&mut self, at: SocketAddr, node: NodeId) {
+    pub(in crate::node) fn answered(&mut self, at: SocketAddr, node: NodeId) {
         if let Some(dial) = self.by_location.get_mut(&at) {
             (dial.answered, dial.refused_guesses) = (Some(node), 0);
         }
     }
 
     /// A node at a location has refused a dial, and did not say which node it is.
-    pub(super) fn guess_refused(&mut self, at: SocketAddr) {
+    pub(in crate::node) fn guess_refused(&mut self, at: SocketAddr) {
         if let Some(dial) = self.by_location.get_mut(&at) {
             dial.refused_guesses += 1;
         }
     }
 
-    pub(super) fn refused_guesses(&self, at: SocketAddr) -> u32 {
+    pub(in crate::node) fn refused_guesses(&self, at: SocketAddr) -> u32 {
         self.by_location.get(&at).map_or(0, |dial| dial.refused_guesses)
     }
 
     /// Schedules a location for this tick, unless it has a connection.
-    pub(super) fn schedule(&mut self, at: SocketAddr) {
+    pub(in crate::node) fn schedule(&mut self, at: SocketAddr) {
         let is_unconnected = self.by_location.get(&at).is_some_and(|dial| dial.conn.is_none());
         if is_unconnected && !self.scheduled.contains(&at) {
             self.scheduled.push(at);
@@ -140,7 +140,7 @@ impl Dialer {
     }
 
     /// A dial has succeeded; `is_new`: it has found a node without a session.
-    pub(super) fn succeeded(&mut self, at: SocketAddr, conn: ConnId, node: NodeId, is_new: bool) {
+    pub(in crate::node) fn succeeded(&mut self, at: SocketAddr, conn: ConnId, node: NodeId, is_new: bool) {
         if let Some(dial) = self.by_location.get_mut(&at) {
             let is_expected = dial.node == Some(node);
             if dial.hinted.is_some() && (is_new || is_expected) {
@@ -153,7 +153,7 @@ impl Dialer {
 }
 
 impl Dialer {
-    pub(super) fn check(&self, timers: &TimerQueue) {
+    pub(in crate::node) fn check(&self, timers: &TimerQueue) {
         self.hints.check();
         for (at, dial) in &self.by_location {
             let is_going_on =
@@ -165,39 +165,39 @@ impl Dialer {
 
 impl Dialer {
     /// Dials a configured location, now and whenever its node is not connected.
-    pub(super) fn dial_always(&mut self, cx: &NodeCx, at: SocketAddr) {
+    pub(in crate::node) fn dial_always(&mut self, cx: &NodeCx, at: SocketAddr) {
         if self.schedule_dial(cx, at, Time::MAX) {
             self.by_location.entry(at).and_modify(|dial| dial.is_configured = true);
         }
     }
 
     /// Resolves the name of a host.
-    pub(super) fn resolve(&mut self, cx: &mut NodeCx, host: String, port: u16, purpose: ResolveFor) {
+    pub(in crate::node) fn resolve(&mut self, cx: &mut NodeCx, host: String, port: u16, purpose: ResolveFor) {
         let query = cx.next_number();
         self.unsent_queries.push((query, host, port));
         self.queries.insert(query, purpose);
     }
 
     /// Resolves the name of a configured host once more, after a pause.
-    pub(super) fn resolve_later(&mut self, cx: &mut NodeCx, query: u64, purpose: ResolveFor) {
+    pub(in crate::node) fn resolve_later(&mut self, cx: &mut NodeCx, query: u64, purpose: ResolveFor) {
         self.queries.insert(query, purpose);
         cx.timers.add(cx.now + PAUSE_LAST, NodeTimer::Resolve(query));
     }
 
     /// The purpose of a host query that has a result.
-    pub(super) fn take_query(&mut self, query: u64) -> Option<ResolveFor> {
+    pub(in crate::node) fn take_query(&mut self, query: u64) -> Option<ResolveFor> {
         self.queries.remove(&query)
     }
 
     /// A connect request is closed: the results of its host queries are not needed.
-    pub(super) fn forget_queries_of(&mut self, request_id: RequestId) {
+    pub(in crate::node) fn forget_queries_of(&mut self, request_id: RequestId) {
         let is_of =
             |purpose: &ResolveFor| matches!(purpose, ResolveFor::ConnectRequest(id, _) if *id == request_id);
         self.queries.retain(|_, purpose| !is_of(purpose));
     }
 
     /// The session with a node is needed again: dials the node. If no connection follows, the session is lost.
-    pub(super) fn reopen(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId) {
+    pub(in crate::node) fn reopen(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId) {
         let left = peers.get_mut(node).and_then(|peer| peer.leave_idle(cx));
         if let Some(LeftIdle { at: Some(at) }) = left {
             self.redial_now(cx, peers, node, at);
@@ -209,7 +209,7 @@ impl Dialer {
 
     /// As [`Self::reopen`], for a session that a hello without a proof calls in question: the dial waits for its turn among those that
     /// others cause.
-    pub(super) fn examine(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId) {
+    pub(in crate::node) fn examine(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId) {
         let Some(LeftIdle { at }) = peers.get_mut(node).and_then(|peer| peer.leave_idle(cx)) else { return };
         if let Some(at) = at {
             let until = cx.now + cx.settings.limits().lost_after;
@@ -218,7 +218,7 @@ impl Dialer {
     }
 
     /// The dialled connection is closed, and its session does not need another one from this side.
-    pub(super) fn dial_is_over(&mut self, cx: &mut NodeCx, at: SocketAddr, conn: ConnId) {
+    pub(in crate::node) fn dial_is_over(&mut self, cx: &mut NodeCx, at: SocketAddr, conn: ConnId) {
         let Some(dial) = self.by_location.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else {
             return;
         };
@@ -231,7 +231,7 @@ impl Dialer {
     }
 
     /// The session with the node at a location is lost: only a configured location is dialled further.
-    pub(super) fn forget_dialled(&mut self, cx: &NodeCx, at: SocketAddr, node: NodeId) {
+    pub(in crate::node) fn forget_dialled(&mut self, cx: &NodeCx, at: SocketAddr, node: NodeId) {
         let now = cx.now;
         if let Some(dial) = self.by_location.get_mut(&at).filter(|dial| dial.node == Some(node)) {
             dial.node = None;
@@ -241,7 +241,13 @@ impl Dialer {
 
     /// Stops dialling a location, even if it is configured: then its time is over, unless a request waits for it. With `at_once`, a
     /// dial without a connection ends now; otherwise it continues until its time is over.
-    pub(super) fn give_up_dial(&mut self, cx: &NodeCx, at: SocketAddr, at_once: bool, is_requested: bool) {
+    pub(in crate::node) fn give_up_dial(
+        &mut self,
+        cx: &NodeCx,
+        at: SocketAddr,
+        at_once: bool,
+        is_requested: bool,
+    ) {
         let now = cx.now;
         let Some(dial) = self.by_location.get_mut(&at) else { return };
         if std::mem::take(&mut dial.is_configured) && !is_requested {
@@ -254,7 +260,12 @@ impl Dialer {
 
     /// A dial that is not for a certain node has found one that is connected and states the location: no second connection is
     /// needed.
-    pub(super) fn is_found_connected(&self, peers: &mut Peers, at: SocketAddr, hello: &Hello) -> bool {
+    pub(in crate::node) fn is_found_connected(
+        &self,
+        peers: &mut Peers,
+        at: SocketAddr,
+        hello: &Hello,
+    ) -> bool {
         let is_open = self.by_location.get(&at).is_some_and(|dial| dial.is_open);
         let node = hello.node;
         let Some(peer) = peers.get(node) else { return false };
@@ -270,7 +281,7 @@ impl Dialer {
 
     /// A dial whose time is over has found a node that was disconnected on purpose meanwhile, at a location that the node has stated: it
     /// was under way then.
-    pub(super) fn is_found_disconnected(
+    pub(in crate::node) fn is_found_disconnected(
         &self,
         cx: &NodeCx,
         peers: &Peers,
@@ -285,13 +296,19 @@ impl Dialer {
     }
 
     /// Dials a location until it answers, and retries at most until `until`.
-    pub(super) fn dial_until(&mut self, cx: &NodeCx, at: SocketAddr, until: Time) {
+    pub(in crate::node) fn dial_until(&mut self, cx: &NodeCx, at: SocketAddr, until: Time) {
         self.schedule_dial(cx, at, until);
     }
 
     /// Dials the location of a session again: at once if it was reached there before, else when it is its turn. If another node is
     /// connected that states this location, it is dialled all the same: the dial shows which of the two is there.
-    pub(super) fn redial_now(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId, at: SocketAddr) {
+    pub(in crate::node) fn redial_now(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        node: NodeId,
+        at: SocketAddr,
+    ) {
         let until = cx.now + cx.settings.limits().lost_after;
         match (self.is_reached(peers, node, at), peers.is_connected_at(at)) {
             (true, true) => self.renew_dial(cx, node, at),
@@ -305,7 +322,7 @@ impl Dialer {
         peers.get(node).is_some_and(|peer| peer.was_found_at(at)) || self.is_configured(at)
     }
 
-    pub(super) fn is_configured(&self, at: SocketAddr) -> bool {
+    pub(in crate::node) fn is_configured(&self, at: SocketAddr) -> bool {
         self.by_location.get(&at).is_some_and(|dial| dial.is_configured)
     }
 
@@ -327,7 +344,13 @@ impl Dialer {
     }
 
     /// Dials the location of a node until it answers, and retries at most until `until`.
-    pub(super) fn dial_node_until(&mut self, cx: &NodeCx, node: NodeId, at: SocketAddr, until: Time) {
+    pub(in crate::node) fn dial_node_until(
+        &mut self,
+        cx: &NodeCx,
+        node: NodeId,
+        at: SocketAddr,
+        until: Time,
+    ) {
         self.schedule_dial(cx, at, until);
         if let Some(dial) = self.by_location.get_mut(&at) {
             dial.node = Some(node);
@@ -335,7 +358,7 @@ impl Dialer {
     }
 
     /// Dials a second connection, because the present one has used up its keys or may be broken.
-    pub(super) fn renew_dial(&mut self, cx: &mut NodeCx, node: NodeId, at: SocketAddr) {
+    pub(in crate::node) fn renew_dial(&mut self, cx: &mut NodeCx, node: NodeId, at: SocketAddr) {
         // A dial that is under way goes on: there is one at a time.
         let connections = &mut cx.connections;
         if let Some(dial) = self.by_location.get_mut(&at)
@@ -350,14 +373,20 @@ impl Dialer {
     }
 
     /// Dials a second connection to a node at a location that it states, to see whether it is there: for one second, in its turn.
-    pub(super) fn look_at(&mut self, cx: &mut NodeCx, peers: &mut Peers, node: NodeId, at: SocketAddr) {
+    pub(in crate::node) fn look_at(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        node: NodeId,
+        at: SocketAddr,
+    ) {
         if cx.settings.may_dial(at) {
             self.dial_stated(cx, peers, node, at, cx.now + LOOKS_FOR, true);
         }
     }
 
     /// Dials a second connection to a silent peer, in its turn: the present one may be half open.
-    pub(super) fn look_for_silent(
+    pub(in crate::node) fn look_for_silent(
         &mut self,
         cx: &mut NodeCx,
         peers: &mut Peers,
@@ -383,7 +412,7 @@ impl Dialer {
     }
 
     /// Dials the location of a node from a datagram, in its turn, and retries for one second, if the settings allow it.
-    pub(super) fn dial_hint(
+    pub(in crate::node) fn dial_hint(
         &mut self,
         cx: &mut NodeCx,
         peers: &mut Peers,
@@ -410,7 +439,7 @@ impl Dialer {
 
     /// Dials a node without a session, at most until `until`: at once if it was reached there before, else in its turn. Returns
     /// false if the settings do not allow it, or too many locations wait for their turn.
-    pub(super) fn dial_node(
+    pub(in crate::node) fn dial_node(
         &mut self,
         cx: &mut NodeCx,
         peers: &mut Peers,
@@ -502,7 +531,7 @@ impl Dialer {
     }
 
     /// Dials locations that waited for their turn.
-    pub(super) fn begin_waiting_hints(&mut self, cx: &mut NodeCx, peers: &mut Peers) {
+    pub(in crate::node) fn begin_waiting_hints(&mut self, cx: &mut NodeCx, peers: &mut Peers) {
         while self.hints.is_waiting() {
             if !self.hints.take(cx.now) {
                 cx.timers.add(self.hints.next_second(), NodeTimer::Hints);
@@ -534,7 +563,7 @@ impl Dialer {
     }
 
     /// Dials a location that this node requested from an announce relay, for [`REQUESTED_FOR`], if a node can be there.
-    pub(super) fn dial_requested(
+    pub(in crate::node) fn dial_requested(
         &mut self,
         cx: &mut NodeCx,
         peers: &mut Peers,
@@ -549,7 +578,12 @@ impl Dialer {
         cx.timers.add(cx.now + after, NodeTimer::Dial(at));
     }
 
-    pub(super) fn start_dials(&mut self, cx: &mut NodeCx, peers: &mut Peers, driver: &mut impl Driver) {
+    pub(in crate::node) fn start_dials(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        driver: &mut impl Driver,
+    ) {
         self.begin_waiting_hints(cx, peers);
         for (query, host, port) in self.unsent_queries.drain(..) {
             driver.output(Output::Resolve { query, host, port });
@@ -593,7 +627,13 @@ impl Dialer {
     }
 
     /// An attempt at a location has failed: tries again after a pause, if the dial is still needed.
-    pub(super) fn retry_dial(&mut self, cx: &mut NodeCx, peers: &mut Peers, at: SocketAddr, conn: ConnId) {
+    pub(in crate::node) fn retry_dial(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        at: SocketAddr,
+        conn: ConnId,
+    ) {
         let random = cx.last_number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ conn.0;
         let Some(dial) = self.by_location.get_mut(&at).filter(|dial| dial.conn == Some(conn)) else {
             return;
@@ -645,14 +685,14 @@ impl Dialer {
     }
 
     /// Resolves a configured host once more.
-    pub(super) fn on_resolve_due(&mut self, query: u64) {
+    pub(in crate::node) fn on_resolve_due(&mut self, query: u64) {
         if let Some(ResolveFor::Configured(PeerAt::Host(host, port))) = self.queries.get(&query) {
             self.unsent_queries.push((query, host.clone(), *port));
         }
     }
 
     /// A dial of a location was refused: with `by_us` this node refused it, otherwise the peer did, and its refusal is not proven.
-    pub(super) fn refused(&mut self, cx: &NodeCx, at: SocketAddr, reason: Refusal, by_us: bool) {
+    pub(in crate::node) fn refused(&mut self, cx: &NodeCx, at: SocketAddr, reason: Refusal, by_us: bool) {
         if reason == Refusal::SelfConnection && by_us {
             self.by_location.remove(&at);
         } else if !is_harmless(reason) {
@@ -661,7 +701,7 @@ impl Dialer {
     }
 
     /// A further dial of a location would fail: it ends now, unless it is configured.
-    pub(super) fn end_unconfigured(&mut self, cx: &NodeCx, at: SocketAddr) {
+    pub(in crate::node) fn end_unconfigured(&mut self, cx: &NodeCx, at: SocketAddr) {
         if let Some(dial) = self.by_location.get_mut(&at).filter(|dial| !dial.is_configured) {
             dial.until = cx.now;
         }
@@ -669,7 +709,7 @@ impl Dialer {
 }
 
 /// Whether a refusal of a dial says nothing about a further dial.
-pub(super) fn is_harmless(reason: Refusal) -> bool {
+pub(in crate::node) fn is_harmless(reason: Refusal) -> bool {
     matches!(
         reason,
         Refusal::Duplicate

@@ -14,11 +14,11 @@ use std::time::Duration;
 use antiphon_sched::Time;
 use antiphon_wire::{Datagram, Probe, ProbeReply, Route};
 
-use super::context::NodeCx;
-use super::discovery::spread;
-use super::driver::{Driver, Output};
-use super::peers::Peers;
-use super::timers::NodeTimer;
+use super::spread;
+use crate::node::context::NodeCx;
+use crate::node::driver::{Driver, Output};
+use crate::node::peers::Peers;
+use crate::node::timers::NodeTimer;
 
 /// The pauses between probes of one host: they double from the first to the last.
 const PROBE_PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -32,10 +32,10 @@ const REPLY_PAUSE: Duration = Duration::from_millis(50);
 /// Nodes that are dialled because of one probe.
 const NODES_MAX_A_PROBE: u32 = 256;
 /// Siblings that a reply lists.
-pub(super) const SIBLINGS_MAX: usize = 32;
+pub(in crate::node) const SIBLINGS_MAX: usize = 32;
 
 #[derive(Debug, Default)]
-pub(super) struct HostProbes {
+pub(in crate::node) struct HostProbes {
     /// The hosts that are probed, by IP address and discovery port.
     probed: BTreeMap<SocketAddr, ProbedHost>,
     /// The addresses that received a reply within the last second.
@@ -68,7 +68,7 @@ impl HostProbes {
 
 impl HostProbes {
     /// Probes a host now, and repeats the probe until `until`.
-    pub(super) fn probe_host(&mut self, cx: &mut NodeCx, host: SocketAddr, until: Time) {
+    pub(in crate::node) fn probe_host(&mut self, cx: &mut NodeCx, host: SocketAddr, until: Time) {
         let now = cx.now;
         let new = ProbedHost { until, attempts: 0, new_nodes: 0, due: now };
         let probed = self.probed.entry(host).or_insert(new);
@@ -78,14 +78,19 @@ impl HostProbes {
     }
 
     /// No connect request waits for a host any longer: stops its probes, unless the host is configured.
-    pub(super) fn forget_host(&mut self, cx: &mut NodeCx, host: SocketAddr) {
+    pub(in crate::node) fn forget_host(&mut self, cx: &mut NodeCx, host: SocketAddr) {
         if let Some(probed) = self.probed.get(&host).filter(|probed| probed.until < Time::MAX) {
             cx.timers.remove(probed.due, NodeTimer::Probe(host));
             self.probed.remove(&host);
         }
     }
 
-    pub(super) fn on_probe_due(&mut self, cx: &mut NodeCx, host: SocketAddr, driver: &mut impl Driver) {
+    pub(in crate::node) fn on_probe_due(
+        &mut self,
+        cx: &mut NodeCx,
+        host: SocketAddr,
+        driver: &mut impl Driver,
+    ) {
         let now = cx.now;
         let Some(probed) = self.probed.get_mut(&host) else { return };
         if now >= probed.until || cx.leaving {
@@ -104,7 +109,7 @@ impl HostProbes {
     }
 
     /// A node probes this host. Only a sibling may name the address that a repeated probe came from.
-    pub(super) fn on_probe(
+    pub(in crate::node) fn on_probe(
         &mut self,
         cx: &mut NodeCx,
         peers: &Peers,
@@ -138,7 +143,7 @@ impl HostProbes {
     }
 
     /// Sends a reply to a probe, with this node and as many of the siblings that it knows as fit.
-    pub(super) fn reply_to_probe(
+    pub(in crate::node) fn reply_to_probe(
         &self,
         cx: &NodeCx,
         peers: &Peers,
@@ -165,13 +170,18 @@ impl HostProbes {
     }
 
     /// Whether a host is probed, so that a reply of it is expected.
-    pub(super) fn is_probed(&self, host: SocketAddr) -> bool {
+    pub(in crate::node) fn is_probed(&self, host: SocketAddr) -> bool {
         self.probed.contains_key(&host)
     }
 
     /// A probed host has listed a node; `is_new`: its location is not dialled yet. Returns until when to dial it, if it may be
     /// dialled.
-    pub(super) fn note_listed(&mut self, cx: &NodeCx, host: SocketAddr, is_new: bool) -> Option<Time> {
+    pub(in crate::node) fn note_listed(
+        &mut self,
+        cx: &NodeCx,
+        host: SocketAddr,
+        is_new: bool,
+    ) -> Option<Time> {
         let probed = self.probed.get_mut(&host)?;
         probed.new_nodes += u32::from(is_new);
         let until = probed.until.min(cx.now + DIAL_FOR);

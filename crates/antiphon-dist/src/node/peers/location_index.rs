@@ -7,22 +7,22 @@ use std::net::SocketAddr;
 
 use antiphon_sched::NodeId;
 
-use super::peer::Peer;
+use crate::node::peer::Peer;
 
 #[derive(Debug, Default)]
-pub(super) struct LocationIndex {
+pub(in crate::node) struct LocationIndex {
     by_location: BTreeMap<SocketAddr, BTreeSet<NodeId>>,
 }
 
 impl LocationIndex {
     /// Lists a node at its locations. The caller removes it with the same locations before it changes them.
-    pub(super) fn add(&mut self, node: NodeId, peer: &Peer) {
+    pub(in crate::node) fn add(&mut self, node: NodeId, peer: &Peer) {
         for at in peer.all_locations() {
             self.by_location.entry(at).or_default().insert(node);
         }
     }
 
-    pub(super) fn remove(&mut self, node: NodeId, peer: &Peer) {
+    pub(in crate::node) fn remove(&mut self, node: NodeId, peer: &Peer) {
         for at in peer.all_locations() {
             if let Some(nodes) = self.by_location.get_mut(&at) {
                 nodes.remove(&node);
@@ -34,16 +34,16 @@ impl LocationIndex {
     }
 
     /// The nodes at a location.
-    pub(super) fn at(&self, at: SocketAddr) -> impl Iterator<Item = NodeId> {
+    pub(in crate::node) fn at(&self, at: SocketAddr) -> impl Iterator<Item = NodeId> {
         self.by_location.get(&at).into_iter().flatten().copied()
     }
 
     /// The nodes at any of these locations, each once.
-    pub(super) fn at_any(&self, all: impl Iterator<Item = SocketAddr>) -> BTreeSet<NodeId> {
+    pub(in crate::node) fn at_any(&self, all: impl Iterator<Item = SocketAddr>) -> BTreeSet<NodeId> {
         all.flat_map(|at| self.at(at)).collect()
     }
 
-    pub(super) fn check(&self, peers: &BTreeMap<NodeId, Peer>) {
+    pub(in crate::node) fn check(&self, peers: &BTreeMap<NodeId, Peer>) {
         for (node, peer) in peers {
             for at in peer.all_locations() {
                 let is_listed = self.by_location.get(&at).is_some_and(|nodes| nodes.contains(node));

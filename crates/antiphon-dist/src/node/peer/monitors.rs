@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use antiphon_sched::{ActorId, Key, MonitorId, NodeId};
 
 /// Local watchers and the remote actors that they monitor, by the id of the monitor.
-pub(super) type LocalWatchers = BTreeMap<MonitorId, (Key, ActorId)>;
+pub(in crate::node) type LocalWatchers = BTreeMap<MonitorId, (Key, ActorId)>;
 /// Local actors that remote actors monitor, with the ids of the monitors.
 type RemoteWatchers = BTreeSet<(Key, MonitorId)>;
 
 /// The monitors between local actors and the actors of one peer, in both directions.
 #[derive(Debug)]
-pub(super) struct PeerMonitors {
+pub(in crate::node) struct PeerMonitors {
     peer: NodeId,
     local_watchers: LocalWatchers,
     remote_watchers: RemoteWatchers,
@@ -23,7 +23,7 @@ pub(super) struct PeerMonitors {
 }
 
 impl PeerMonitors {
-    pub(super) fn new(peer: NodeId) -> Self {
+    pub(in crate::node) fn new(peer: NodeId) -> Self {
         Self {
             peer,
             local_watchers: LocalWatchers::new(),
@@ -32,12 +32,12 @@ impl PeerMonitors {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::node) fn len(&self) -> usize {
         self.local_watchers.len() + self.remote_watchers.len()
     }
 
     /// The numbers of local and of remote watchers that the peer has set.
-    pub(super) fn set_by_peer(&self) -> (usize, usize) {
+    pub(in crate::node) fn set_by_peer(&self) -> (usize, usize) {
         self.set_by_peer
     }
 
@@ -46,36 +46,36 @@ impl PeerMonitors {
     }
 
     /// Adds a monitor of the local `watcher` on the remote `actor`.
-    pub(super) fn add_local_watcher(&mut self, watcher: Key, id: MonitorId, actor: ActorId) {
+    pub(in crate::node) fn add_local_watcher(&mut self, watcher: Key, id: MonitorId, actor: ActorId) {
         if self.local_watchers.insert(id, (watcher, actor)).is_none() {
             self.set_by_peer.0 += self.count_if_set_by_peer(id);
         }
     }
 
     /// The local watcher of a monitor, and the remote actor.
-    pub(super) fn local_watcher(&self, id: MonitorId) -> Option<(Key, ActorId)> {
+    pub(in crate::node) fn local_watcher(&self, id: MonitorId) -> Option<(Key, ActorId)> {
         self.local_watchers.get(&id).copied()
     }
 
-    pub(super) fn remove_local_watcher(&mut self, id: MonitorId) -> Option<(Key, ActorId)> {
+    pub(in crate::node) fn remove_local_watcher(&mut self, id: MonitorId) -> Option<(Key, ActorId)> {
         let removed = self.local_watchers.remove(&id)?;
         self.set_by_peer.0 -= self.count_if_set_by_peer(id);
         Some(removed)
     }
 
     /// Adds a monitor of a remote actor on the local `target`.
-    pub(super) fn add_remote_watcher(&mut self, target: Key, id: MonitorId) {
+    pub(in crate::node) fn add_remote_watcher(&mut self, target: Key, id: MonitorId) {
         if self.remote_watchers.insert((target, id)) {
             self.set_by_peer.1 += self.count_if_set_by_peer(id);
         }
     }
 
-    pub(super) fn has_remote_watcher(&self, target: Key, id: MonitorId) -> bool {
+    pub(in crate::node) fn has_remote_watcher(&self, target: Key, id: MonitorId) -> bool {
         self.remote_watchers.contains(&(target, id))
     }
 
     /// Removes a monitor of a remote actor. False if there is none.
-    pub(super) fn remove_remote_watcher(&mut self, target: Key, id: MonitorId) -> bool {
+    pub(in crate::node) fn remove_remote_watcher(&mut self, target: Key, id: MonitorId) -> bool {
         let removed = self.remote_watchers.remove(&(target, id));
         if removed {
             self.set_by_peer.1 -= self.count_if_set_by_peer(id);
@@ -84,12 +84,12 @@ impl PeerMonitors {
     }
 
     /// Removes and returns all monitors, at the end of the session.
-    pub(super) fn take(&mut self) -> (LocalWatchers, RemoteWatchers) {
+    pub(in crate::node) fn take(&mut self) -> (LocalWatchers, RemoteWatchers) {
         let all = std::mem::replace(self, Self::new(self.peer));
         (all.local_watchers, all.remote_watchers)
     }
 
-    pub(super) fn check(&self) {
+    pub(in crate::node) fn check(&self) {
         let local_watchers = self.local_watchers.keys().filter(|id| id.origin == self.peer).count();
         let remote_watchers = self.remote_watchers.iter().filter(|(_, id)| id.origin == self.peer).count();
         assert_eq!(

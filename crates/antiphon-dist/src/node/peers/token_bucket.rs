@@ -6,21 +6,21 @@ use antiphon_sched::Time;
 
 /// How often something may happen: `burst` times at once, and then once each `refill_every`.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct Rate {
-    pub(super) burst: u32,
-    pub(super) refill_every: Duration,
+pub(in crate::node) struct Rate {
+    pub(in crate::node) burst: u32,
+    pub(in crate::node) refill_every: Duration,
 }
 
 /// One use of a [`Rate`]. A new bucket is full.
 #[derive(Copy, Clone, Debug, Default)]
-pub(super) struct TokenBucket {
+pub(in crate::node) struct TokenBucket {
     /// When the bucket is full again.
     full_at: Time,
 }
 
 impl TokenBucket {
     /// Takes a token. False if there is none.
-    pub(super) fn take(&mut self, now: Time, rate: Rate) -> bool {
+    pub(in crate::node) fn take(&mut self, now: Time, rate: Rate) -> bool {
         let full_at = self.full_at.max(now) + rate.refill_every;
         let may = full_at.since(now) <= rate.refill_every * rate.burst;
         if may {
@@ -30,7 +30,7 @@ impl TokenBucket {
     }
 
     /// Returns a token.
-    pub(super) fn give_back(&mut self, rate: Rate) {
+    pub(in crate::node) fn give_back(&mut self, rate: Rate) {
         self.full_at = Time::ZERO + self.full_at.since(Time::ZERO + rate.refill_every);
     }
 }

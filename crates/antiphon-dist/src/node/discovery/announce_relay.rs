@@ -15,10 +15,10 @@ use antiphon_sched::{NodeId, Time};
 use antiphon_wire::frame::{AnnounceRelay, NodeAt};
 use antiphon_wire::{Datagram, Locations, Presence};
 
-use super::context::NodeCx;
-use super::driver::Driver;
-use super::peer::Peer;
-use super::peers::Peers;
+use crate::node::context::NodeCx;
+use crate::node::driver::Driver;
+use crate::node::peer::Peer;
+use crate::node::peers::Peers;
 
 /// The shortest time between two requests of one peer that are served.
 const SERVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ const REQUEST_LIFETIME: Duration = Duration::from_secs(10);
 const DIAL_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
-pub(super) struct AnnounceRelays {
+pub(in crate::node) struct AnnounceRelays {
     /// The requests of this node.
     requests: BTreeMap<u64, RelayRequest>,
     /// The peers that this node has served within the last second.
@@ -47,7 +47,12 @@ struct RelayRequest {
 
 impl AnnounceRelays {
     /// Asks the peer at a location to announce this node on the peer's network.
-    pub(super) fn request_announce_relay(&mut self, cx: &mut NodeCx, peers: &mut Peers, at: SocketAddr) {
+    pub(in crate::node) fn request_announce_relay(
+        &mut self,
+        cx: &mut NodeCx,
+        peers: &mut Peers,
+        at: SocketAddr,
+    ) {
         // The counter of numbers begins with 1.
         let Some(request) = NonZeroU64::new(cx.next_number()) else { return };
         // A member may state the location of another node: the one that was reached there comes first.
@@ -71,7 +76,7 @@ impl AnnounceRelays {
     }
 
     /// A peer requests to be announced on this network, and to receive the locations of the nodes on it.
-    pub(super) fn on_announce_relay(
+    pub(in crate::node) fn on_announce_relay(
         &mut self,
         cx: &mut NodeCx,
         peers: &mut Peers,
@@ -108,7 +113,12 @@ impl AnnounceRelays {
     }
 
     /// A peer has listed a node for a request of this node. Returns after which pause to dial it, if that is still wanted.
-    pub(super) fn note_listed(&mut self, cx: &NodeCx, node: NodeId, request: u64) -> Option<Duration> {
+    pub(in crate::node) fn note_listed(
+        &mut self,
+        cx: &NodeCx,
+        node: NodeId,
+        request: u64,
+    ) -> Option<Duration> {
         let request = self.requests.get_mut(&request).filter(|request| {
             request.peer == node && cx.now < request.until && request.listed < NODES_MAX_A_REQUEST
         })?;

@@ -25,7 +25,7 @@ const WAITING_MAX: usize = 1024;
 
 /// What has caused a dial.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) struct DialCause {
+pub(in crate::node) struct DialCause {
     /// The host, as [`site_of`] counts it.
     site: IpAddr,
     /// The peer; `None`: a datagram of that host.
@@ -33,16 +33,16 @@ pub(super) struct DialCause {
 }
 
 impl DialCause {
-    pub(super) fn datagram(from: IpAddr) -> Self {
+    pub(in crate::node) fn datagram(from: IpAddr) -> Self {
         Self { site: site_of(from), node: None }
     }
 
     /// Whether it is a datagram of a host.
-    pub(super) fn is_datagram(self) -> bool {
+    pub(in crate::node) fn is_datagram(self) -> bool {
         self.node.is_none()
     }
 
-    pub(super) fn peer(node: NodeId, remote: IpAddr) -> Self {
+    pub(in crate::node) fn peer(node: NodeId, remote: IpAddr) -> Self {
         Self { site: site_of(remote), node: Some(node) }
     }
 }
@@ -58,23 +58,23 @@ impl Display for DialCause {
 
 /// A location that others have named, and that waits for its turn.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) struct WaitingHint {
-    pub(super) at: SocketAddr,
-    pub(super) cause: DialCause,
+pub(in crate::node) struct WaitingHint {
+    pub(in crate::node) at: SocketAddr,
+    pub(in crate::node) cause: DialCause,
     /// The node that is dialled there, if that is known.
-    pub(super) node: Option<NodeId>,
+    pub(in crate::node) node: Option<NodeId>,
     /// How long it waits for its turn, and how long it is dialled then.
-    pub(super) until: Time,
-    pub(super) dials_for: Duration,
+    pub(in crate::node) until: Time,
+    pub(in crate::node) dials_for: Duration,
     /// A connection is needed beside the present one of the node.
-    pub(super) renews: bool,
+    pub(in crate::node) renews: bool,
     /// The attempts that were made before.
-    pub(super) attempts: u32,
+    pub(in crate::node) attempts: u32,
 }
 
 /// Limits the dials that others cause, and keeps the locations that wait for their turn.
 #[derive(Debug, Default)]
-pub(super) struct DialHints {
+pub(in crate::node) struct DialHints {
     used: u32,
     since: Time,
     sites: BTreeMap<IpAddr, SiteQueue>,
@@ -102,7 +102,7 @@ struct NodeQueue {
 
 impl DialHints {
     /// Whether another dial may begin now. Counts it if so.
-    pub(super) fn take(&mut self, now: Time) -> bool {
+    pub(in crate::node) fn take(&mut self, now: Time) -> bool {
         if now >= self.next_second() {
             (self.used, self.since) = (0, now);
         }
@@ -112,26 +112,26 @@ impl DialHints {
     }
 
     /// A dial has proven a node, or was not made.
-    pub(super) fn give_back(&mut self) {
+    pub(in crate::node) fn give_back(&mut self) {
         self.used = self.used.saturating_sub(1);
     }
 
-    pub(super) fn next_second(&self) -> Time {
+    pub(in crate::node) fn next_second(&self) -> Time {
         self.since + Duration::from_secs(1)
     }
 
-    pub(super) fn is_waiting(&self) -> bool {
+    pub(in crate::node) fn is_waiting(&self) -> bool {
         self.waiting > 0
     }
 
     /// Whether a waiting location may be dialled now.
-    pub(super) fn is_ready(&self) -> bool {
+    pub(in crate::node) fn is_ready(&self) -> bool {
         self.waiting > 0 && self.used < HINTS_PER_SECOND
     }
 
     /// Adds a location that waits for its turn. Returns one that does not wait: this one, if its cause has too many. When all have too
     /// many together, it is the last location of the host that has most.
-    pub(super) fn push(&mut self, hint: WaitingHint) -> Option<WaitingHint> {
+    pub(in crate::node) fn push(&mut self, hint: WaitingHint) -> Option<WaitingHint> {
         let (turn, DialCause { site, node }) = (self.turn, hint.cause);
         let queue =
             self.sites.entry(site).or_insert_with(|| SiteQueue { turn: turn + 1, ..SiteQueue::default() });
@@ -154,7 +154,7 @@ impl DialHints {
     }
 
     /// Takes the location whose turn it is.
-    pub(super) fn pop(&mut self) -> Option<WaitingHint> {
+    pub(in crate::node) fn pop(&mut self) -> Option<WaitingHint> {
         let (site, queue) = self.sites.iter_mut().min_by_key(|(_, queue)| queue.turn)?;
         let (node, of_node) = queue.nodes.iter_mut().min_by_key(|(_, of_node)| of_node.turn)?;
         let (site, node) = (*site, *node);
@@ -189,7 +189,7 @@ impl DialHints {
         }
     }
 
-    pub(super) fn check(&self) {
+    pub(in crate::node) fn check(&self) {
         let mut all = 0;
         for queue in self.sites.values() {
             let of_nodes = queue.nodes.iter().map(|(node, of_node)| {

@@ -11,17 +11,17 @@ use crate::access::AccessPolicy;
 use crate::certificates::Fingerprint;
 
 #[derive(Debug, Default)]
-pub(super) struct AccessTable {
-    pub(super) policies: BTreeMap<Key, AccessPolicy>,
+pub(in crate::node) struct AccessTable {
+    pub(in crate::node) policies: BTreeMap<Key, AccessPolicy>,
 }
 
 impl AccessTable {
-    pub(super) fn forget(&mut self, actor: Key) {
+    pub(in crate::node) fn forget(&mut self, actor: Key) {
         self.policies.remove(&actor);
     }
 
     /// Whether a peer with this name and certificate may reach an actor; `to` is any of the actor's keys.
-    pub(super) fn allows(&self, to: Key, name: &str, certificate: Option<Fingerprint>) -> bool {
+    pub(in crate::node) fn allows(&self, to: Key, name: &str, certificate: Option<Fingerprint>) -> bool {
         let policy = if self.policies.is_empty() { None } else { self.policies.get(&to.actor()) };
         policy.is_none_or(|access| access.allows(name, certificate))
     }

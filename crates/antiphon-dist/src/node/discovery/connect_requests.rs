@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use antiphon_sched::{NodeId, RequestId, Time};
 
-use super::context::NodeCx;
-use super::peer::Peer;
-use super::peers::Peers;
-use super::timers::NodeTimer;
 use crate::error::{DialError, PeerError};
 use crate::location::{Location, PeerOptions};
+use crate::node::context::NodeCx;
+use crate::node::peer::Peer;
+use crate::node::peers::Peers;
+use crate::node::timers::NodeTimer;
 
 /// How long a request waits for further nodes of a host after the last one was found.
 const COLLECT_FOR: Duration = Duration::from_millis(250);
@@ -26,7 +26,7 @@ const CHECK_STATED_FOR: Duration = Duration::from_secs(1);
 const NODES_MAX: usize = 256;
 
 #[derive(Debug, Default)]
-pub(super) struct ConnectRequests {
+pub(in crate::node) struct ConnectRequests {
     open: BTreeMap<RequestId, ConnectRequest>,
 }
 
@@ -69,14 +69,14 @@ impl ConnectRequest {
 
 impl ConnectRequests {
     /// Whether a request waits for a connection to this location.
-    pub(super) fn are_open_for(&self, at: SocketAddr) -> bool {
+    pub(in crate::node) fn are_open_for(&self, at: SocketAddr) -> bool {
         self.open.values().any(|request| request.locations.contains(&at))
     }
 }
 
 impl ConnectRequests {
     /// Adds a request. Its targets follow when they are known.
-    pub(super) fn add(
+    pub(in crate::node) fn add(
         &mut self,
         cx: &mut NodeCx,
         request_id: RequestId,
@@ -100,7 +100,7 @@ impl ConnectRequests {
     }
 
     /// Sets the addresses of a request: those with a port are dialled, and port 0 stands for all nodes of the host.
-    pub(super) fn set_targets(
+    pub(in crate::node) fn set_targets(
         &mut self,
         cx: &NodeCx,
         request_id: RequestId,
@@ -117,7 +117,7 @@ impl ConnectRequests {
     }
 
     /// The timer of a request has fired. Returns its result, or `None` if it waits further.
-    pub(super) fn on_due(
+    pub(in crate::node) fn on_due(
         &mut self,
         cx: &mut NodeCx,
         peers: &Peers,
@@ -146,7 +146,11 @@ impl ConnectRequests {
     }
 
     /// Removes a request that completes.
-    pub(super) fn remove(&mut self, cx: &mut NodeCx, request_id: RequestId) -> Option<ClosedConnectRequest> {
+    pub(in crate::node) fn remove(
+        &mut self,
+        cx: &mut NodeCx,
+        request_id: RequestId,
+    ) -> Option<ClosedConnectRequest> {
         let request = self.open.remove(&request_id)?;
         cx.timers.remove(request.due, NodeTimer::ConnectRequest(request_id));
         let is_unused = |host: &SocketAddr| !self.open.values().any(|other| other.hosts.contains(host));
@@ -155,7 +159,7 @@ impl ConnectRequests {
     }
 
     /// A probed host has a node at this location.
-    pub(super) fn found_on_host(&mut self, cx: &mut NodeCx, host: SocketAddr, at: SocketAddr) {
+    pub(in crate::node) fn found_on_host(&mut self, cx: &mut NodeCx, host: SocketAddr, at: SocketAddr) {
         let now = cx.now;
         let mut found = Vec::new();
         let requests = self.open.iter_mut();
@@ -178,7 +182,7 @@ impl ConnectRequests {
     }
 
     /// A dial of a location has failed. The requests that wait for it complete with this reason: at once if it lasts.
-    pub(super) fn note_dial_error(&mut self, at: SocketAddr, error: DialError, is_lasting: bool) {
+    pub(in crate::node) fn note_dial_error(&mut self, at: SocketAddr, error: DialError, is_lasting: bool) {
         let requests = self.open.values_mut();
         for request in requests.filter(|request| request.locations.contains(&at)) {
             // A reason that lasts says more than one that may pass.
@@ -192,7 +196,7 @@ impl ConnectRequests {
     }
 
     /// Completes the requests for a location in the same tick, if it is connected or has refused.
-    pub(super) fn recheck(&mut self, cx: &mut NodeCx, peers: &Peers, at: SocketAddr) {
+    pub(in crate::node) fn recheck(&mut self, cx: &mut NodeCx, peers: &Peers, at: SocketAddr) {
         let has_session = peers.has_session_at(at);
         let is_decided = |request: &ConnectRequest| request.has_failed() || has_session;
         let requests = self.open.iter();
@@ -202,7 +206,7 @@ impl ConnectRequests {
     }
 
     /// A session was proven: completes the requests for the locations of its peer.
-    pub(super) fn note_connected(
+    pub(in crate::node) fn note_connected(
         &mut self,
         cx: &mut NodeCx,
         peers: &Peers,
@@ -219,19 +223,19 @@ impl ConnectRequests {
 }
 
 /// The addresses of a connect request.
-pub(super) struct ConnectTargets {
+pub(in crate::node) struct ConnectTargets {
     /// The hosts to probe.
-    pub(super) hosts: Vec<SocketAddr>,
+    pub(in crate::node) hosts: Vec<SocketAddr>,
     /// The locations to dial.
-    pub(super) locations: Vec<SocketAddr>,
-    pub(super) until: Time,
+    pub(in crate::node) locations: Vec<SocketAddr>,
+    pub(in crate::node) until: Time,
 }
 
 /// A connect request that completes.
-pub(super) struct ClosedConnectRequest {
-    pub(super) options: PeerOptions,
+pub(in crate::node) struct ClosedConnectRequest {
+    pub(in crate::node) options: PeerOptions,
     /// The hosts that no other request needs.
-    pub(super) unused_hosts: Vec<SocketAddr>,
+    pub(in crate::node) unused_hosts: Vec<SocketAddr>,
 }
 
 /// The location that the node connected at `at` is shown with. A node that only states the location counts with `counts_stated`,

@@ -2,6 +2,22 @@
 //!
 //! A peer sees neither other peers nor the table of them. What is shared it gets as an argument.
 
+pub(super) mod backlog;
+pub(super) mod disconnect;
+pub(super) mod idle_close;
+pub(super) mod inbound_messages;
+pub(super) mod mailbox_budget;
+#[cfg(test)]
+mod monitor_tests;
+pub(super) mod monitors;
+pub(super) mod outbound_signals;
+pub(super) mod payload_faults;
+pub(super) mod room_waiters;
+pub(super) mod session;
+pub(super) mod signals;
+pub(super) mod state;
+pub(super) mod waiting_outbound;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -16,39 +32,37 @@ use antiphon_wire::frame::{
 };
 use antiphon_wire::{Frame, Limits, Locations, Pair, SendMark, SendRefused, Session, SessionError};
 
-use super::LoopAction;
-use super::backlog::{Backlog, BacklogEntry, BacklogItem};
-use super::context::NodeCx;
-use super::disconnect::Disconnect;
-use super::driver::{Driver, Output};
-use super::idle_close::{CHECK_EVERY, IDLE_FOR, IdleStage, PAUSE_LAST, TAGS_AT_REST_MAX, frame_counts};
-use super::inbound_messages::{BATCHES_PAUSED, MessageInfo, send_receipt};
-use super::inspection::{PeerInfo, SessionInfo};
-use super::known_nodes::{Ended, Naming};
-use super::mailbox_budget::{MailboxBudget, OverBudget, PeerBudget, SharePart};
-use super::outbound::{
-    ALL_QUEUES_MAX, OutboundRefusal, SHORT_ROUTE_NODES, mark_of, send_message, wants_receipt,
-};
-use super::outbound_signals::{NodeHint, send_reply_dropped, send_signal};
-use super::payload_faults::{
-    TOO_MANY_TYPES, check_body, check_inbound, check_size, encode_error, error_of, send_refusal,
-};
-use super::peer_monitors::PeerMonitors;
-use super::peer_session::{
-    FrameEffect, Inquiry, Link, NodeFrame, Outage, PeerSession, ReceivedFrames, Successor,
-};
-use super::peer_state::{Gone, PeerState};
-use super::receipts::Withdrawal;
-use super::room_waiters::{NeededRoom, RoomWaiter, RoomWaiters};
-use super::signals::{BY_TARGET, SignalRules, body_bytes, bytes_of_reason, sender_of, without_value};
-use super::timers::NodeTimer;
-use super::token_bucket::TokenBucket;
-use super::waiting_outbound::{QueuedOutbound, WaitingBudget, WaitingOutbound, message_bytes, signal_bytes};
 use crate::certificates::Fingerprint;
 use crate::error::{DialError, Status};
 use crate::location::Location;
+use crate::node::LoopAction;
+use crate::node::context::NodeCx;
+use crate::node::driver::{Driver, Output};
+use crate::node::inspection::{PeerInfo, SessionInfo};
+use crate::node::outbound::{
+    ALL_QUEUES_MAX, OutboundRefusal, SHORT_ROUTE_NODES, mark_of, send_message, wants_receipt,
+};
+use crate::node::peers::known_nodes::{Ended, Naming};
+use crate::node::peers::token_bucket::TokenBucket;
+use crate::node::receipts::Withdrawal;
+use crate::node::timers::NodeTimer;
 use crate::peer_limits::PeerLimits;
 use antiphon_wire as wire;
+use backlog::{Backlog, BacklogEntry, BacklogItem};
+use disconnect::Disconnect;
+use idle_close::{CHECK_EVERY, IDLE_FOR, IdleStage, PAUSE_LAST, TAGS_AT_REST_MAX, frame_counts};
+use inbound_messages::{BATCHES_PAUSED, MessageInfo, send_receipt};
+use mailbox_budget::{MailboxBudget, OverBudget, PeerBudget, SharePart};
+use monitors::PeerMonitors;
+use outbound_signals::{NodeHint, send_reply_dropped, send_signal};
+use payload_faults::{
+    TOO_MANY_TYPES, check_body, check_inbound, check_size, encode_error, error_of, send_refusal,
+};
+use room_waiters::{NeededRoom, RoomWaiter, RoomWaiters};
+use session::{FrameEffect, Inquiry, Link, NodeFrame, Outage, PeerSession, ReceivedFrames, Successor};
+use signals::{BY_TARGET, SignalRules, body_bytes, bytes_of_reason, sender_of, without_value};
+use state::{Gone, PeerState};
+use waiting_outbound::{QueuedOutbound, WaitingBudget, WaitingOutbound, message_bytes, signal_bytes};
 
 /// Another node, as this one knows it.
 #[derive(Debug)]

@@ -17,49 +17,49 @@ use std::time::Duration;
 
 use antiphon_sched::{NodeId, Time};
 
-use super::dial_hints::DialCause;
-use super::peer::Peer;
 use super::token_bucket::Rate;
+use crate::node::discovery::dial_hints::DialCause;
+use crate::node::peer::Peer;
 
 /// The nodes that one peer may have named. Those of all peers that have gone count together.
-pub(super) const NAMED_MAX: usize = 1024;
+pub(in crate::node) const NAMED_MAX: usize = 1024;
 /// The nodes that one peer may name and that are not met: its whole quota at once, and then one of them replaces another.
-pub(super) const NAMING_RATE: Rate =
+pub(in crate::node) const NAMING_RATE: Rate =
     Rate { burst: NAMED_MAX as u32, refill_every: Duration::from_millis(10) };
 /// The nodes of one route that are learned. The rest of it is ignored.
-pub(super) const ROUTE_NODES_MAX: usize = NAMED_MAX;
+pub(in crate::node) const ROUTE_NODES_MAX: usize = NAMED_MAX;
 /// How long a named node stays known that nobody uses or names again.
-pub(super) const NAMED_FOR: Duration = Duration::from_secs(3600);
+pub(in crate::node) const NAMED_FOR: Duration = Duration::from_secs(3600);
 /// How long a node that was named is not moved to the end of the order of namings, however often it is named again.
-pub(super) const RENEWED_EVERY: Duration = Duration::from_secs(1);
+pub(in crate::node) const RENEWED_EVERY: Duration = Duration::from_secs(1);
 /// The ended incarnations that are remembered: those that never return, and as many that are only lost.
-pub(super) const ENDED_MAX: usize = 256;
+pub(in crate::node) const ENDED_MAX: usize = 256;
 /// Entries that one step examines or removes.
-pub(super) const STEP_MAX: usize = 8;
+pub(in crate::node) const STEP_MAX: usize = 8;
 
 /// How a node has become known that was never met.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct Naming {
+pub(in crate::node) struct Naming {
     /// The peer that has named it; `None` if that one has gone.
-    pub(super) by: Option<NodeId>,
+    pub(in crate::node) by: Option<NodeId>,
     /// What dials of the node count for.
-    pub(super) cause: DialCause,
+    pub(in crate::node) cause: DialCause,
     /// The place in the order of namings.
-    pub(super) number: u64,
-    pub(super) expires: Time,
-    pub(super) in_use: bool,
+    pub(in crate::node) number: u64,
+    pub(in crate::node) expires: Time,
+    pub(in crate::node) in_use: bool,
 }
 
 impl Naming {
     /// Whether the peer that has named the node has named it last long enough ago for another place in the order.
-    pub(super) fn is_renewed_by(&self, by: NodeId, now: Time) -> bool {
+    pub(in crate::node) fn is_renewed_by(&self, by: NodeId, now: Time) -> bool {
         self.by == Some(by) && now + NAMED_FOR >= self.expires + RENEWED_EVERY
     }
 }
 
 /// The nodes that peers have named and that were never met.
 #[derive(Debug, Default)]
-pub(super) struct NamedNodes {
+pub(in crate::node) struct NamedNodes {
     /// Those that are not in use, the oldest naming first.
     unused: BTreeMap<u64, NodeId>,
     /// All, by the peer that has named them. Peers that have gone are `None` together.
@@ -68,13 +68,13 @@ pub(super) struct NamedNodes {
     by_count: BTreeSet<(usize, Option<NodeId>)>,
     last_number: u64,
     /// When the timer fires, if it is set.
-    pub(super) timer: Option<Time>,
+    pub(in crate::node) timer: Option<Time>,
 }
 
 #[derive(Debug, Default)]
 struct NamedByPeer {
     unused: BTreeMap<u64, NodeId>,
-    pub(super) in_use: BTreeMap<u64, NodeId>,
+    pub(in crate::node) in_use: BTreeMap<u64, NodeId>,
 }
 
 impl NamedByPeer {
@@ -85,26 +85,26 @@ impl NamedByPeer {
 
 impl NamedNodes {
     /// The number of nodes that a peer has named.
-    pub(super) fn named_by(&self, by: Option<NodeId>) -> usize {
+    pub(in crate::node) fn named_by(&self, by: Option<NodeId>) -> usize {
         self.by_peer.get(&by).map_or(0, NamedByPeer::len)
     }
 
     /// The oldest node that a peer has named and that is not in use.
-    pub(super) fn oldest_of(&self, by: Option<NodeId>) -> Option<NodeId> {
+    pub(in crate::node) fn oldest_of(&self, by: Option<NodeId>) -> Option<NodeId> {
         self.by_peer.get(&by)?.unused.first_key_value().map(|(_, node)| *node)
     }
 
     /// The oldest named node that is not in use.
-    pub(super) fn oldest(&self) -> Option<NodeId> {
+    pub(in crate::node) fn oldest(&self) -> Option<NodeId> {
         self.unused.first_key_value().map(|(_, node)| *node)
     }
 
     /// The oldest node that is not in use, of the peer that has named most of them.
-    pub(super) fn oldest_of_most(&self) -> Option<NodeId> {
+    pub(in crate::node) fn oldest_of_most(&self) -> Option<NodeId> {
         self.by_count.last().and_then(|(_, by)| self.oldest_of(*by))
     }
 
-    pub(super) fn add(&mut self, node: NodeId, naming: Naming) {
+    pub(in crate::node) fn add(&mut self, node: NodeId, naming: Naming) {
         let of_peer = self.by_peer.entry(naming.by).or_default();
         if naming.in_use {
             of_peer.in_use.insert(naming.number, node);
@@ -117,13 +117,13 @@ impl NamedNodes {
     }
 
     /// A peer has named a node again: it counts as named now.
-    pub(super) fn renew(&mut self, node: NodeId, naming: &mut Naming, now: Time) {
+    pub(in crate::node) fn renew(&mut self, node: NodeId, naming: &mut Naming, now: Time) {
         self.remove(*naming);
         (naming.number, naming.expires) = (self.next_number(), now + NAMED_FOR);
         self.add(node, *naming);
     }
 
-    pub(super) fn remove(&mut self, naming: Naming) {
+    pub(in crate::node) fn remove(&mut self, naming: Naming) {
         let Some(of_peer) = self.by_peer.get_mut(&naming.by) else { return };
         let before = of_peer.unused.len();
         if naming.in_use {
@@ -140,7 +140,7 @@ impl NamedNodes {
     }
 
     /// Removes a peer, and returns the nodes that it has named.
-    pub(super) fn remove_peer(&mut self, by: NodeId) -> Vec<NodeId> {
+    pub(in crate::node) fn remove_peer(&mut self, by: NodeId) -> Vec<NodeId> {
         let Some(of_peer) = self.by_peer.remove(&Some(by)) else { return Vec::new() };
         self.count(Some(by), of_peer.unused.len(), 0);
         of_peer.unused.into_values().chain(of_peer.in_use.into_values()).collect()
@@ -153,12 +153,12 @@ impl NamedNodes {
         }
     }
 
-    pub(super) fn next_number(&mut self) -> u64 {
+    pub(in crate::node) fn next_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
     }
 
-    pub(super) fn check<'a>(&self, peers: impl Iterator<Item = (&'a NodeId, &'a Peer)>) {
+    pub(in crate::node) fn check<'a>(&self, peers: impl Iterator<Item = (&'a NodeId, &'a Peer)>) {
         let mut in_use = 0;
         let mut unused = 0;
         for (node, naming) in peers.filter_map(|(node, peer)| Some((node, peer.naming?))) {
@@ -184,14 +184,14 @@ impl NamedNodes {
 
 /// The place of an ended incarnation in its table.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct Ended {
+pub(in crate::node) struct Ended {
     returns_never: bool,
-    pub(super) number: u64,
+    pub(in crate::node) number: u64,
 }
 
 /// The incarnations whose sessions have ended, the first to end first.
 #[derive(Debug, Default)]
-pub(super) struct EndedNodes {
+pub(in crate::node) struct EndedNodes {
     /// They have left, or another incarnation has taken their place.
     never_return: BTreeMap<u64, NodeId>,
     /// They were lost, and may return.
@@ -200,27 +200,27 @@ pub(super) struct EndedNodes {
 }
 
 impl EndedNodes {
-    pub(super) fn table(&mut self, returns_never: bool) -> &mut BTreeMap<u64, NodeId> {
+    pub(in crate::node) fn table(&mut self, returns_never: bool) -> &mut BTreeMap<u64, NodeId> {
         if returns_never { &mut self.never_return } else { &mut self.lost }
     }
 
-    pub(super) fn add(&mut self, node: NodeId, returns_never: bool) -> Ended {
+    pub(in crate::node) fn add(&mut self, node: NodeId, returns_never: bool) -> Ended {
         self.last_number += 1;
         let number = self.last_number;
         self.table(returns_never).insert(number, node);
         Ended { returns_never, number }
     }
 
-    pub(super) fn remove(&mut self, ended: Ended) {
+    pub(in crate::node) fn remove(&mut self, ended: Ended) {
         self.table(ended.returns_never).remove(&ended.number);
     }
 
     /// Takes the first to end out of a table. The caller forgets it, or adds it again as the last.
-    pub(super) fn pop(&mut self, returns_never: bool) -> Option<NodeId> {
+    pub(in crate::node) fn pop(&mut self, returns_never: bool) -> Option<NodeId> {
         self.table(returns_never).pop_first().map(|(_, node)| node)
     }
 
-    pub(super) fn check<'a>(&self, peers: impl Iterator<Item = (&'a NodeId, &'a Peer)>) {
+    pub(in crate::node) fn check<'a>(&self, peers: impl Iterator<Item = (&'a NodeId, &'a Peer)>) {
         let mut count = 0;
         for (node, ended) in peers.filter_map(|(node, peer)| Some((node, peer.ended?))) {
             let table = if ended.returns_never { &self.never_return } else { &self.lost };

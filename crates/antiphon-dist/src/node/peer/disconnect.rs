@@ -14,16 +14,16 @@ use antiphon_wire::frame::GoodbyeReason;
 use crate::error::CloseError;
 
 /// The longest time that the disconnect of an ignored peer takes.
-pub(super) const DISCONNECT_WITHIN: Duration = Duration::from_secs(5);
+pub(in crate::node) const DISCONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// The disconnect of one session.
 #[derive(Debug)]
-pub(super) struct Disconnect {
-    pub(super) reason: GoodbyeReason,
+pub(in crate::node) struct Disconnect {
+    pub(in crate::node) reason: GoodbyeReason,
     /// Whether the goodbye was sent. Until then, earlier frames wait for their acknowledgement.
-    pub(super) goodbye_sent: bool,
-    pub(super) until: Time,
+    pub(in crate::node) goodbye_sent: bool,
+    pub(in crate::node) until: Time,
     /// The requests that complete with `outcome` when the session has ended, for whatever reason.
-    pub(super) request_ids: Vec<RequestId>,
-    pub(super) outcome: Result<(), CloseError>,
+    pub(in crate::node) request_ids: Vec<RequestId>,
+    pub(in crate::node) outcome: Result<(), CloseError>,
 }

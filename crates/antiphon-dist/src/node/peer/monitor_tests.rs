@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use antiphon_sched::{ActorId, Cx, Event, ExitReason, Key, MonitorId, NodeId, Signal, SignalKind, receive};
 
-use super::peer_state::PeerState;
-use super::testing::TestCore;
+use super::state::PeerState;
+use crate::node::testing::TestCore;
 use crate::peer_limits::PeerLimits;
 
 impl TestCore {
@@ -172,7 +172,7 @@ fn lost_peer_is_reported_to_watchers_in_parts() {
         let received = downs.borrow().len();
         assert!(received - last <= 2000, "{} Downs at once", received - last);
         (last, parts) = (received, parts + 1);
-        test.core.handle(test.core.cx.now, super::Input::Tick, &mut test.driver);
+        test.core.handle(test.core.cx.now, crate::node::Input::Tick, &mut test.driver);
         assert!(parts < 10, "{received} Downs after {parts} rounds");
     }
     assert!(parts >= 3 && !test.core.is_dirty());

@@ -3,22 +3,26 @@
 //! Invariants: the table holds at most [`PEERS_MAX`] nodes. An entry without a session is remembered as named or as ended
 //! (`known_nodes`), or something waits for it. No message walks the table.
 
+pub(super) mod known_nodes;
+pub(super) mod location_index;
+pub(super) mod token_bucket;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use antiphon_sched::{NodeId, Time, Undelivered};
 use antiphon_wire::Route;
 
-use super::context::NodeCx;
-use super::dial_hints::DialCause;
-use super::known_nodes::{
+use crate::location::Location;
+use crate::node::context::NodeCx;
+use crate::node::discovery::dial_hints::DialCause;
+use crate::node::peer::Peer;
+use crate::node::peer::session::{Link, PeerSession};
+use crate::node::timers::NodeTimer;
+use known_nodes::{
     ENDED_MAX, EndedNodes, NAMED_FOR, NAMED_MAX, NAMING_RATE, NamedNodes, Naming, ROUTE_NODES_MAX, STEP_MAX,
 };
-use super::location_index::LocationIndex;
-use super::peer::Peer;
-use super::peer_session::{Link, PeerSession};
-use super::timers::NodeTimer;
-use crate::location::Location;
+use location_index::LocationIndex;
 
 /// The largest number of known nodes.
 pub(super) const PEERS_MAX: usize = 16_384;
@@ -459,13 +463,13 @@ mod tests {
 
     use antiphon_sched::{ActorId, Key, MonitorId, SignalKind, Undelivered};
 
-    use super::super::known_nodes::{
+    use super::*;
+    use crate::node::peer::state::{Gone, PeerState};
+    use crate::node::peers::known_nodes::{
         ENDED_MAX, NAMED_FOR, NAMED_MAX, RENEWED_EVERY, ROUTE_NODES_MAX, STEP_MAX,
     };
-    use super::super::peer_state::{Gone, PeerState};
-    use super::super::testing::TestCore;
-    use super::super::token_bucket::TokenBucket;
-    use super::*;
+    use crate::node::peers::token_bucket::TokenBucket;
+    use crate::node::testing::TestCore;
 
     const AT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 

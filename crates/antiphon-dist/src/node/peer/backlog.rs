@@ -14,11 +14,11 @@ use antiphon_sched::{ActorId, Key, MonitorId, Permit, Signal, Ticket, Time};
 use super::signals::body_bytes;
 
 /// The number of bytes that one entry counts in addition to its body.
-pub(super) const BACKLOG_OVERHEAD: u64 = 64;
+pub(in crate::node) const BACKLOG_OVERHEAD: u64 = 64;
 
 /// What waits for the actors of this node that take the messages of one peer more slowly than they arrive.
 #[derive(Debug, Default)]
-pub(super) struct Backlog {
+pub(in crate::node) struct Backlog {
     actors: BTreeMap<Key, SlowActor>,
     bytes: u64,
 }
@@ -35,16 +35,16 @@ struct SlowActor {
 
 /// A message or signal that waits for an actor.
 #[derive(Debug)]
-pub(super) struct BacklogEntry {
-    pub(super) item: BacklogItem,
-    pub(super) bytes: u64,
-    pub(super) permit: Option<Permit>,
+pub(in crate::node) struct BacklogEntry {
+    pub(in crate::node) item: BacklogItem,
+    pub(in crate::node) bytes: u64,
+    pub(in crate::node) permit: Option<Permit>,
     /// If the session that brought it has ended: when the entry becomes a dead letter.
-    pub(super) expires: Option<Time>,
+    pub(in crate::node) expires: Option<Time>,
 }
 
 #[derive(Debug)]
-pub(super) enum BacklogItem {
+pub(in crate::node) enum BacklogItem {
     Message {
         to: Key,
         from: Key,
@@ -71,37 +71,37 @@ impl BacklogItem {
     }
 
     /// The number of bytes that it counts.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::node) fn bytes(&self) -> u64 {
         self.body_bytes() as u64 + BACKLOG_OVERHEAD
     }
 }
 
 impl Backlog {
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::node) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Whether messages or signals wait. Actors that are only paused do not count.
-    pub(super) fn has_entries(&self) -> bool {
+    pub(in crate::node) fn has_entries(&self) -> bool {
         self.bytes > 0
     }
 
     /// Whether messages or signals wait for an actor, so that later ones must wait behind them.
-    pub(super) fn has_entries_for(&self, actor: Key) -> bool {
+    pub(in crate::node) fn has_entries_for(&self, actor: Key) -> bool {
         !self.actors.is_empty() && self.actors.get(&actor).is_some_and(|slow| !slow.entries.is_empty())
     }
 
     /// Whether the actor is registered for room.
-    pub(super) fn is_registered(&self, actor: Key) -> bool {
+    pub(in crate::node) fn is_registered(&self, actor: Key) -> bool {
         self.actors.contains_key(&actor)
     }
 
     /// Whether the peer is asked to hold back its frames for the actor.
-    pub(super) fn is_paused(&self, actor: Key) -> bool {
+    pub(in crate::node) fn is_paused(&self, actor: Key) -> bool {
         self.actors.get(&actor).is_some_and(|slow| slow.is_paused)
     }
 
-    pub(super) fn set_paused(&mut self, actor: Key, is_paused: bool) {
+    pub(in crate::node) fn set_paused(&mut self, actor: Key, is_paused: bool) {
         if is_paused {
             self.actors.entry(actor).or_default().is_paused = true;
         } else if let Some(slow) = self.actors.get_mut(&actor) {
@@ -110,37 +110,37 @@ impl Backlog {
     }
 
     /// Adds an entry behind those of the same actor.
-    pub(super) fn push(&mut self, actor: Key, entry: BacklogEntry) {
+    pub(in crate::node) fn push(&mut self, actor: Key, entry: BacklogEntry) {
         self.bytes += entry.bytes;
         self.actors.entry(actor).or_default().entries.push_back(entry);
     }
 
     /// Puts back the entry that was taken last.
-    pub(super) fn put_back(&mut self, actor: Key, entry: BacklogEntry) {
+    pub(in crate::node) fn put_back(&mut self, actor: Key, entry: BacklogEntry) {
         self.bytes += entry.bytes;
         self.actors.entry(actor).or_default().entries.push_front(entry);
     }
 
     /// Takes the first entry of an actor.
-    pub(super) fn pop(&mut self, actor: Key) -> Option<BacklogEntry> {
+    pub(in crate::node) fn pop(&mut self, actor: Key) -> Option<BacklogEntry> {
         let entry = self.actors.get_mut(&actor)?.entries.pop_front()?;
         self.bytes -= entry.bytes;
         Some(entry)
     }
 
     /// Removes the entry of an actor without messages that is not paused.
-    pub(super) fn remove_if_idle(&mut self, actor: Key) {
+    pub(in crate::node) fn remove_if_idle(&mut self, actor: Key) {
         if self.actors.get(&actor).is_some_and(|slow| slow.entries.is_empty() && !slow.is_paused) {
             self.actors.remove(&actor);
         }
     }
 
     /// The registration of an actor. Meaningless if it is not registered.
-    pub(super) fn ticket(&self, actor: Key) -> Ticket {
+    pub(in crate::node) fn ticket(&self, actor: Key) -> Ticket {
         self.actors.get(&actor).map(|slow| slow.ticket).unwrap_or_default()
     }
 
-    pub(super) fn set_ticket(&mut self, actor: Key, ticket: Ticket) {
+    pub(in crate::node) fn set_ticket(&mut self, actor: Key, ticket: Ticket) {
         if let Some(slow) = self.actors.get_mut(&actor) {
             slow.ticket = ticket;
         }
@@ -148,7 +148,7 @@ impl Backlog {
 
     /// Ends all pauses at the end of a session. Its entries become dead letters at `expires`. Returns the actors for
     /// which nothing waits any more, with their registrations.
-    pub(super) fn end_session(&mut self, expires: Time) -> Vec<(Key, Ticket)> {
+    pub(in crate::node) fn end_session(&mut self, expires: Time) -> Vec<(Key, Ticket)> {
         for slow in self.actors.values_mut() {
             slow.is_paused = false;
             for entry in &mut slow.entries {
@@ -162,7 +162,7 @@ impl Backlog {
     }
 
     /// The actors whose first entry has expired.
-    pub(super) fn expired_actors(&self, now: Time) -> Vec<Key> {
+    pub(in crate::node) fn expired_actors(&self, now: Time) -> Vec<Key> {
         self.actors.keys().copied().filter(|actor| self.is_expired(*actor, now)).collect()
     }
 
@@ -172,11 +172,11 @@ impl Backlog {
     }
 
     /// Takes the first entry of an actor if it has expired.
-    pub(super) fn pop_expired(&mut self, actor: Key, now: Time) -> Option<BacklogEntry> {
+    pub(in crate::node) fn pop_expired(&mut self, actor: Key, now: Time) -> Option<BacklogEntry> {
         if self.is_expired(actor, now) { self.pop(actor) } else { None }
     }
 
-    pub(super) fn check(&self) {
+    pub(in crate::node) fn check(&self) {
         let entries = || self.actors.values().flat_map(|slow| &slow.entries);
         assert_eq!(
             self.bytes,

@@ -22,7 +22,7 @@ use antiphon_sched::{Budget, Delivery, Key, LocalActors, MailboxLoad, Permit, Ti
 
 use antiphon_wire::Limits;
 
-use super::driver::Driver;
+use crate::node::driver::Driver;
 
 /// The size up to which a body is small. Small messages count in groups. Small replies do not count: their number is limited
 /// by the open requests of this node.
@@ -36,7 +36,7 @@ const GROUP_STEP: u64 = 1024;
 /// The bytes that the value of a signal counts in addition to its body.
 const SIGNAL_OVERHEAD: u64 = 128;
 /// The number of bytes of one peer's messages that may wait in backlogs and mailboxes.
-pub(super) const PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(in crate::node) const PEER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The number of bytes that each peer may use, however many bytes of other peers wait.
 const PEER_BYTES_MIN: u64 = 1024 * 1024;
 /// The factor on the budgets above which frames for actors that use more than `ACTOR_BYTES_FREE` hold the peer's credit.
@@ -55,7 +55,7 @@ const ACTORS_KEPT_MIN: usize = 16;
 
 /// The bytes of one peer's messages that wait at this node.
 #[derive(Debug)]
-pub(super) struct PeerBudget {
+pub(in crate::node) struct PeerBudget {
     all: Budget,
     actors: BTreeMap<Key, ActorBudget>,
     /// The number of actors at which unused budgets are removed.
@@ -80,7 +80,7 @@ impl PeerBudget {
 
     /// The most bytes of messages, replies and values of a peer with these limits. Above four times the budget, each frame
     /// holds its credit, of which there is one window; and large messages may be under way.
-    pub(super) fn bytes_max(limits: &Limits) -> u64 {
+    pub(in crate::node) fn bytes_max(limits: &Limits) -> u64 {
         let under_way = u64::from(limits.reassembly_bytes_max.max(limits.message_bytes_max));
         // A small message may occupy more bytes than its frame.
         let window = 4 * u64::from(limits.window_bytes);
@@ -198,7 +198,7 @@ impl Group {
 
 /// The budget of one peer, which is made when it is first used.
 #[derive(Debug, Default)]
-pub(super) struct MailboxBudget {
+pub(in crate::node) struct MailboxBudget {
     used: Option<Box<PeerBudget>>,
     /// When it was swept last because the peer used too much.
     swept_at: Option<Time>,
@@ -206,12 +206,12 @@ pub(super) struct MailboxBudget {
 
 impl MailboxBudget {
     /// The bytes of messages, replies and values.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::node) fn bytes(&self) -> u64 {
         self.used.as_ref().map_or(0, |budget| budget.bytes())
     }
 
     /// Frees it if nothing counts against it.
-    pub(super) fn release_unused(&mut self) {
+    pub(in crate::node) fn release_unused(&mut self) {
         self.used.take_if(|budget| budget.bytes() == 0);
     }
 
@@ -221,7 +221,7 @@ impl MailboxBudget {
 
     /// Delivers a message of the peer to a mailbox. `Full` if the mailbox has no room, or others wait for room in it. Also returns
     /// whether to check now how much the peer and the actor use.
-    pub(super) fn deliver(
+    pub(in crate::node) fn deliver(
         &mut self,
         all: &AllBudgets,
         to: Key,
@@ -233,7 +233,7 @@ impl MailboxBudget {
     }
 
     /// As [`Self::deliver`], for a message whose turn it is.
-    pub(super) fn deliver_in_turn(
+    pub(in crate::node) fn deliver_in_turn(
         &mut self,
         all: &AllBudgets,
         to: Key,
@@ -273,7 +273,7 @@ impl MailboxBudget {
     }
 
     /// Whether an actor uses more than this part of its share of the budget.
-    pub(super) fn uses_more_than(&self, actor: Key, part: SharePart) -> bool {
+    pub(in crate::node) fn uses_more_than(&self, actor: Key, part: SharePart) -> bool {
         let Some(budget) = &self.used else { return false };
         let of_actor = budget.bytes_of(actor);
         // As many bytes as would be free beside them.
@@ -288,7 +288,7 @@ impl MailboxBudget {
 
     /// Whether the peer uses so many bytes that a frame for an actor holds its credit: one for an actor that uses more than
     /// its part above twice the budget, each above four times.
-    pub(super) fn must_hold_credit(&self, all: &AllBudgets, actor: Option<Key>) -> bool {
+    pub(in crate::node) fn must_hold_credit(&self, all: &AllBudgets, actor: Option<Key>) -> bool {
         let Some(budget) = &self.used else { return false };
         let is_over = |times| budget.is_over(&all.messages, times);
         let is_large_user = actor.is_none_or(|actor| budget.bytes_of(actor) > ACTOR_BYTES_FREE);
@@ -303,7 +303,7 @@ impl MailboxBudget {
     }
 
     /// As a sweep, if that was not done in the last moments.
-    pub(super) fn sweep_at_times(&mut self, now: Time, driver: &mut impl Driver) {
+    pub(in crate::node) fn sweep_at_times(&mut self, now: Time, driver: &mut impl Driver) {
         if self.swept_at.is_none_or(|at| now.since(at) >= SWEEP_INTERVAL) {
             self.swept_at = Some(now);
             self.sweep(driver);
@@ -311,7 +311,7 @@ impl MailboxBudget {
     }
 
     /// Acquires a permit for a message to an actor, in a backlog or in a mailbox.
-    pub(super) fn acquire_for(
+    pub(in crate::node) fn acquire_for(
         &mut self,
         all: &AllBudgets,
         actor: Key,
@@ -323,7 +323,7 @@ impl MailboxBudget {
 
     /// Acquires a permit for a reply: replies have a budget of their own. `Err` if there is no room, `Ok(None)` if so few
     /// bytes do not count.
-    pub(super) fn acquire_for_reply(
+    pub(in crate::node) fn acquire_for_reply(
         &mut self,
         all: &AllBudgets,
         bytes: usize,
@@ -335,7 +335,11 @@ impl MailboxBudget {
     }
 
     /// Acquires a permit for the value of a signal, of any size, from the budget of replies. `Err` if there is no room.
-    pub(super) fn acquire_for_value(&mut self, all: &AllBudgets, bytes: usize) -> Result<Permit, OverBudget> {
+    pub(in crate::node) fn acquire_for_value(
+        &mut self,
+        all: &AllBudgets,
+        bytes: usize,
+    ) -> Result<Permit, OverBudget> {
         self.acquire_from_replies(all, bytes as u64 + SIGNAL_OVERHEAD)
     }
 
@@ -349,7 +353,7 @@ impl MailboxBudget {
     }
 
     /// The bytes of its messages, after a check.
-    pub(super) fn check(&self) -> u64 {
+    pub(in crate::node) fn check(&self) -> u64 {
         let Some(budget) = &self.used else { return 0 };
         let actors: u64 = budget.actors.values().map(|actor| actor.budget.bytes()).sum();
         assert_eq!(actors, budget.all.bytes(), "the budget of a peer is the sum over its actors");
@@ -359,7 +363,7 @@ impl MailboxBudget {
 
 /// The bytes of messages that peers have sent and that wait at this node.
 #[derive(Debug, Default)]
-pub(super) struct AllBudgets {
+pub(in crate::node) struct AllBudgets {
     /// Messages in backlogs and mailboxes.
     messages: Budget,
     /// Replies and values in mailboxes.
@@ -371,7 +375,7 @@ pub(super) struct AllBudgets {
 impl AllBudgets {
     /// Removes what is counted in these budgets for actors that have taken all, if that was not done in the last moments. Returns
     /// whether it was done now.
-    pub(super) fn sweep<'a>(
+    pub(in crate::node) fn sweep<'a>(
         &mut self,
         now: Time,
         budgets: impl Iterator<Item = &'a mut MailboxBudget>,
@@ -385,7 +389,7 @@ impl AllBudgets {
         true
     }
 
-    pub(super) fn check<'a>(&self, budgets: impl Iterator<Item = &'a MailboxBudget>) {
+    pub(in crate::node) fn check<'a>(&self, budgets: impl Iterator<Item = &'a MailboxBudget>) {
         let sum: u64 = budgets.map(MailboxBudget::check).sum();
         assert!(sum <= self.messages.bytes(), "the budget of all peers includes that of each");
     }
@@ -393,7 +397,7 @@ impl AllBudgets {
 
 /// A part of an actor's share of the budget.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum SharePart {
+pub(in crate::node) enum SharePart {
     All,
     Half,
     Quarter,
@@ -401,7 +405,7 @@ pub(super) enum SharePart {
 
 /// There is no room in the budget.
 #[derive(Debug)]
-pub(super) struct OverBudget;
+pub(in crate::node) struct OverBudget;
 
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "the actors of these tests ignore most events")]
@@ -414,8 +418,8 @@ mod tests {
         millis, receive, receive_if, sleep, suspend,
     };
 
-    use super::super::testing::TestCore;
     use super::*;
+    use crate::node::testing::TestCore;
 
     /// An encoded message of `bytes` bytes.
     fn body_of(bytes: usize) -> Vec<u8> {

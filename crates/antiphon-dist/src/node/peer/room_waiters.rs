@@ -10,52 +10,52 @@ use antiphon_wire::SendMark;
 
 /// The senders that wait for room, by the actors of the peer.
 #[derive(Debug, Default)]
-pub(super) struct RoomWaiters {
+pub(in crate::node) struct RoomWaiters {
     by_actor: BTreeMap<Key, BTreeMap<RoomWaiter, NeededRoom>>,
 }
 
 /// A sender that waits for room.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct RoomWaiter {
+pub(in crate::node) struct RoomWaiter {
     /// The actor of this node; `None` for the messages of handles.
-    pub(super) sender: Option<Key>,
+    pub(in crate::node) sender: Option<Key>,
     /// The address that refused its message: the actor, or one of its adapters.
-    pub(super) address: Key,
+    pub(in crate::node) address: Key,
 }
 
 /// The room that a refused message needs.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct NeededRoom {
+pub(in crate::node) struct NeededRoom {
     /// The bytes of the message in the queue.
-    pub(super) bytes: u64,
-    pub(super) mark: SendMark,
+    pub(in crate::node) bytes: u64,
+    pub(in crate::node) mark: SendMark,
     /// The total of all queues refused the message, not the queue to its actor.
-    pub(super) by_total: bool,
+    pub(in crate::node) by_total: bool,
 }
 
 impl RoomWaiters {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::node) fn is_empty(&self) -> bool {
         self.by_actor.is_empty()
     }
 
     /// Adds a sender. It replaces what the sender waited for at the same address before.
-    pub(super) fn add(&mut self, waiter: RoomWaiter, room: NeededRoom) {
+    pub(in crate::node) fn add(&mut self, waiter: RoomWaiter, room: NeededRoom) {
         self.by_actor.entry(waiter.address.actor()).or_default().insert(waiter, room);
     }
 
     /// The actors for which senders wait.
-    pub(super) fn actors(&self) -> Vec<Key> {
+    pub(in crate::node) fn actors(&self) -> Vec<Key> {
         self.by_actor.keys().copied().collect()
     }
 
     /// The least room that a sender needs for an actor up to a mark.
-    pub(super) fn least_room(&self, actor: Key, mark: SendMark) -> Option<u64> {
+    pub(in crate::node) fn least_room(&self, actor: Key, mark: SendMark) -> Option<u64> {
         let rooms = self.by_actor.get(&actor)?.values();
         rooms.filter(|room| !room.by_total && room.mark == mark).map(|room| room.bytes).min()
     }
 
     /// Removes and returns the senders of an actor for which there is room.
-    pub(super) fn take_ready(
+    pub(in crate::node) fn take_ready(
         &mut self,
         actor: Key,
         has_room: impl Fn(NeededRoom) -> bool,
@@ -69,18 +69,18 @@ impl RoomWaiters {
     }
 
     /// Removes and returns the senders that only the total of all queues held up.
-    pub(super) fn take_by_total(&mut self) -> Vec<RoomWaiter> {
+    pub(in crate::node) fn take_by_total(&mut self) -> Vec<RoomWaiter> {
         let actors = self.actors();
         actors.into_iter().flat_map(|actor| self.take_ready(actor, |room| room.by_total)).collect()
     }
 
-    pub(super) fn take_all(&mut self) -> Vec<RoomWaiter> {
+    pub(in crate::node) fn take_all(&mut self) -> Vec<RoomWaiter> {
         let all = std::mem::take(self);
         all.by_actor.into_values().flat_map(BTreeMap::into_keys).collect()
     }
 
     /// Removes a sender that waits no more.
-    pub(super) fn remove(&mut self, waiter: RoomWaiter) {
+    pub(in crate::node) fn remove(&mut self, waiter: RoomWaiter) {
         let actor = waiter.address.actor();
         let Some(waiters) = self.by_actor.get_mut(&actor) else { return };
         waiters.remove(&waiter);
@@ -90,7 +90,7 @@ impl RoomWaiters {
     }
 
     /// Removes a sender that has exited.
-    pub(super) fn remove_sender(&mut self, sender: Key) {
+    pub(in crate::node) fn remove_sender(&mut self, sender: Key) {
         self.by_actor.retain(|_, waiters| {
             waiters.retain(|waiter, _| waiter.sender != Some(sender));
             !waiters.is_empty()

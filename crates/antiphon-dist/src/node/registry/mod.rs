@@ -6,6 +6,8 @@
 //!
 //! Invariant: a lookup of this node completes once; a name belongs to a running actor.
 
+pub(super) mod access_table;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::ops::Bound;
@@ -14,15 +16,15 @@ use std::time::Duration;
 use antiphon_sched::{ActorId, Key, NodeId, RequestId, TYPE_NAME_MAX, Time, printable};
 use antiphon_wire::frame::{CancelLookup, Found, Lookup, LookupResult, NameSpace};
 
-use super::complete_if_open;
-use super::context::NodeCx;
-use super::driver::Driver;
-use super::inspection::NameInfo;
-use super::peer::Peer;
-use super::peers::Peers;
-use super::timers::{NodeTimer, TimerQueue};
 use crate::error::{DialError, LocateError, RegisterError};
 use crate::location::Location;
+use crate::node::complete_if_open;
+use crate::node::context::NodeCx;
+use crate::node::driver::Driver;
+use crate::node::inspection::NameInfo;
+use crate::node::peer::Peer;
+use crate::node::peers::Peers;
+use crate::node::timers::{NodeTimer, TimerQueue};
 
 /// Names of one node; also the limit of its own open lookups.
 const NAMES_MAX: usize = 65_536;

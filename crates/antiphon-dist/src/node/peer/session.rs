@@ -11,58 +11,58 @@ use antiphon_wire::frame::{AnnounceRelay, CancelLookup, Found, GoodbyeReason, Id
 use antiphon_wire::{CONTROL_FRAMES_AT_ONCE, HeldCredit, Route, Session};
 
 use super::disconnect::Disconnect;
-use super::driver::ConnId;
 use super::idle_close::IdleClose;
+use crate::node::driver::ConnId;
 
 /// The number of sealed bytes in a connection's buffer from which on no more records are sealed.
-pub(super) const OUT_BYTES_MAX: usize = 256 * 1024;
+pub(in crate::node) const OUT_BYTES_MAX: usize = 256 * 1024;
 /// How long the accepting side waits for the peer to dial again before it dials itself.
-pub(super) const REDIAL_AFTER: Duration = Duration::from_secs(1);
+pub(in crate::node) const REDIAL_AFTER: Duration = Duration::from_secs(1);
 /// How long a peer may take to answer when another one states its location, or uses its node id.
-pub(super) const PREDECESSOR_WITHIN: Duration = Duration::from_secs(1);
+pub(in crate::node) const PREDECESSOR_WITHIN: Duration = Duration::from_secs(1);
 /// The number of refusals of its epoch after which this node ends a session that the peer does not have any more, and how long it must
 /// be without a connection before.
-pub(super) const OLD_EPOCHS_MAX: u32 = 3;
-pub(super) const OLD_EPOCHS_FOR: Duration = Duration::from_secs(1);
+pub(in crate::node) const OLD_EPOCHS_MAX: u32 = 3;
+pub(in crate::node) const OLD_EPOCHS_FOR: Duration = Duration::from_secs(1);
 /// How long a closing connection may take to write its last bytes.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
+pub(in crate::node) const LINGER: Duration = Duration::from_secs(1);
 /// The number of refused dials after which the session with a peer may end.
-pub(super) const REFUSALS_MAX: u32 = 2;
+pub(in crate::node) const REFUSALS_MAX: u32 = 2;
 /// How long a peer must be without a connection before refused dials end its session.
-pub(super) const REFUSED_FOR: Duration = Duration::from_millis(100);
+pub(in crate::node) const REFUSED_FOR: Duration = Duration::from_millis(100);
 
 /// A session with a peer, and its state in this node.
 #[derive(Debug)]
-pub(super) struct PeerSession {
-    pub(super) session: Session,
-    pub(super) link: Link,
-    pub(super) started: Time,
+pub(in crate::node) struct PeerSession {
+    pub(in crate::node) session: Session,
+    pub(in crate::node) link: Link,
+    pub(in crate::node) started: Time,
     /// When its last connection was proven.
-    pub(super) connected_at: Time,
+    pub(in crate::node) connected_at: Time,
     /// The peer was asked whether it is still there, since another one may have taken its place.
-    pub(super) inquiry: Option<Inquiry>,
+    pub(in crate::node) inquiry: Option<Inquiry>,
     /// It has not answered this ping in time.
-    pub(super) silent_since: Option<Time>,
+    pub(in crate::node) silent_since: Option<Time>,
     /// The location that this side dialled last for the session, if it did.
-    pub(super) dialled: Option<SocketAddr>,
+    pub(in crate::node) dialled: Option<SocketAddr>,
     /// The credit of frames that use too many bytes at this node.
-    pub(super) held_credit: Vec<HeldCredit>,
+    pub(in crate::node) held_credit: Vec<HeldCredit>,
     /// The session may have frames to transmit.
-    pub(super) dirty: bool,
-    pub(super) idle: IdleClose,
+    pub(in crate::node) dirty: bool,
+    pub(in crate::node) idle: IdleClose,
     /// The state of the disconnect, while this side ends the session.
-    pub(super) disconnect: Option<Disconnect>,
+    pub(in crate::node) disconnect: Option<Disconnect>,
     /// The time of the `Session` timer, if it is set.
-    pub(super) timer: Option<Time>,
+    pub(in crate::node) timer: Option<Time>,
     /// The peer has been silent, but not long enough to be lost.
-    pub(super) is_suspect: bool,
+    pub(in crate::node) is_suspect: bool,
     /// The peer has sent a goodbye because its process ends.
-    pub(super) peer_leaves: bool,
+    pub(in crate::node) peer_leaves: bool,
 }
 
 /// How a session is carried.
 #[derive(Debug)]
-pub(super) enum Link {
+pub(in crate::node) enum Link {
     /// By a connection.
     Up(ConnId),
     /// By none: another one is needed.
@@ -73,41 +73,41 @@ pub(super) enum Link {
 
 /// A time in which a session needs a connection and has none.
 #[derive(Debug)]
-pub(super) struct Outage {
+pub(in crate::node) struct Outage {
     /// When the last connection ended, or when the session was needed again after an idle close.
-    pub(super) since: Time,
+    pub(in crate::node) since: Time,
     /// The number of refused dials since then.
-    pub(super) refused_dials: u32,
+    pub(in crate::node) refused_dials: u32,
     /// The number of dials since then that the peer refused because of the epoch.
-    pub(super) old_epochs: u32,
+    pub(in crate::node) old_epochs: u32,
 }
 
 impl Outage {
-    pub(super) fn new(since: Time) -> Self {
+    pub(in crate::node) fn new(since: Time) -> Self {
         Self { since, refused_dials: 0, old_epochs: 0 }
     }
 }
 
 /// A ping that a peer must answer within [`PREDECESSOR_WITHIN`].
 #[derive(Debug)]
-pub(super) struct Inquiry {
-    pub(super) since: Time,
+pub(in crate::node) struct Inquiry {
+    pub(in crate::node) since: Time,
     /// The node that may be at a location of this peer.
-    pub(super) successor: Option<Successor>,
+    pub(in crate::node) successor: Option<Successor>,
 }
 
 /// A node that states a location of another one, or was found there.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct Successor {
-    pub(super) node: NodeId,
-    pub(super) at: SocketAddr,
+pub(in crate::node) struct Successor {
+    pub(in crate::node) node: NodeId,
+    pub(in crate::node) at: SocketAddr,
     /// This node has dialled the location, and found the successor there.
-    pub(super) is_there: bool,
+    pub(in crate::node) is_there: bool,
 }
 
 impl PeerSession {
     /// A session that begins now, without a connection.
-    pub(super) fn new(session: Session, now: Time) -> Self {
+    pub(in crate::node) fn new(session: Session, now: Time) -> Self {
         Self {
             session,
             link: Link::Down(Outage::new(now)),
@@ -127,7 +127,7 @@ impl PeerSession {
     }
 
     /// The connection that carries the session.
-    pub(super) fn conn(&self) -> Option<ConnId> {
+    pub(in crate::node) fn conn(&self) -> Option<ConnId> {
         match self.link {
             Link::Up(conn) => Some(conn),
             Link::Down(_) | Link::Resting => None,
@@ -135,29 +135,29 @@ impl PeerSession {
     }
 
     /// A connection carries the session now. Returns the one before, if it is another one.
-    pub(super) fn set_connected(&mut self, conn: ConnId) -> Option<ConnId> {
+    pub(in crate::node) fn set_connected(&mut self, conn: ConnId) -> Option<ConnId> {
         match std::mem::replace(&mut self.link, Link::Up(conn)) {
             Link::Up(before) if before != conn => Some(before),
             Link::Up(_) | Link::Down(_) | Link::Resting => None,
         }
     }
 
-    pub(super) fn is_connected(&self) -> bool {
+    pub(in crate::node) fn is_connected(&self) -> bool {
         matches!(self.link, Link::Up(_))
     }
 
     /// Whether the session was closed while idle, and is not needed since.
-    pub(super) fn is_resting(&self) -> bool {
+    pub(in crate::node) fn is_resting(&self) -> bool {
         matches!(self.link, Link::Resting)
     }
 
     /// Whether the session needs a connection and has none.
-    pub(super) fn needs_connection(&self) -> bool {
+    pub(in crate::node) fn needs_connection(&self) -> bool {
         matches!(self.link, Link::Down(_))
     }
 
     /// The time without a connection, if the session needs one.
-    pub(super) fn outage(&mut self) -> Option<&mut Outage> {
+    pub(in crate::node) fn outage(&mut self) -> Option<&mut Outage> {
         match &mut self.link {
             Link::Down(outage) => Some(outage),
             Link::Up(_) | Link::Resting => None,
@@ -165,21 +165,21 @@ impl PeerSession {
     }
 
     /// Seals frames into a connection's buffer, until it holds [`OUT_BYTES_MAX`].
-    pub(super) fn seal_into(&mut self, now: Time, out: &mut Vec<u8>) {
+    pub(in crate::node) fn seal_into(&mut self, now: Time, out: &mut Vec<u8>) {
         while out.len() < OUT_BYTES_MAX && self.session.poll_transmit(now, out) {}
     }
 
     /// Whether the session has no data in transit, and is not about to end.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::node) fn is_idle(&self) -> bool {
         self.session.is_idle() && self.disconnect.is_none()
     }
 }
 
 /// The frames that a session has received.
 #[derive(Copy, Clone, Default)]
-pub(super) struct ReceivedFrames {
-    pub(super) numbered: u64,
-    pub(super) control: u64,
+pub(in crate::node) struct ReceivedFrames {
+    pub(in crate::node) numbered: u64,
+    pub(in crate::node) control: u64,
 }
 
 /// Whether a connection that has had so many control frames in a round waits for the next one.
@@ -189,7 +189,7 @@ pub(crate) fn is_flood(control_frames: u64) -> bool {
 
 /// What a frame of a peer means beyond the peer.
 #[derive(Copy, Clone, PartialEq, Debug)]
-pub(super) enum FrameEffect<'f> {
+pub(in crate::node) enum FrameEffect<'f> {
     /// Nothing.
     Continue,
     /// The locations of the nodes that its addresses name are to be learned.
@@ -203,14 +203,14 @@ pub(super) enum FrameEffect<'f> {
 }
 
 impl<'f> FrameEffect<'f> {
-    pub(super) fn of_route(route: Route<'f>) -> Self {
+    pub(in crate::node) fn of_route(route: Route<'f>) -> Self {
         if route.is_empty() { Self::Continue } else { Self::Learn(route) }
     }
 }
 
 /// A frame that concerns more than its peer.
 #[derive(Copy, Clone, PartialEq, Debug)]
-pub(super) enum NodeFrame<'f> {
+pub(in crate::node) enum NodeFrame<'f> {
     Lookup(Lookup<'f>),
     CancelLookup(CancelLookup),
     Found(Found),
@@ -221,7 +221,7 @@ pub(super) enum NodeFrame<'f> {
 
 /// How the records that have arrived were handled.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum Received {
+pub(in crate::node) enum Received {
     All,
     /// Frames are left for the next round, because very many of those before needed no credit.
     Unfinished,

@@ -15,10 +15,10 @@ const QUEUED_BYTES_WITH_TEXTS_MAX: u64 = 64 * 1024;
 /// Replaces the texts of a fault that came without.
 const NO_DETAILS: &str = "(the log of the other node has the details)";
 /// The fault of a payload whose type has no number in the session.
-pub(super) const TOO_MANY_TYPES: &str =
+pub(in crate::node) const TOO_MANY_TYPES: &str =
     "its type has no number in the session with that node: too many types were sent; use fewer type names";
 
-pub(super) fn encode_error(reason: &str) -> PayloadError {
+pub(in crate::node) fn encode_error(reason: &str) -> PayloadError {
     PayloadError::Encode(EncodeError::new(reason))
 }
 
@@ -52,7 +52,10 @@ fn check_structure(
 
 /// Checks that a body from a peer is exactly one MessagePack value within the limits, of a type that it has announced.
 /// Returns the name of the type.
-pub(super) fn check_inbound<'t>(type_name: Option<&'t str>, body: &[u8]) -> Result<&'t str, PayloadError> {
+pub(in crate::node) fn check_inbound<'t>(
+    type_name: Option<&'t str>,
+    body: &[u8],
+) -> Result<&'t str, PayloadError> {
     let type_name = type_name.ok_or_else(|| refused("its type was never announced in this session"))?;
     check_structure(type_name, body, refused)?;
     Ok(type_name)
@@ -63,13 +66,13 @@ fn refused(reason: impl Display) -> PayloadError {
 }
 
 /// Checks the size of a body.
-pub(super) fn check_size(body: &[u8], bytes_max: u64) -> Result<(), PayloadError> {
+pub(in crate::node) fn check_size(body: &[u8], bytes_max: u64) -> Result<(), PayloadError> {
     let bytes = body.len() as u64;
     if bytes > bytes_max { Err(PayloadError::TooLarge { bytes, max: bytes_max }) } else { Ok(()) }
 }
 
 /// The form of an error for a frame of this session.
-pub(super) fn fault_of<'e>(error: &'e PayloadError, session: &Session) -> PayloadFault<'e> {
+pub(in crate::node) fn fault_of<'e>(error: &'e PayloadError, session: &Session) -> PayloadFault<'e> {
     let has_texts = session.queued_bytes() <= QUEUED_BYTES_WITH_TEXTS_MAX;
     let text_bytes_max = if has_texts { TEXT_BYTES_MAX } else { 0 };
     let truncated = |text| truncated(text, text_bytes_max);
@@ -89,7 +92,7 @@ pub(super) fn fault_of<'e>(error: &'e PayloadError, session: &Session) -> Payloa
 }
 
 /// The error that a frame reports.
-pub(super) fn error_of(fault: PayloadFault<'_>) -> PayloadError {
+pub(in crate::node) fn error_of(fault: PayloadFault<'_>) -> PayloadError {
     let kept = |text| if str::is_empty(text) { NO_DETAILS } else { truncated(text, TEXT_BYTES_MAX) };
     // The peer has chosen the text.
     let truncated = |text| printable(kept(text));
@@ -108,7 +111,7 @@ pub(super) fn error_of(fault: PayloadFault<'_>) -> PayloadError {
 }
 
 /// Reports the refusal of a payload to the log of the node that sent it. Callers limit how often.
-pub(super) fn send_refusal(
+pub(in crate::node) fn send_refusal(
     session: &mut Session,
     node: NodeId,
     (from, to): (Key, Key),

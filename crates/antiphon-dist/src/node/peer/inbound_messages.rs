@@ -13,17 +13,22 @@ use antiphon_wire::frame::{Outcome, Receipt};
 use super::payload_faults::fault_of;
 
 /// The number of batches of an actor after which a paused peer may send to it again, even if its mailbox is still long.
-pub(super) const BATCHES_PAUSED: u8 = 8;
+pub(in crate::node) const BATCHES_PAUSED: u8 = 8;
 
 /// The ends of a message of a peer, and its type.
 #[derive(Copy, Clone)]
-pub(super) struct MessageInfo<'a> {
-    pub(super) from: Key,
-    pub(super) to: Key,
-    pub(super) tag: &'a str,
+pub(in crate::node) struct MessageInfo<'a> {
+    pub(in crate::node) from: Key,
+    pub(in crate::node) to: Key,
+    pub(in crate::node) tag: &'a str,
 }
 
-pub(super) fn send_receipt(session: &mut Session, node: NodeId, receipt_number: u64, delivery: &Delivery) {
+pub(in crate::node) fn send_receipt(
+    session: &mut Session,
+    node: NodeId,
+    receipt_number: u64,
+    delivery: &Delivery,
+) {
     let outcome = match delivery {
         Delivery::Delivered | Delivery::DeliveredOverHalf => Outcome::Delivered,
         Delivery::Full | Delivery::Discarded => Outcome::Full,

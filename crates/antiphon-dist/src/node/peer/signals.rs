@@ -4,33 +4,33 @@ use antiphon_sched::{
     ActorId, DeadLetter, EncodedValue, ExitReason, Key, Lag, Signal, SignalKind, Undelivered,
 };
 
-use super::context::NodeCx;
-use super::driver::Driver;
-use super::{LoopAction, NO_ACTOR};
+use crate::node::context::NodeCx;
+use crate::node::driver::Driver;
+use crate::node::{LoopAction, NO_ACTOR};
 
 /// The bit in the number of a monitor in a frame that marks it as numbered by the node of the target, not of the watcher.
-pub(super) const BY_TARGET: u64 = 1 << 63;
+pub(in crate::node) const BY_TARGET: u64 = 1 << 63;
 
 /// The rules for a kind of signal.
 #[derive(Copy, Clone, Debug)]
-pub(super) struct SignalRules {
+pub(in crate::node) struct SignalRules {
     /// At the receiver: it overtakes messages that wait for the mailbox of the actor.
-    pub(super) is_urgent: bool,
+    pub(in crate::node) is_urgent: bool,
     /// At the receiver: it belongs to a monitor that was admitted before, and needs no further permission.
-    pub(super) is_always_admitted: bool,
+    pub(in crate::node) is_always_admitted: bool,
     /// At the receiver: it waits while the mailbox of the actor holds twice its maximum.
-    pub(super) needs_room: bool,
+    pub(in crate::node) needs_room: bool,
     /// At the sender: it has no meaning after the end of a session with its peer.
-    pub(super) ends_with_session: bool,
+    pub(in crate::node) ends_with_session: bool,
     /// At the sender: the limit against which its bytes count while it waits for a session.
-    pub(super) budget: SignalBudget,
+    pub(in crate::node) budget: SignalBudget,
     /// What a dead letter for it says, if there is one.
-    pub(super) dead_letter: Option<&'static str>,
+    pub(in crate::node) dead_letter: Option<&'static str>,
 }
 
 /// The limit against which the bytes of a signal count while it waits for a session.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum SignalBudget {
+pub(in crate::node) enum SignalBudget {
     /// The share of the receiving actor.
     Actor,
     /// The reserve for replies and urgent signals.
@@ -59,7 +59,7 @@ impl SignalRules {
     /// It reaches an actor that takes no messages.
     const URGENT: Self = Self { is_urgent: true, budget: SignalBudget::Reserve, ..Self::REQUEST };
 
-    pub(super) fn of(kind: &SignalKind) -> Self {
+    pub(in crate::node) fn of(kind: &SignalKind) -> Self {
         match kind {
             SignalKind::Monitor(_) => Self::REQUEST,
             SignalKind::Notify(_) => Self { dead_letter: Some("notify"), ..Self::REQUEST },
@@ -75,12 +75,12 @@ impl SignalRules {
 }
 
 /// The actor from which a signal comes.
-pub(super) fn sender_of(signal: &Signal) -> Key {
+pub(in crate::node) fn sender_of(signal: &Signal) -> Key {
     signal.from.map_or(NO_ACTOR, |from| from.key())
 }
 
 /// The size in bytes of the value or text of a signal.
-pub(super) fn body_bytes(kind: &SignalKind) -> usize {
+pub(in crate::node) fn body_bytes(kind: &SignalKind) -> usize {
     match kind {
         SignalKind::Throw(value) | SignalKind::Resume(value) => bytes_of(value),
         SignalKind::Down(_, reason) => bytes_of_reason(reason),
@@ -95,7 +95,7 @@ pub(super) fn body_bytes(kind: &SignalKind) -> usize {
 impl NodeCx {
     /// Reports a signal that cannot be sent to its sender: by a `Down`, or as a dead letter. The receivers of the other signals have
     /// exited with their node.
-    pub(super) fn report_failed_signal(&mut self, signal: Signal, reason: Undelivered) {
+    pub(in crate::node) fn report_failed_signal(&mut self, signal: Signal, reason: Undelivered) {
         if let Signal { from: Some(watcher), to, kind: SignalKind::Monitor(id) } = signal {
             let exit_reason =
                 if reason == Undelivered::NoActor { ExitReason::NoActor } else { ExitReason::NodeLost };
@@ -108,7 +108,7 @@ impl NodeCx {
     }
 
     /// Delivers the number of messages that a subscriber has missed, or the end of its subscription.
-    pub(super) fn deliver_lagged(
+    pub(in crate::node) fn deliver_lagged(
         &mut self,
         subscriber: Key,
         (channel, missed, ended): (ActorId, u64, bool),
@@ -124,7 +124,7 @@ impl NodeCx {
     }
 
     /// Records a dead letter for a signal that had no room.
-    pub(super) fn report_signal(
+    pub(in crate::node) fn report_signal(
         &mut self,
         is_taken: bool,
         target: ActorId,
@@ -141,12 +141,12 @@ impl NodeCx {
 }
 
 /// The size in bytes of a value of a peer.
-pub(super) fn bytes_of(value: &EncodedValue) -> usize {
+pub(in crate::node) fn bytes_of(value: &EncodedValue) -> usize {
     value.body().len()
 }
 
 /// The size in bytes of the value or text of an exit reason.
-pub(super) fn bytes_of_reason(reason: &ExitReason<EncodedValue>) -> usize {
+pub(in crate::node) fn bytes_of_reason(reason: &ExitReason<EncodedValue>) -> usize {
     match reason {
         ExitReason::Done(value) => bytes_of(value),
         ExitReason::Failed(text) | ExitReason::Panicked(text) => text.len(),
@@ -159,7 +159,7 @@ pub(super) fn bytes_of_reason(reason: &ExitReason<EncodedValue>) -> usize {
 }
 
 /// The exit reason without its value or text.
-pub(super) fn without_value(reason: ExitReason<EncodedValue>) -> ExitReason<EncodedValue> {
+pub(in crate::node) fn without_value(reason: ExitReason<EncodedValue>) -> ExitReason<EncodedValue> {
     match reason {
         ExitReason::Done(_) => ExitReason::Done(EncodedValue::Opaque),
         ExitReason::Failed(_) => ExitReason::Failed(String::new()),

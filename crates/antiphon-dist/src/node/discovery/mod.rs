@@ -4,6 +4,12 @@
 //! Nodes find each other by announcements on a shared UDP port. A datagram is a hint: it can cause one dial at most, and the
 //! dialer limits these dials per second.
 
+pub(super) mod announce_relay;
+pub(super) mod connect_requests;
+pub(super) mod dial_hints;
+pub(super) mod dialer;
+pub(super) mod host_discovery;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,19 +17,19 @@ use antiphon_sched::{NodeId, RequestId, Time};
 use antiphon_wire::frame::NodeAt;
 use antiphon_wire::{Datagram, DatagramError, Locations, Presence, ProbeReply, Refusal};
 
-use super::announce_relay::AnnounceRelays;
-use super::complete_if_open;
-use super::connect_requests::ConnectRequests;
-use super::context::NodeCx;
-use super::dialer::{Dialer, ResolveFor};
-use super::driver::Driver;
-use super::host_discovery::HostProbes;
-use super::peer::Peer;
-use super::peer_session::PeerSession;
-use super::peers::Peers;
-use super::timers::NodeTimer;
 use crate::error::PeerError;
 use crate::location::{Location, PeerAt, PeerOptions, seen_from};
+use crate::node::complete_if_open;
+use crate::node::context::NodeCx;
+use crate::node::driver::Driver;
+use crate::node::peer::Peer;
+use crate::node::peer::session::PeerSession;
+use crate::node::peers::Peers;
+use crate::node::timers::NodeTimer;
+use announce_relay::AnnounceRelays;
+use connect_requests::ConnectRequests;
+use dialer::{Dialer, ResolveFor};
+use host_discovery::HostProbes;
 
 /// The first pauses between announcements. They are short, because other nodes may start at the same moment.
 const ANNOUNCE_AFTER: [Duration; 3] =
@@ -290,7 +296,7 @@ impl Discovery {
             return;
         }
         self.on_node_listed(cx, peers, from, (reply.from.node, reply.from.locations));
-        for (node, locations) in reply.siblings.iter().take(super::host_discovery::SIBLINGS_MAX) {
+        for (node, locations) in reply.siblings.iter().take(host_discovery::SIBLINGS_MAX) {
             self.on_node_listed(cx, peers, from, (node, locations));
         }
     }

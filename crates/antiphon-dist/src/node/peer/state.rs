@@ -1,11 +1,11 @@
 //! What this node has with another one: no session yet, a session, or one that has ended.
 
-use super::peer_session::PeerSession;
+use super::session::PeerSession;
 use crate::error::Status;
 
 /// The relation of this node to another one.
 #[derive(Debug)]
-pub(super) enum PeerState {
+pub(in crate::node) enum PeerState {
     /// There was no session with this incarnation yet.
     Unmet,
     /// There is a session.
@@ -22,7 +22,7 @@ pub(super) enum PeerState {
 
 /// Why an incarnation never returns.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum Gone {
+pub(in crate::node) enum Gone {
     /// It has sent a goodbye because its process ends.
     Left,
     /// Another incarnation runs at its location.
@@ -30,14 +30,14 @@ pub(super) enum Gone {
 }
 
 impl PeerState {
-    pub(super) fn session(&self) -> Option<&PeerSession> {
+    pub(in crate::node) fn session(&self) -> Option<&PeerSession> {
         match self {
             Self::Met(peer_session) => Some(peer_session),
             Self::Unmet | Self::Lost | Self::Gone { .. } => None,
         }
     }
 
-    pub(super) fn session_mut(&mut self) -> Option<&mut PeerSession> {
+    pub(in crate::node) fn session_mut(&mut self) -> Option<&mut PeerSession> {
         match self {
             Self::Met(peer_session) => Some(peer_session),
             Self::Unmet | Self::Lost | Self::Gone { .. } => None,
@@ -45,7 +45,10 @@ impl PeerState {
     }
 
     /// The session, which begins if there is none.
-    pub(super) fn session_or_begin(&mut self, begin: impl FnOnce() -> PeerSession) -> &mut PeerSession {
+    pub(in crate::node) fn session_or_begin(
+        &mut self,
+        begin: impl FnOnce() -> PeerSession,
+    ) -> &mut PeerSession {
         if self.session().is_none() {
             *self = Self::Met(Box::new(begin()));
         }
@@ -56,7 +59,7 @@ impl PeerState {
     }
 
     /// Ends the session, and takes it out; `None` if there is none.
-    pub(super) fn end_session(&mut self) -> Option<Box<PeerSession>> {
+    pub(in crate::node) fn end_session(&mut self) -> Option<Box<PeerSession>> {
         match std::mem::replace(self, Self::Lost) {
             Self::Met(peer_session) => {
                 if peer_session.peer_leaves {
@@ -72,12 +75,12 @@ impl PeerState {
     }
 
     /// Another incarnation runs at its location. It has no session any more.
-    pub(super) fn set_replaced(&mut self) {
+    pub(in crate::node) fn set_replaced(&mut self) {
         *self = Self::Gone { how: Gone::Replaced, was_met: self.was_met() };
     }
 
     /// Whether there is or was a session.
-    pub(super) fn was_met(&self) -> bool {
+    pub(in crate::node) fn was_met(&self) -> bool {
         match self {
             Self::Unmet => false,
             Self::Met(_) | Self::Lost => true,
@@ -86,7 +89,7 @@ impl PeerState {
     }
 
     /// Why the incarnation never returns; `None` if it may.
-    pub(super) fn gone(&self) -> Option<Gone> {
+    pub(in crate::node) fn gone(&self) -> Option<Gone> {
         match self {
             Self::Gone { how, .. } => Some(*how),
             Self::Unmet | Self::Met(_) | Self::Lost => None,
@@ -94,7 +97,7 @@ impl PeerState {
     }
 
     /// The status that actors see; `None` before the first session.
-    pub(super) fn status(&self) -> Option<Status> {
+    pub(in crate::node) fn status(&self) -> Option<Status> {
         match self {
             Self::Met(peer_session) if peer_session.is_suspect => Some(Status::Suspect),
             Self::Met(_) => Some(Status::Online),

@@ -15,18 +15,18 @@ const WAITING_OVERHEAD: u64 = 128;
 const ROUTE_NODE_BYTES: u64 = 192;
 
 /// The bytes that a message counts: at least those of its frame.
-pub(super) fn message_bytes(body: usize, nodes: usize) -> u64 {
+pub(in crate::node) fn message_bytes(body: usize, nodes: usize) -> u64 {
     body as u64 + WAITING_OVERHEAD + nodes as u64 * ROUTE_NODE_BYTES
 }
 
 /// The bytes that a signal counts.
-pub(super) fn signal_bytes(signal: &Signal) -> u64 {
+pub(in crate::node) fn signal_bytes(signal: &Signal) -> u64 {
     message_bytes(body_bytes(&signal.kind), 0)
 }
 
 /// The messages and signals for one node that wait for a session.
 #[derive(Debug, Default)]
-pub(super) struct WaitingOutbound {
+pub(in crate::node) struct WaitingOutbound {
     /// `None`: the message was withdrawn.
     queue: VecDeque<Option<QueuedOutbound>>,
     /// The number of the first entry; the others follow.
@@ -43,11 +43,11 @@ pub(super) struct WaitingOutbound {
     /// The number of dials that the node's location has refused while entries waited.
     refused_dials: u32,
     /// The time at which all entries fail.
-    pub(super) until: Time,
+    pub(in crate::node) until: Time,
 }
 
 #[derive(Debug)]
-pub(super) enum QueuedOutbound {
+pub(in crate::node) enum QueuedOutbound {
     Message {
         from: Option<Key>,
         to: Destination,
@@ -67,7 +67,7 @@ pub(super) enum QueuedOutbound {
 
 /// The limit against which an entry counts.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum WaitingBudget {
+pub(in crate::node) enum WaitingBudget {
     /// The share of the receiving actor.
     Actor(Key),
     /// The reserve for replies and urgent signals.
@@ -77,14 +77,14 @@ pub(super) enum WaitingBudget {
 }
 
 impl WaitingBudget {
-    pub(super) fn of_message(to: Destination) -> Self {
+    pub(in crate::node) fn of_message(to: Destination) -> Self {
         match to {
             Destination::Actor(to) => Self::Actor(to.key().actor()),
             Destination::Request(..) => Self::Reserve,
         }
     }
 
-    pub(super) fn of_signal(signal: &Signal) -> Self {
+    pub(in crate::node) fn of_signal(signal: &Signal) -> Self {
         match SignalRules::of(&signal.kind).budget {
             SignalBudget::Actor => Self::Actor(signal.to.key().actor()),
             SignalBudget::Reserve => Self::Reserve,
@@ -119,27 +119,27 @@ impl QueuedOutbound {
 }
 
 impl WaitingOutbound {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::node) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    pub(in crate::node) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// The bytes that wait for an actor, and for all actors.
-    pub(super) fn bytes_for(&self, actor: Key) -> (u64, u64) {
+    pub(in crate::node) fn bytes_for(&self, actor: Key) -> (u64, u64) {
         (self.by_actor.get(&actor).copied().unwrap_or(0), self.actors_bytes)
     }
 
     /// Counts a dial that the location has refused while entries wait. Returns their number.
-    pub(super) fn note_refused_dial(&mut self) -> u32 {
+    pub(in crate::node) fn note_refused_dial(&mut self) -> u32 {
         self.refused_dials = if self.is_empty() { 0 } else { self.refused_dials + 1 };
         self.refused_dials
     }
 
     /// Whether an entry of `bytes` bytes may wait.
-    pub(super) fn fits(&self, budget: WaitingBudget, bytes: u64, limits: &Limits) -> bool {
+    pub(in crate::node) fn fits(&self, budget: WaitingBudget, bytes: u64, limits: &Limits) -> bool {
         match budget {
             WaitingBudget::Actor(actor) => {
                 let (of_actor, of_all) = self.bytes_for(actor);
@@ -150,7 +150,7 @@ impl WaitingOutbound {
         }
     }
 
-    pub(super) fn push(&mut self, queued: QueuedOutbound) {
+    pub(in crate::node) fn push(&mut self, queued: QueuedOutbound) {
         self.count(&queued, true);
         if let Some(receipt_number) = queued.receipt_number() {
             self.by_receipt.insert(receipt_number, self.first_number + self.queue.len() as u64);
@@ -177,7 +177,7 @@ impl WaitingOutbound {
     }
 
     /// Removes the message that awaits a receipt; false if it does not wait here.
-    pub(super) fn withdraw(&mut self, receipt_number: u64) -> bool {
+    pub(in crate::node) fn withdraw(&mut self, receipt_number: u64) -> bool {
         let Some(number) = self.by_receipt.remove(&receipt_number) else { return false };
         let at = usize::try_from(number - self.first_number).expect("the entry is in the queue");
         let Some(queued) = self.queue.get_mut(at).and_then(Option::take) else { return false };
@@ -186,13 +186,13 @@ impl WaitingOutbound {
     }
 
     /// Takes all entries, in order.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = QueuedOutbound> + use<> {
+    pub(in crate::node) fn take(&mut self) -> impl Iterator<Item = QueuedOutbound> + use<> {
         let first_number = self.first_number + self.queue.len() as u64;
         std::mem::replace(self, Self { first_number, ..Self::default() }).queue.into_iter().flatten()
     }
 
     /// The open receipts and requests of the waiting messages.
-    pub(super) fn open(&self) -> (BTreeSet<u64>, Vec<RequestId>) {
+    pub(in crate::node) fn open(&self) -> (BTreeSet<u64>, Vec<RequestId>) {
         let (mut receipts, mut request_ids) = (BTreeSet::new(), Vec::new());
         for queued in self.queue.iter().flatten() {
             if let QueuedOutbound::Message { receipt_number, replies, .. } = queued {
@@ -203,7 +203,7 @@ impl WaitingOutbound {
         (receipts, request_ids)
     }
 
-    pub(super) fn check(&self) {
+    pub(in crate::node) fn check(&self) {
         let entries = || self.queue.iter().flatten();
         let bytes: u64 = entries().map(QueuedOutbound::bytes).sum();
         assert_eq!(self.bytes, bytes, "the waiting queue counts the bytes of its entries");

@@ -1,4 +1,4 @@
-//! The core of a node: its peers, names, and messages in transit.
+//! The core of a node: [`NodeCore`] routes inputs to its peers and to the other parts, and joins what they return.
 //!
 //! The core does no input or output. Bytes, times and random numbers are arguments; its requests for input and output
 //! leave through the [`Driver`].

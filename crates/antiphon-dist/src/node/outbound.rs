@@ -1,4 +1,4 @@
-//! Outbound messages: from actors straight into the sessions.
+//! Outbound messages and signals: from actors straight into the sessions, or into the queue for one.
 //!
 //! Flow control is per receiving actor. The bytes that wait for one actor are at most as many as are still free in the
 //! queue to its peer; a message beyond that is refused with `Busy`, and its sender receives `Writable` when there is room.

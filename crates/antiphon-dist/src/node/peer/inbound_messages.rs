@@ -1,4 +1,5 @@
-//! Inbound messages: from the sessions into mailboxes, or into the backlog of their peer.
+//! What inbound messages and their receipts need beside [`Peer`](super::Peer): it brings them from its session into mailboxes, or into
+//! its backlog.
 //!
 //! When the mailbox of an actor is more than half full, or the actor uses half of its share of the byte budget, the peer is
 //! asked to hold back its frames for that actor. A message for a full mailbox waits in the backlog of its peer. The free

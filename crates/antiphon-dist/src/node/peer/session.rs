@@ -1,4 +1,4 @@
-//! Sessions with peers.
+//! The session with a peer, the link that carries it, and what its frames mean for the node.
 //!
 //! Invariant: the connection of a session is established and belongs to no other session. When a session ends, each open
 //! operation on it completes once, in `end_session`, and no result arrives later.

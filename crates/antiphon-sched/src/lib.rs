@@ -68,7 +68,7 @@ mod scheduler;
 mod slots;
 pub use scheduler::{
     ActorActivity, ActorCursor, ActorInfo, ActorPage, ActorState, Budget, DeadLetter, DeadLetterCounts, Lag,
-    LoopStats, MailboxLimit, Permit, RoomMark, SignalPolicy, Ticket, Turn, WhenFull,
+    LoopStats, MailboxLimit, OverBudget, Permit, RoomMark, SignalPolicy, Ticket, Turn, WhenFull,
 };
 
 mod socket;

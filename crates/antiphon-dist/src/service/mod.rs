@@ -12,18 +12,18 @@
 //! | logs what peers can cause | [`NodeRef::may_log`], [`NodeRef::log_refused`] |
 //!
 //! The service keeps its state in its actor. What belongs to a peer ends by permits: the service monitors the actors of its
-//! peers, and drops their [`QuotaPermit`]s when they end or their node is lost.
+//! peers, and drops their [`Permit`](antiphon_sched::Permit)s when they end or their node is lost.
 //!
 //! A board that keeps the texts of other nodes, at most two of each:
 //!
 //! ```
-//! use antiphon_dist::service::{FromNode, NodeRef, PeerQuota, QuotaPermit, ServiceAddr};
+//! use antiphon_dist::service::{FromNode, NodeRef, PeerQuota, ServiceAddr};
 //! use antiphon_dist::{Config, LocateError, NetCx, Node};
-//! use antiphon_sched::{Actor, Cx, Event, Step, receive, secs, stop};
+//! use antiphon_sched::{Actor, Cx, Event, Permit, Step, receive, secs, stop};
 //!
 //! struct Board {
 //!     quota: PeerQuota,
-//!     texts: Vec<(String, Option<QuotaPermit>)>,
+//!     texts: Vec<(String, Option<Permit>)>,
 //! }
 //!
 //! impl Actor<FromNode<String>> for Board {
@@ -39,9 +39,9 @@
 //!             }
 //!             // The session shows which node sent the message. An address inside a message can name any node.
 //!             Event::Message(FromNode { message, from: Some(peer), .. }) => match self.quota.take(peer) {
-//!                 Some(permit) => self.texts.push((message, Some(permit))),
+//!                 Ok(permit) => self.texts.push((message, Some(permit))),
 //!                 // One line an hour for each peer.
-//!                 None => NodeRef::of(cx.loop_ref()).log_refused(peer, "board", "writes more texts than it may"),
+//!                 Err(_) => NodeRef::of(cx.loop_ref()).log_refused(peer, "board", "writes more texts than it may"),
 //!             },
 //!             Event::Message(FromNode { message, from: None, .. }) => self.texts.push((message, None)),
 //!             _ => {}
@@ -88,7 +88,7 @@ pub use node_ref::NodeRef;
 mod panic_guard;
 
 mod peer_quota;
-pub use peer_quota::{PeerQuota, QuotaPermit};
+pub use peer_quota::PeerQuota;
 
 mod quota_usage;
 

@@ -7,8 +7,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -19,7 +17,7 @@ use crate::remote::local_actors::Delivery;
 use crate::request::{ExpectedReply, RequestId, dropped};
 #[cfg(feature = "serde")]
 use crate::scheduler::catch_panic;
-use crate::scheduler::{Core, log_panic};
+use crate::scheduler::{Budget, Core, Permit, log_panic};
 
 /// Decodes a message from the network, and pushes it into the mailbox.
 pub(crate) type MessageDecoder = fn(&mut Core, Key, &[u8]) -> Delivery;
@@ -335,38 +333,19 @@ pub(crate) fn decoding_node() -> Option<NodeId> {
 #[derive(Debug)]
 pub struct Origin {
     node: NodeId,
-    requests_max: usize,
-    /// The number of open requests. Shared with their permits, which may be dropped on other threads.
-    requests: Arc<AtomicUsize>,
+    /// The open requests. Their permits may be dropped on other threads.
+    requests: Budget,
 }
 
 impl Origin {
     /// An origin without open requests; it may have at most `requests_max`.
     pub fn new(node: NodeId, requests_max: usize) -> Self {
-        Self { node, requests_max, requests: Arc::default() }
+        Self { node, requests: Budget::with_max(requests_max as u64) }
     }
 
     /// The number of its open requests: actors of this loop hold their replies.
-    pub fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
-    }
-
-    /// A permit for one more request; `None` at the limit.
-    fn request_permit(&self) -> Option<RequestPermit> {
-        if self.requests() >= self.requests_max {
-            return None;
-        }
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        Some(RequestPermit(self.requests.clone()))
-    }
-}
-
-/// Counts one `ReplyTo` of another node that is held here, until it is used, forwarded or dropped.
-pub(crate) struct RequestPermit(Arc<AtomicUsize>);
-
-impl Drop for RequestPermit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    pub fn requests(&self) -> u64 {
+        self.requests.used()
     }
 }
 
@@ -407,12 +386,12 @@ pub fn with_origin<R>(origin: Origin, deliver: impl FnOnce() -> R) -> (R, Option
 /// The permit of a `ReplyTo` that is being decoded; an error if its node has too many open requests.
 /// `Ok(None)` if no origin is set.
 #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "only serde's impls let replies travel"))]
-pub(crate) fn request_permit() -> Result<Option<RequestPermit>, &'static str> {
+pub(crate) fn request_permit() -> Result<Option<Permit>, &'static str> {
     CodecContext::with_origin(|origin| {
         let Some(origin) = origin.as_ref().filter(|_| CodecContext::decoding().is_some()) else {
             return Ok(None);
         };
-        let permit = origin.request_permit();
+        let permit = origin.requests.try_acquire(1).ok();
         if permit.is_none() {
             CodecContext::with_decoded(|decoded| decoded.is_over_quota = true);
         }

@@ -21,7 +21,7 @@ mod wire_serde;
 #[cfg(feature = "serde")]
 mod wire_std;
 
-pub(crate) use codec_context::{EncodeMode, EncodedRefs, ExposedType, MESSAGE_BYTES_MAX, RequestPermit};
+pub(crate) use codec_context::{EncodeMode, EncodedRefs, ExposedType, MESSAGE_BYTES_MAX};
 pub use codec_context::{Origin, origin, with_origin};
 #[cfg(feature = "serde")]
 pub(crate) use codec_context::{decode_with_context, encode_with_context};

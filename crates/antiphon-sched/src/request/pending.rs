@@ -16,9 +16,9 @@ use std::marker::PhantomData;
 
 use crate::error::{AskError, Undelivered};
 use crate::id::{Key, NodeId};
-use crate::remote::{LoopRef, RequestPermit, codec_context};
+use crate::remote::{LoopRef, codec_context};
 use crate::request::dropped;
-use crate::scheduler::{Core, NO_REQUEST, TimerKey};
+use crate::scheduler::{Core, NO_REQUEST, Permit, TimerKey};
 use crate::slots::{SlotKey, Slots};
 
 /// The id of an open request, unique among the open requests of its loop.
@@ -201,7 +201,7 @@ pub struct ReplyTo<R> {
     holder: Cell<Option<NodeId>>,
     /// The part of the quota that this copy uses, if it came from another node.
     #[expect(dead_code, reason = "its drop frees the part of the quota")]
-    permit: Option<RequestPermit>,
+    permit: Option<Permit>,
     reach: ReplyFn<R>,
 }
 
@@ -225,7 +225,7 @@ impl<R> ReplyTo<R> {
         node: NodeId,
         request_id: RequestId,
         holder: NodeId,
-        permit: Option<RequestPermit>,
+        permit: Option<Permit>,
         reach: ReplyFn<R>,
     ) -> Self {
         Self { node, request_id, holder: Cell::new(Some(holder)), permit, reach }

@@ -1,9 +1,9 @@
-//! Byte budgets: how many bytes of messages and events wait in mailboxes.
+//! Budgets: how much of something limited is in use, such as bytes in mailboxes, open requests, or subscribers.
 //!
-//! A permit lies in the mailbox beside its message or event, and is dropped with it, in any order and for any reason.
-//! So a budget is exact without a scan of the mailboxes.
+//! A permit lies beside what it counts, such as a message in a mailbox, and is dropped with it, in any order and for any reason.
+//! So a budget is exact without a scan of what it counts.
 //!
-//! Invariant: the bytes of a budget are the sum of the live permits of it and of its children.
+//! Invariant: what a budget has in use is the sum of the live permits of it and of its children.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,65 +16,111 @@ use crate::scheduler::log_panic;
 use crate::scheduler::mailbox_limit::MailboxAdmission;
 use crate::scheduler::system_event::SystemEvent;
 
-/// A count of bytes that wait in mailboxes. A clone shares the count.
+/// How much of something limited is in use: bytes, or a number of things. Budgets form a tree: what a child has in use counts in its
+/// parent too. A clone shares the count.
 #[derive(Clone, Debug, Default)]
 pub struct Budget(Arc<Level>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Level {
-    bytes: AtomicU64,
+    used: AtomicU64,
+    max: u64,
     parent: Option<Budget>,
 }
 
+impl Default for Level {
+    fn default() -> Self {
+        Self { used: AtomicU64::new(0), max: u64::MAX, parent: None }
+    }
+}
+
 impl Budget {
-    /// A budget whose bytes count in `parent` as well.
+    /// A budget of its own, of which at most `max` can be in use by [`Budget::try_acquire`]. [`Budget::default`] has no maximum.
+    pub fn with_max(max: u64) -> Self {
+        Self(Arc::new(Level { max, ..Level::default() }))
+    }
+
+    /// A budget without a maximum of its own, which counts in `parent` as well.
     pub fn child_of(parent: &Budget) -> Self {
-        Self(Arc::new(Level { bytes: AtomicU64::new(0), parent: Some(parent.clone()) }))
+        Self::child_with_max(parent, u64::MAX)
     }
 
-    /// The number of bytes that wait.
-    pub fn bytes(&self) -> u64 {
-        self.0.bytes.load(Ordering::Relaxed)
+    /// A budget with a maximum of its own, which counts in `parent` as well.
+    pub fn child_with_max(parent: &Budget, max: u64) -> Self {
+        Self(Arc::new(Level { used: AtomicU64::new(0), max, parent: Some(parent.clone()) }))
     }
 
-    /// Adds `bytes` until the permit is dropped. Pass the permit to [`LocalActors::with_permit`](crate::LocalActors::with_permit).
-    pub fn acquire(&self, bytes: u64) -> Permit {
-        self.for_each_level(|sum| sum.fetch_add(bytes, Ordering::Relaxed));
-        Permit { budget: self.clone(), bytes }
+    /// How much is in use.
+    pub fn used(&self) -> u64 {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// The most that may be in use; `u64::MAX` without a maximum.
+    pub fn max(&self) -> u64 {
+        self.0.max
+    }
+
+    /// Adds `amount` until the permit is dropped, whatever the maximum is. [`LocalActors::with_permit`](crate::LocalActors::with_permit)
+    /// keeps a permit with a message.
+    pub fn acquire(&self, amount: u64) -> Permit {
+        self.for_each_level(|used| used.fetch_add(amount, Ordering::Relaxed));
+        Permit { budget: self.clone(), amount }
+    }
+
+    /// As [`Budget::acquire`], if the budget and all above it have room for it.
+    ///
+    /// # Errors
+    /// One of them would have more than its maximum in use.
+    pub fn try_acquire(&self, amount: u64) -> Result<Permit, OverBudget> {
+        let mut next = Some(self);
+        while let Some(budget) = next {
+            if budget.0.max - budget.used().min(budget.0.max) < amount {
+                return Err(OverBudget { max: budget.0.max });
+            }
+            next = budget.0.parent.as_ref();
+        }
+        Ok(self.acquire(amount))
     }
 
     fn for_each_level(&self, change: impl Fn(&AtomicU64) -> u64) {
         let mut next = Some(self);
         while let Some(budget) = next {
-            change(&budget.0.bytes);
+            change(&budget.0.used);
             next = budget.0.parent.as_ref();
         }
     }
 }
 
-/// Bytes of a budget that are in use until this permit is dropped.
+/// A budget has no room for a permit.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct OverBudget {
+    /// The most that may be in use of the budget without room: the one that was asked, or one above it.
+    pub max: u64,
+}
+
+/// A part of a budget that is in use until this permit is dropped.
 #[derive(Debug)]
 pub struct Permit {
     budget: Budget,
-    bytes: u64,
+    amount: u64,
 }
 
 impl Permit {
-    /// The bytes that are in use until it is dropped.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// How much is in use until it is dropped.
+    pub fn amount(&self) -> u64 {
+        self.amount
     }
 
-    /// Adds bytes of the budget to it.
-    pub fn grow(&mut self, bytes: u64) {
-        self.budget.for_each_level(|sum| sum.fetch_add(bytes, Ordering::Relaxed));
-        self.bytes += bytes;
+    /// Adds more of the budget to it, whatever the maximum is.
+    pub fn grow(&mut self, more: u64) {
+        self.budget.for_each_level(|used| used.fetch_add(more, Ordering::Relaxed));
+        self.amount += more;
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.budget.for_each_level(|sum| sum.fetch_sub(self.bytes, Ordering::Relaxed));
+        self.budget.for_each_level(|used| used.fetch_sub(self.amount, Ordering::Relaxed));
     }
 }
 
@@ -124,5 +170,28 @@ impl Core {
             Some(permit) => SystemEvent::Metered(Box::new(system), permit),
             None => system,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_count_in_all_budgets_above() {
+        let all = Budget::with_max(3);
+        let (one, other) = (Budget::child_with_max(&all, 2), Budget::child_of(&all));
+        let first = one.try_acquire(2).expect("both have room");
+        assert_eq!(one.try_acquire(1).expect_err("it is full"), OverBudget { max: 2 });
+        let second = other.try_acquire(1).expect("one is left");
+        assert_eq!(other.try_acquire(1).expect_err("the one above is full"), OverBudget { max: 3 });
+        assert_eq!((one.used(), other.used(), all.used()), (2, 1, 3));
+        // Beyond the maximum; then nothing fits until it is below again.
+        let third = other.acquire(5);
+        assert!(other.try_acquire(0).is_ok() && other.try_acquire(1).is_err());
+        drop((first, third));
+        assert_eq!((one.used(), other.used(), all.used()), (0, 1, 1));
+        drop(second);
+        assert_eq!(all.used(), 0);
     }
 }

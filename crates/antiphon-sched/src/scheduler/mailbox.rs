@@ -948,7 +948,7 @@ impl<M> AnyMailbox for Mailbox<M> {
     fn info(&self) -> MailboxInfo {
         let bytes = |item: &Item<M>| match item {
             Item::Attached(attached) => match &attached.0 {
-                Attachment::Permit(permit) => permit.bytes(),
+                Attachment::Permit(permit) => permit.amount(),
                 Attachment::Tick(_) | Attachment::Own => 0,
             },
             Item::Message(_) | Item::SystemEvent(_) => 0,

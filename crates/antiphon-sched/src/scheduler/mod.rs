@@ -32,7 +32,7 @@ mod timers;
 
 pub(crate) use self::core::Core;
 pub(crate) use batch::StepEffect;
-pub use budget::{Budget, Permit};
+pub use budget::{Budget, OverBudget, Permit};
 pub(crate) use cell::{ActorType, RunningType};
 pub use dead_letter::{DeadLetter, DeadLetterCounts};
 pub use extras::SignalPolicy;

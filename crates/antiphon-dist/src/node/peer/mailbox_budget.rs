@@ -75,7 +75,7 @@ impl PeerBudget {
     }
 
     fn bytes(&self) -> u64 {
-        self.all.bytes() + self.replies.bytes()
+        self.all.used() + self.replies.used()
     }
 
     /// The most bytes of messages, replies and values of a peer with these limits. Above four times the budget, each frame
@@ -88,7 +88,7 @@ impl PeerBudget {
     }
 
     fn bytes_of(&self, actor: Key) -> u64 {
-        self.actors.get(&actor).map_or(0, |actor| actor.budget.bytes())
+        self.actors.get(&actor).map_or(0, |actor| actor.budget.used())
     }
 
     /// The budget of an actor. Before a new one is added, those that are not in use are removed, if there are many.
@@ -141,9 +141,9 @@ impl PeerBudget {
 
     /// Whether the peer uses so much that each of its messages is checked.
     fn is_over(&self, all_peers: &Budget, times: u64) -> bool {
-        let of_peer = self.all.bytes();
+        let of_peer = self.all.used();
         of_peer > times * PEER_BYTES_MAX
-            || (of_peer > PEER_BYTES_MIN && all_peers.bytes() > times * ALL_PEERS_BYTES_MAX)
+            || (of_peer > PEER_BYTES_MIN && all_peers.used() > times * ALL_PEERS_BYTES_MAX)
     }
 }
 
@@ -162,7 +162,7 @@ impl ActorBudget {
         {
             self.group = None;
         }
-        self.budget.bytes() > 0
+        self.budget.used() > 0
     }
 }
 
@@ -183,7 +183,7 @@ impl Group {
     fn add(&mut self, bytes: u64) {
         self.used += bytes;
         self.messages += 1;
-        if let Some(missing) = self.used.checked_sub(self.permit.bytes() + 1) {
+        if let Some(missing) = self.used.checked_sub(self.permit.amount() + 1) {
             self.permit.grow((missing + 1).next_multiple_of(GROUP_STEP));
         }
     }
@@ -277,7 +277,7 @@ impl MailboxBudget {
         let Some(budget) = &self.used else { return false };
         let of_actor = budget.bytes_of(actor);
         // As many bytes as would be free beside them.
-        let share = PEER_BYTES_MAX.saturating_sub(budget.all.bytes() - of_actor) / 2;
+        let share = PEER_BYTES_MAX.saturating_sub(budget.all.used() - of_actor) / 2;
         let share = share.max(4 * ACTOR_BYTES_FREE);
         match part {
             SharePart::All => of_actor > share,
@@ -344,9 +344,9 @@ impl MailboxBudget {
     }
 
     fn acquire_from_replies(&mut self, all: &AllBudgets, bytes: u64) -> Result<Permit, OverBudget> {
-        let of_all = all.replies.bytes();
+        let of_all = all.replies.used();
         let PeerBudget { replies, .. } = self.get(all);
-        let of_peer = replies.bytes();
+        let of_peer = replies.used();
         let fits_all = of_peer + bytes <= PEER_BYTES_MIN || of_all + bytes <= ALL_PEERS_BYTES_MAX;
         let fits = of_peer + bytes <= PEER_BYTES_MAX && fits_all;
         fits.then(|| replies.acquire(bytes)).ok_or(OverBudget)
@@ -355,9 +355,9 @@ impl MailboxBudget {
     /// The bytes of its messages, after a check.
     pub(in crate::node) fn check(&self) -> u64 {
         let Some(budget) = &self.used else { return 0 };
-        let actors: u64 = budget.actors.values().map(|actor| actor.budget.bytes()).sum();
-        assert_eq!(actors, budget.all.bytes(), "the budget of a peer is the sum over its actors");
-        budget.all.bytes()
+        let actors: u64 = budget.actors.values().map(|actor| actor.budget.used()).sum();
+        assert_eq!(actors, budget.all.used(), "the budget of a peer is the sum over its actors");
+        budget.all.used()
     }
 }
 
@@ -391,7 +391,7 @@ impl AllBudgets {
 
     pub(in crate::node) fn check<'a>(&self, budgets: impl Iterator<Item = &'a MailboxBudget>) {
         let sum: u64 = budgets.map(MailboxBudget::check).sum();
-        assert!(sum <= self.messages.bytes(), "the budget of all peers includes that of each");
+        assert!(sum <= self.messages.used(), "the budget of all peers includes that of each");
     }
 }
 
@@ -487,13 +487,13 @@ mod tests {
             test.advance();
         }
         assert!(
-            test.core.cx.budgets.messages.bytes() > 200 * large.len() as u64,
+            test.core.cx.budgets.messages.used() > 200 * large.len() as u64,
             "its mailbox was never empty"
         );
         (0..100).for_each(|_| test.advance());
         assert_eq!(taken.get(), 2000 + 400 * 64);
         assert!(
-            test.core.cx.budgets.messages.bytes() <= 2 * GROUP_BYTES,
+            test.core.cx.budgets.messages.used() <= 2 * GROUP_BYTES,
             "only the last group is not freed yet"
         );
     }
@@ -515,7 +515,7 @@ mod tests {
                 let refused = test.deliver_as(node, *to, ("other", &body));
                 assert!(matches!(refused, Delivery::Refused(_)));
             }
-            let counted = test.core.cx.budgets.messages.bytes();
+            let counted = test.core.cx.budgets.messages.used();
             assert!(counted >= bytes, "{counted} bytes are counted for {bytes}, in round {round}");
             if test.must_hold_credit(node, Some(sleepers[0])) {
                 break;
@@ -526,7 +526,7 @@ mod tests {
             test.driver.sched.loop_ref().terminate(ActorId::new(test.core.me(), to));
         }
         test.advance();
-        let left = test.core.cx.budgets.messages.bytes();
+        let left = test.core.cx.budgets.messages.used();
         assert!(left <= 50 * 2 * GROUP_BYTES, "{left} bytes are counted for actors that have ended");
         // They are removed when there are many.
         for _ in 0..200 {
@@ -534,7 +534,7 @@ mod tests {
             test.deliver(node, key, &body);
             test.advance();
         }
-        assert!(test.core.cx.budgets.messages.bytes() <= 2 * 50 * GROUP_STEP);
+        assert!(test.core.cx.budgets.messages.used() <= 2 * 50 * GROUP_STEP);
     }
 
     /// The groups of very many actors that have taken all are not counted in the end.
@@ -554,7 +554,7 @@ mod tests {
         assert!(test.must_hold_credit(node, None), "their groups are still counted");
         let budgets = test.core.peers.iter_mut().map(|peer| &mut peer.budget);
         assert!(test.core.cx.budgets.sweep(test.core.cx.now, budgets, &mut test.driver));
-        assert_eq!(test.core.cx.budgets.messages.bytes(), 0);
+        assert_eq!(test.core.cx.budgets.messages.used(), 0);
     }
 
     /// An actor that takes its small messages is not charged for them.
@@ -567,7 +567,7 @@ mod tests {
         for _ in 0..10_000 {
             assert_eq!(test.deliver(node, fast, &body), Delivery::Delivered);
             test.advance();
-            assert!(test.core.cx.budgets.messages.bytes() <= GROUP_BYTES);
+            assert!(test.core.cx.budgets.messages.used() <= GROUP_BYTES);
         }
     }
 
@@ -613,7 +613,7 @@ mod tests {
         // An actor that exits frees its bytes.
         test.driver.sched.loop_ref().terminate(stuck[0].0);
         test.advance();
-        assert_eq!(test.core.cx.budgets.messages.bytes(), 2 * body.len() as u64);
+        assert_eq!(test.core.cx.budgets.messages.used(), 2 * body.len() as u64);
         assert!(!test.must_hold_credit(node, None) && !is_over(&test, stuck[0].1));
     }
 
@@ -659,17 +659,17 @@ mod tests {
             assert_eq!(test.deliver(node, to, &body_of(bytes)), Delivery::Delivered);
         }
         let all: usize = [20_000, 5000, 30_000, 2000].map(|bytes| body_of(bytes).len()).iter().sum();
-        assert_eq!(test.core.cx.budgets.messages.bytes(), all as u64);
+        assert_eq!(test.core.cx.budgets.messages.used(), all as u64);
         test.advance();
         assert_eq!(
-            test.core.cx.budgets.messages.bytes(),
+            test.core.cx.budgets.messages.used(),
             adapted.len() as u64,
             "{addr:?} has taken the small message, and then all"
         );
         let owner = adapter.actor();
         assert!(test.driver.sched.local_actors().signals().resume(owner, EncodedValue::unit()));
         test.advance();
-        assert_eq!(test.core.cx.budgets.messages.bytes(), 0);
+        assert_eq!(test.core.cx.budgets.messages.used(), 0);
     }
 
     /// The values of throws, resumes and exit reasons count like replies. Over the budget, throws and resumes are refused,
@@ -688,15 +688,15 @@ mod tests {
         for _ in 0..10 {
             test.apply_signal(sender, sleeper, SignalKind::Throw(value()));
         }
-        assert_eq!((refused(&test), test.core.cx.budgets.replies.bytes()), (6, counted));
+        assert_eq!((refused(&test), test.core.cx.budgets.replies.used()), (6, counted));
         for _ in 0..10 {
             test.apply_signal(sender, sleeper, SignalKind::Resume(value()));
         }
-        assert_eq!((refused(&test), test.core.cx.budgets.replies.bytes()), (16, counted));
+        assert_eq!((refused(&test), test.core.cx.budgets.replies.used()), (16, counted));
         // The actor exits, which drops all values in its mailbox.
         test.driver.sched.loop_ref().terminate(ActorId::new(test.core.me(), sleeper));
         test.advance();
-        assert_eq!(test.core.cx.budgets.replies.bytes(), 0);
+        assert_eq!(test.core.cx.budgets.replies.used(), 0);
 
         let downs: Rc<RefCell<Vec<bool>>> = Rc::default();
         let received = downs.clone();
@@ -724,12 +724,12 @@ mod tests {
             };
             test.receive_down(node, id, reason);
         }
-        assert_eq!(test.core.cx.budgets.replies.bytes(), counted);
+        assert_eq!(test.core.cx.budgets.replies.used(), counted);
         test.advance();
         let mut expected = vec![true; 4];
         expected.resize(10, false);
         assert_eq!(
-            (&*downs.borrow(), test.core.cx.budgets.replies.bytes()),
+            (&*downs.borrow(), test.core.cx.budgets.replies.used()),
             (&expected, 0),
             "each `Down` arrives once, the first four with their values and texts"
         );

@@ -358,7 +358,7 @@ impl<T: Wire + Clone> OutgoingMessage<T> {
             return Ok(None);
         }
         let copies = copies.get_or_insert_with(|| Budget::child_of(all_copies));
-        if !fits(copies.bytes(), all_copies.bytes(), bytes) {
+        if !fits(copies.used(), all_copies.used(), bytes) {
             return Err(Undelivered::Full.into());
         }
         Ok(Some(copies.acquire(bytes)))

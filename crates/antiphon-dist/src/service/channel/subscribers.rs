@@ -12,7 +12,8 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Addr, Budget, Cx, DeadLetter, Monitor, NodeId, PayloadError, Time, Undelivered, Wire, millis,
+    ActorId, Addr, Budget, Cx, DeadLetter, Monitor, NodeId, PayloadError, Permit, Time, Undelivered, Wire,
+    millis,
 };
 
 use super::fanout::{Content, Fanout, Missed, Part, UpstreamsUpdate};
@@ -21,8 +22,7 @@ use super::queue_share::{QueueShares, SentCopies};
 use super::state;
 use super::subscriber_lag::{LaggingAt, LaggingSubscribers, SubscriberLag, Subscription};
 use crate::error::SubscribeError;
-use crate::service::quota_usage::QuotaUsage;
-use crate::service::{FromNode, NodeRef, QuotaPermit};
+use crate::service::{FromNode, NodeRef, PeerQuota};
 
 /// The entries of one topic. Each costs a monitor.
 pub(super) const ENTRIES_MAX: usize = 32_768;
@@ -50,8 +50,8 @@ pub(super) struct Subscribers<T> {
     total: u64,
     /// The messages that the topic has forwarded, and those that it has missed itself.
     forwarded: u64,
-    /// The number of entries that each peer has added.
-    by_peer: QuotaUsage<NodeId>,
+    /// The entries that peers have added; `None` before the first.
+    by_peer: Option<PeerQuota>,
     awaited_room: LaggingSubscribers,
     /// When subscribers without a registration for room are tried again at the soonest.
     next_try: Time,
@@ -63,12 +63,19 @@ pub(super) struct Subscribers<T> {
 struct SubscriberEntry<T> {
     recipient: Recipient<T>,
     monitor: Monitor,
-    /// The permit of the peer that added the entry; `None` if this node added it.
-    quota: Option<QuotaPermit>,
+    /// `None` if this node added the entry.
+    quota: Option<SubscriberQuota>,
     lag: SubscriberLag,
     sent: SentCopies,
     /// Its part of the topic's `copies`, if it has had one.
     copies: Option<Budget>,
+}
+
+/// The part of its quotas that an entry of a peer uses.
+pub(super) struct SubscriberQuota {
+    peer: NodeId,
+    _of_channel: Permit,
+    _of_node: Permit,
 }
 
 /// The actor behind an entry.
@@ -111,7 +118,7 @@ impl<T: Wire + Clone> Subscribers<T> {
             answering: 0,
             total: 0,
             forwarded: 0,
-            by_peer: QuotaUsage::default(),
+            by_peer: None,
             awaited_room: LaggingSubscribers::default(),
             next_try: Time::ZERO,
             queue_shares: QueueShares::default(),
@@ -144,40 +151,41 @@ impl<T: Wire + Clone> Subscribers<T> {
         &mut self,
         cx: &mut ChannelCx<'_, T>,
         peer: Option<NodeId>,
-    ) -> Result<Option<QuotaPermit>, SubscribeError> {
+    ) -> Result<Option<SubscriberQuota>, SubscribeError> {
         let state = state(cx.loop_ref()).ok_or(SubscribeError::NoNode)?;
+        let of_peer_max = state.channel_subscriptions_max;
+        let new_quota = || PeerQuota::with_total(ENTRIES_OF_PEERS_MAX, of_peer_max);
+        let by_peer = self.by_peer.get_or_insert_with(new_quota);
         let quota = match peer {
             _ if self.receiving.len() + self.lagging.len() >= ENTRIES_MAX => Err(SubscribeError::TooMany),
-            Some(_) if self.by_peer.all() >= ENTRIES_OF_PEERS_MAX => Err(SubscribeError::TooMany),
+            Some(_) if by_peer.used() >= ENTRIES_OF_PEERS_MAX as u64 => Err(SubscribeError::TooMany),
             None => return Ok(None),
-            Some(peer) if self.by_peer.of(&peer) >= state.channel_subscriptions_max => {
-                Err(SubscribeError::OverQuota)
-            }
-            Some(peer) => state.subscriptions.take(peer).ok_or(SubscribeError::OverQuota),
+            Some(peer) => match (by_peer.take(peer), state.subscriptions.take(peer)) {
+                (Ok(of_channel), Ok(of_node)) => {
+                    Ok(Some(SubscriberQuota { peer, _of_channel: of_channel, _of_node: of_node }))
+                }
+                _ => Err(SubscribeError::OverQuota),
+            },
         };
-        match (&quota, peer) {
-            (Ok(permit), _) => self.by_peer.add(permit.peer(), 1),
-            (Err(_), Some(peer)) => {
-                state.refused += 1;
-                let what = "has more subscribers than it may";
-                NodeRef::of(cx.loop_ref()).log_refused(peer, "subscriptions", what);
-            }
-            (Err(_), None) => {}
+        if let (Err(_), Some(peer)) = (&quota, peer) {
+            state.refused += 1;
+            let what = "has more subscribers than it may";
+            NodeRef::of(cx.loop_ref()).log_refused(peer, "subscriptions", what);
         }
-        quota.map(Some)
+        quota
     }
 
     /// Whether a peer has added this entry.
     pub(super) fn is_added_by(&self, actor: ActorId, peer: NodeId) -> bool {
         let quota = self.entry(actor).and_then(|entry| entry.quota.as_ref());
-        quota.is_some_and(|quota| quota.peer() == peer)
+        quota.is_some_and(|quota| quota.peer == peer)
     }
 
     /// Whether there is an entry of this kind that the peer, or this node (`None`), has added.
     pub(super) fn has_entry(&self, actor: ActorId, peer: Option<NodeId>, as_topic: bool) -> bool {
         self.entry(actor).is_some_and(|entry| {
             let is_topic = matches!(entry.recipient, Recipient::Topic(..));
-            is_topic == as_topic && entry.quota.as_ref().map(QuotaPermit::peer) == peer
+            is_topic == as_topic && entry.quota.as_ref().map(|quota| quota.peer) == peer
         })
     }
 
@@ -206,7 +214,7 @@ impl<T: Wire + Clone> Subscribers<T> {
         &mut self,
         cx: &mut ChannelCx<'_, T>,
         recipient: Recipient<T>,
-        quota: Option<QuotaPermit>,
+        quota: Option<SubscriberQuota>,
         ends_on_lag: bool,
     ) {
         let (id, node_id) = (recipient.id(), cx.id().node());
@@ -221,7 +229,8 @@ impl<T: Wire + Clone> Subscribers<T> {
         entry.lag.set_ends(ends_on_lag);
         let recipient = std::mem::replace(&mut entry.recipient, recipient);
         let quota = std::mem::replace(&mut entry.quota, quota);
-        self.uncount(&recipient, quota, node_id);
+        drop(quota);
+        self.uncount(&recipient, node_id);
         if let Some(SubscriberEntry { recipient: Recipient::Topic(topic, _), .. }) = self.entry(id) {
             self.topics.insert(id, *topic);
         }
@@ -239,17 +248,14 @@ impl<T: Wire + Clone> Subscribers<T> {
         }
     }
 
-    /// Takes back what [`Self::count`] and [`Self::take_quota`] have counted for an entry.
-    fn uncount(&mut self, recipient: &Recipient<T>, quota: Option<QuotaPermit>, node_id: NodeId) {
+    /// Takes back what [`Self::count`] has counted for an entry.
+    fn uncount(&mut self, recipient: &Recipient<T>, node_id: NodeId) {
         self.total -= recipient.weight();
         self.answering -= usize::from(recipient.answers(node_id));
         if recipient.id().node() != node_id {
             self.queue_shares.remove(recipient.id().node());
         }
         self.topics.remove(&recipient.id());
-        if let Some(quota) = &quota {
-            self.by_peer.take(&quota.peer(), 1);
-        }
     }
 
     /// Sets whether the subscription of an actor ends at its first missed message.
@@ -262,10 +268,10 @@ impl<T: Wire + Clone> Subscribers<T> {
     /// Removes an entry. Its actor may have exited.
     pub(super) fn remove(&mut self, cx: &mut ChannelCx<'_, T>, actor: ActorId) -> Option<Recipient<T>> {
         let entry = self.receiving.remove(&actor).or_else(|| self.lagging.remove(&actor))?;
-        let SubscriberEntry { recipient, monitor, quota, .. } = entry;
+        let SubscriberEntry { recipient, monitor, .. } = entry;
         cx.demonitor(monitor);
         self.awaited_room.remove(cx, actor);
-        self.uncount(&recipient, quota, cx.id().node());
+        self.uncount(&recipient, cx.id().node());
         Some(recipient)
     }
 

@@ -36,7 +36,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use antiphon_sched::{Addr, AskError, Cx, Loop, LoopRef, NodeId, TooManyAdapters};
+use antiphon_sched::{
+    Addr, AskError, Budget, Cx, Loop, LoopRef, NodeId, OverBudget, Permit, TooManyAdapters,
+};
 
 use super::{NodeRef, ServiceState};
 use crate::Counts;
@@ -100,20 +102,17 @@ fn state<'c>(loop_ref: &'c mut LoopRef<'_>) -> Option<&'c mut FileState> {
 struct OutgoingFiles {
     /// `None` until the file service starts.
     disk: Option<Arc<dyn Disk>>,
-    /// Each sender holds a clone: the number of clones is the number of transfers.
-    slot: Arc<()>,
-    max: usize,
+    /// Each sender holds a permit.
+    transfers: Budget,
     /// Watchers in `Watch` messages that the sender has not handled yet. The sender may end before it does.
     pending_watchers: Vec<(Addr<SenderMessage>, Addr<Progress>)>,
 }
 
 impl OutgoingFiles {
-    /// Returns a slot, which is free again when it is dropped.
-    fn acquire(&self) -> Result<Arc<()>, FileError> {
-        if Arc::strong_count(&self.slot) > self.max {
-            return Err(FileError::TooManyTransfers { max: self.max });
-        }
-        Ok(self.slot.clone())
+    /// A permit for one more transfer.
+    fn acquire(&self) -> Result<Permit, FileError> {
+        let permit = self.transfers.try_acquire(1);
+        permit.map_err(|OverBudget { max }| FileError::TooManyTransfers { max: max as usize })
     }
 
     /// Removes a watcher that its sender has handled.
@@ -141,7 +140,7 @@ pub(super) fn start(disk: Arc<dyn Disk>, config: &Config, sched: &mut Loop) -> R
     let dest = config.dest_path.as_deref().map(open).transpose()?;
     if let Some(state) = state(&mut sched.loop_ref()) {
         state.outgoing.disk = Some(disk);
-        state.outgoing.max = config.transfers_max;
+        state.outgoing.transfers = Budget::with_max(config.transfers_max as u64);
     }
     service::spawn(sched, dest, config.transfers_max, config.files_access.clone());
     Ok(())
@@ -180,12 +179,12 @@ fn order<M: 'static>(
 ) -> Result<SendOrder, FileError> {
     let outgoing = &state(cx.loop_ref()).ok_or(FileError::NoNode)?.outgoing;
     let disk = outgoing.disk.clone().ok_or(FileError::NoNode)?;
-    let slot = outgoing.acquire()?;
+    let permit = outgoing.acquire()?;
     let name = options.name.as_ref().map_or_else(|| sender::default_name(file), PathBuf::from);
     let target = TargetPath::new(&options.dir, &name)?;
     let caller = cx.id();
     let overwrite = options.overwrite;
-    Ok(SendOrder { disk, file: file.to_owned(), target, overwrite, to, timeout, caller, slot })
+    Ok(SendOrder { disk, file: file.to_owned(), target, overwrite, to, timeout, caller, permit })
 }
 
 /// Counts and logs a refusal of a peer, if its reason is an exceeded limit, a forbidden path or a violation of the protocol.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, JobPool, NodeId, PayloadError, ReplyTo,
-    SendError, SignalPolicy, Step, Time, receive, stop,
+    Actor, ActorId, Addr, AskError, Bytes, Cx, Event, JobError, JobPool, NodeId, PayloadError, Permit,
+    ReplyTo, SendError, SignalPolicy, Step, Time, receive, stop,
 };
 
 use super::disk::Disk;
@@ -65,7 +65,7 @@ pub(crate) struct SendOrder {
     pub(super) caller: ActorId,
     /// Counts as one transfer of this node until it is dropped.
     #[expect(dead_code, reason = "held, not read")]
-    pub(super) slot: Arc<()>,
+    pub(super) permit: Permit,
 }
 
 /// The actor that sends one file.

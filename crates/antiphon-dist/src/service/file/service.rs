@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, Cx, Down, Event, JobError, JobPool, Loop, NodeId, ReplyTo, SignalPolicy, Step, actor, receive,
+    ActorId, Cx, Down, Event, JobError, JobPool, Loop, NodeId, OverBudget, Permit, ReplyTo, SignalPolicy,
+    Step, actor, receive,
 };
 
 use super::count_refusal;
@@ -18,7 +19,7 @@ use super::outcome::FileRefused;
 use super::path::TargetPath;
 use super::receiver::FileReceiver;
 use crate::access::AccessPolicy;
-use crate::service::quota_usage::QuotaUsage;
+use crate::service::PeerQuota;
 use crate::service::{FromNode, NodeRef};
 
 /// The interval at which partial files that are too old are removed.
@@ -38,9 +39,9 @@ enum ServiceMessage {
 struct FileService {
     /// `None`: this node accepts no files.
     dest: Option<Arc<dyn Dest>>,
-    transfer_permits: TransferPermits,
-    receivers: BTreeMap<ActorId, Option<NodeId>>,
-    deletion_permits: TransferPermits,
+    transfers: PeerQuota,
+    receivers: BTreeMap<ActorId, Permit>,
+    deletions: PeerQuota,
     /// The number of receivers that have ended since the last sweep.
     ended: usize,
     is_sweeping: bool,
@@ -56,9 +57,9 @@ pub(crate) fn spawn(
 ) {
     let mut service = FileService {
         dest,
-        transfer_permits: TransferPermits::new(transfers_max),
+        transfers: shared_quota(transfers_max),
         receivers: BTreeMap::new(),
-        deletion_permits: TransferPermits::new(transfers_max.max(1)),
+        deletions: shared_quota(transfers_max.max(1)),
         ended: 0,
         is_sweeping: false,
         access,
@@ -98,7 +99,6 @@ impl FileService {
                 self.on_delete(cx, by, path, reply);
             }
             Event::Message(ServiceMessage::Deleted(by, reply, done)) => {
-                self.deletion_permits.release(by);
                 answer_deletion(cx, by, reply, done);
             }
             Event::Message(ServiceMessage::Sweep) => self.sweep(cx),
@@ -121,10 +121,9 @@ impl FileService {
             return cx.reply(reply, OfferAnswer::Refused(FileRefused::Stopping));
         }
         match self.accept((cx.id().node(), by), offer, owner, reply) {
-            Ok(receiver) => {
-                self.transfer_permits.acquire(by);
+            Ok((receiver, permit)) => {
                 let receiver = cx.spawn_service(receiver);
-                self.receivers.insert(receiver.id(), by);
+                self.receivers.insert(receiver.id(), permit);
                 cx.monitor(receiver);
                 if let Err(reason) = NodeRef::of(cx.loop_ref()).allow(receiver.id(), self.access.clone()) {
                     tracing::debug!(%reason, "access policy not set: the receiver has ended");
@@ -137,32 +136,34 @@ impl FileService {
         }
     }
 
-    /// Returns the receiver for an offer, or the reason to refuse it.
+    /// Returns the receiver for an offer and its permit, or the reason to refuse it.
     fn accept(
-        &self,
+        &mut self,
         (node_id, by): (NodeId, Option<NodeId>),
         offer: FileOffer,
         owner: String,
         reply: ReplyTo<OfferAnswer>,
-    ) -> Result<FileReceiver, (ReplyTo<OfferAnswer>, FileRefused)> {
+    ) -> Result<(FileReceiver, Permit), (ReplyTo<OfferAnswer>, FileRefused)> {
         let Some(dest) = self.dest.clone() else { return Err((reply, FileRefused::NoDestPath)) };
-        if let Err(max) = self.transfer_permits.check(by) {
-            return Err((reply, FileRefused::TooManyTransfers { max: max as u64 }));
-        }
+        let permit = match take(&mut self.transfers, by) {
+            Ok(permit) => permit,
+            Err(reason) => return Err((reply, reason)),
+        };
         // Otherwise an offer could direct the messages of its receiver to a third node.
         if offer.sender.node() != by.unwrap_or(node_id) {
             return Err((reply, FileRefused::Disorder));
         }
         match TargetPath::checked(offer.path.clone()) {
-            Ok(path) => Ok(FileReceiver::new(dest, path, &offer, (by, owner), reply)),
+            Ok(path) => Ok((FileReceiver::new(dest, path, &offer, (by, owner), reply), permit)),
             Err(reason) => Err((reply, FileRefused::BadPath(reason))),
         }
     }
 
     /// Releases the permit of a receiver that has ended.
     fn on_down(&mut self, cx: &mut Cx<'_, ServiceMessage>, down: &Down) {
-        let Some(by) = self.receivers.remove(&down.actor) else { return };
-        self.transfer_permits.release(by);
+        if self.receivers.remove(&down.actor).is_none() {
+            return;
+        }
         self.ended += 1;
         if self.ended >= ENDED_MAX {
             self.sweep(cx);
@@ -177,17 +178,17 @@ impl FileService {
         reply: ReplyTo<DeleteAnswer>,
     ) {
         let path = TargetPath::checked(path).map_err(FileRefused::BadPath);
-        let permitted =
-            self.deletion_permits.check(by).map_err(|max| FileRefused::TooManyTransfers { max: max as u64 });
-        let (dest, path) = match (self.dest.clone(), permitted.and(path)) {
-            (Some(dest), Ok(path)) => (dest, path),
+        let permitted = take(&mut self.deletions, by).and_then(|permit| Ok((permit, path?)));
+        let (dest, permit, path) = match (self.dest.clone(), permitted) {
+            (Some(dest), Ok((permit, path))) => (dest, permit, path),
             (None, _) => return answer_deletion(cx, by, reply, Err(FileRefused::NoDestPath)),
             (Some(_), Err(reason)) => return answer_deletion(cx, by, reply, Err(reason)),
         };
-        self.deletion_permits.acquire(by);
         let no_job = |reason: JobError| Err(FileRefused::Disk(reason.to_string()));
-        let deleted =
-            move |done: Result<_, JobError>| ServiceMessage::Deleted(by, reply, done.unwrap_or_else(no_job));
+        let deleted = move |done: Result<_, JobError>| {
+            drop(permit);
+            ServiceMessage::Deleted(by, reply, done.unwrap_or_else(no_job))
+        };
         cx.blocking_on(JobPool::Files, move || dest.delete(&path), deleted);
     }
 
@@ -214,32 +215,17 @@ fn answer_deletion(
     cx.reply(reply, DeleteAnswer(done));
 }
 
-/// Limits the transfers or deletions that run here. If the limit is above one, no other node gets all permits.
-struct TransferPermits {
-    max: usize,
-    in_use: QuotaUsage<Option<NodeId>>,
+/// The quota of the transfers or deletions that run here. If it is above one, no peer gets all of it.
+fn shared_quota(max: usize) -> PeerQuota {
+    let of_peer = if max > 1 { max - (max / 4).max(1) } else { max };
+    PeerQuota::with_total(max, of_peer)
 }
 
-impl TransferPermits {
-    fn new(max: usize) -> Self {
-        Self { max, in_use: QuotaUsage::default() }
-    }
-
-    /// Whether a node may have one more permit. The error is the limit that applies to the node.
-    fn check(&self, by: Option<NodeId>) -> Result<(), usize> {
-        let share = if self.max > 1 { self.max - (self.max / 4).max(1) } else { self.max };
-        match () {
-            () if self.in_use.all() >= self.max => Err(self.max),
-            () if by.is_some() && self.in_use.of(&by) >= share => Err(share),
-            () => Ok(()),
-        }
-    }
-
-    fn acquire(&mut self, by: Option<NodeId>) {
-        self.in_use.add(by, 1);
-    }
-
-    fn release(&mut self, by: Option<NodeId>) {
-        self.in_use.take(&by, 1);
-    }
+/// A permit for one more transfer or deletion of a peer, or of this node (`None`).
+fn take(quota: &mut PeerQuota, by: Option<NodeId>) -> Result<Permit, FileRefused> {
+    let permit = match by {
+        Some(peer) => quota.take(peer),
+        None => quota.take_own(),
+    };
+    permit.map_err(|OverBudget { max }| FileRefused::TooManyTransfers { max })
 }

@@ -82,8 +82,9 @@ pub(crate) fn open<A: Wire, T: Wire, W: Actor<T>>(
     owner: Option<Key>,
     make: impl FnMut(A) -> W + 'static,
 ) -> Result<Rci<A, T>, RegisterError> {
-    let access = state(loop_ref).map(|state| state.access.clone()).unwrap_or_default();
-    NodeRef::of(loop_ref).open(name, owner, access, SpawnService::new(name, make))
+    let (access, actors_max) =
+        state(loop_ref).map(|state| (state.access.clone(), state.actors_max)).unwrap_or_default();
+    NodeRef::of(loop_ref).open(name, owner, access, SpawnService::new(name, actors_max, make))
 }
 
 /// Unregisters a function of `owner`. The actors that it started continue.

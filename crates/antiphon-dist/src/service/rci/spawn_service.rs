@@ -6,15 +6,14 @@
 use std::collections::BTreeMap;
 
 use antiphon_sched::{
-    Actor, ActorId, Addr, Cx, Event, ExitReason, LoopRef, NodeId, SignalPolicy, Step, Wire, printable,
-    receive,
+    Actor, ActorId, Addr, Cx, Event, ExitReason, LoopRef, NodeId, OverBudget, Permit, SignalPolicy, Step,
+    Wire, printable, receive,
 };
 
 use super::message::{RciCall, SpawnOutcome};
 use super::state;
 use crate::service::panic_guard::{catch_panic, log_panic};
-use crate::service::quota_usage::QuotaUsage;
-use crate::service::{FromNode, NodeRef};
+use crate::service::{FromNode, NodeRef, PeerQuota};
 
 /// The running actors of one RCI, for all callers. Each costs a monitor.
 const ALIVE_MAX: usize = 60_000;
@@ -27,15 +26,28 @@ pub(super) type Starter<A, T> = dyn FnMut(&mut SpawnServiceCx<'_, A, T>, A) -> R
 pub(super) struct SpawnService<A, T> {
     name: Box<str>,
     start: Box<Starter<A, T>>,
-    /// For each actor, the calling node, and whether the call named a watcher.
-    alive: BTreeMap<ActorId, (NodeId, bool)>,
-    /// The number of running actors of each calling node.
-    by_caller: QuotaUsage<NodeId>,
+    alive: BTreeMap<ActorId, RunningActor>,
+    /// The running actors of each calling node.
+    quota: PeerQuota,
+}
+
+/// An actor that a call has started.
+struct RunningActor {
+    /// The calling node.
+    caller: NodeId,
+    /// Whether the call named a watcher.
+    is_watched: bool,
+    _permit: Permit,
 }
 
 impl<A: Wire, T: Wire> SpawnService<A, T> {
     /// `make` makes the actors. The service catches its panics.
-    pub(super) fn new<W: Actor<T>>(name: &str, mut make: impl FnMut(A) -> W + 'static) -> Self {
+    /// A calling node may have `actors_max` actors at a time.
+    pub(super) fn new<W: Actor<T>>(
+        name: &str,
+        actors_max: usize,
+        mut make: impl FnMut(A) -> W + 'static,
+    ) -> Self {
         let start = move |cx: &mut SpawnServiceCx<'_, A, T>, arguments| {
             catch_panic(|| make(arguments)).map(|actor| Addr::of(cx.spawn_actor(actor).id()))
         };
@@ -43,7 +55,7 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
             name: name.into(),
             start: Box::new(start),
             alive: BTreeMap::new(),
-            by_caller: QuotaUsage::default(),
+            quota: PeerQuota::with_total(ALIVE_MAX, actors_max),
         }
     }
 
@@ -55,14 +67,16 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
             log_panic(|| drop(arguments));
             return cx.reply(reply, SpawnOutcome::Stopping);
         }
-        let max = state(cx.loop_ref()).map_or(0, |state| state.actors_max);
-        if self.by_caller.of(&caller) >= max || self.alive.len() >= ALIVE_MAX {
-            log_panic(|| drop(arguments));
-            if let Some(peer) = peer {
-                count_refusal(cx.loop_ref(), peer);
+        let permit = match self.quota.take(caller) {
+            Ok(permit) => permit,
+            Err(OverBudget { max }) => {
+                log_panic(|| drop(arguments));
+                if let Some(peer) = peer {
+                    count_refusal(cx.loop_ref(), peer);
+                }
+                return cx.reply(reply, SpawnOutcome::OverQuota(max));
             }
-            return cx.reply(reply, SpawnOutcome::OverQuota(max as u64));
-        }
+        };
         let actor = match (self.start)(cx, arguments) {
             Ok(actor) => actor,
             Err(text) => {
@@ -81,8 +95,8 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
         if let Some(watcher) = watcher {
             cx.loop_ref().notify(actor.id().key(), watcher);
         }
-        self.alive.insert(actor.id(), (caller, watcher.is_some()));
-        self.by_caller.add(caller, 1);
+        let running = RunningActor { caller, is_watched: watcher.is_some(), _permit: permit };
+        self.alive.insert(actor.id(), running);
         cx.reply(reply, SpawnOutcome::At(actor));
     }
 
@@ -98,11 +112,10 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
     }
 
     fn on_down(&mut self, cx: &mut SpawnServiceCx<'_, A, T>, actor: ActorId, reason: &ExitReason) {
-        let Some((caller, watched)) = self.alive.remove(&actor) else { return };
-        self.by_caller.take(&caller, 1);
+        let Some(RunningActor { caller, is_watched, _permit }) = self.alive.remove(&actor) else { return };
         // The scheduler does not log the failure of a monitored actor, and the service monitors this one.
         let failed = matches!(reason, ExitReason::Failed(_) | ExitReason::Panicked(_));
-        if !watched
+        if !is_watched
             && failed
             && NodeRef::of(cx.loop_ref()).may_log("rci end", format_args!("{} {caller}", self.name))
         {

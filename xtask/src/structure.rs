@@ -3,7 +3,7 @@
 //! It prints the types with the most methods, the largest circle of files in a folder by their method calls, the files that
 //! name the table of peers, and the lines of each crate. It reads tokens, and resolves no types. So the calls are a
 //! heuristic: `self.method(` counts for the type of the `impl` block, `Type::method(` for that type, and `value.method(` only
-//! if one type of the folder alone has a method of that name. Items behind `#[cfg(test)]` do not count.
+//! if one type of the folder alone has a method of that name, and the collections of std have none. Items behind `#[cfg(test)]` do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,6 +18,13 @@ use crate::tidy::{collect, is_test_attribute, read, root};
 
 /// The types that are listed.
 const TYPES_LISTED: usize = 8;
+
+/// Methods of std. A call of one on any value says nothing about its type.
+const STD_METHODS: [&str; 28] = [
+    "add", "all", "at", "clear", "contains", "drain", "end", "entry", "extend", "first", "get", "get_mut",
+    "insert", "is_empty", "iter", "iter_mut", "keys", "last", "len", "next", "pop", "push", "range",
+    "remove", "replace", "retain", "take", "values",
+];
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -191,6 +198,7 @@ fn calls(sources: &[&Source]) -> Vec<BTreeSet<usize>> {
         match &call.target {
             CallTarget::Own => of_type(&block.of),
             CallTarget::Type(name) => of_type(name),
+            CallTarget::Value if STD_METHODS.contains(&call.method.as_str()) => None,
             CallTarget::Value => (homes.len() == 1).then(|| homes.first().map(|(_, index)| *index)).flatten(),
         }
     };

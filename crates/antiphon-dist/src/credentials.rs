@@ -12,7 +12,7 @@ use crate::error::NodeError;
 use crate::net::Tls;
 use crate::net_handle::NetHandle;
 use crate::node::Settings;
-use crate::secret;
+use crate::{secret, service};
 
 /// What a node proves to its peers, and what it accepts from them.
 #[derive(Debug)]
@@ -30,6 +30,7 @@ impl Credentials {
     pub(crate) fn read(config: &Config) -> Result<Self, NodeError> {
         let config = with_secrets_of_file(config)?;
         Settings::check(&config)?;
+        service::check(&config)?;
         Ok(Self {
             keyring: config.keyring(),
             suites: Settings::suites(&config)?,

@@ -89,6 +89,7 @@ impl Node {
     /// # Errors
     /// As [`Node::new`].
     pub fn with_resolver(config: Config, resolver: Resolver) -> Result<Self, NodeError> {
+        service::check(&config)?;
         let mut sched = Loop::new(config.scheduler.clone())?;
         let (driver, location) =
             NetDriver::open(&credentials::with_secrets_of_file(&config)?, &mut sched, resolver)?;

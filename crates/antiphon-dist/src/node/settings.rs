@@ -7,7 +7,6 @@ use antiphon_sched::egress::EgressError;
 use antiphon_sched::{SettingError, millis, secs};
 use antiphon_wire::{CLOSES_WHEN_IDLE, DatagramKey, Limits, Profile, Suite, UNDISCOVERED};
 
-use crate::access::{AccessError, AccessPolicy};
 use crate::certificates::Fingerprint;
 use crate::config::Config;
 use crate::credentials::Credentials;
@@ -60,10 +59,6 @@ impl Settings {
         }
         check_secrets(config)?;
         Self::suites(config)?;
-        let access = [&config.rci_access, &config.files_access];
-        if config.certfile.is_none() && access.into_iter().any(AccessPolicy::needs_tls) {
-            return Err(AccessError::NoTls.into());
-        }
         if ip.is_loopback() {
             return Ok(());
         }
@@ -216,9 +211,6 @@ fn check_ranges(config: &Config) -> Result<(), SettingError> {
     let limits = &config.limits;
     let message_bytes_max = limits.message_bytes_max;
     SettingError::check("peer_timeout", config.peer_timeout, secs(1)..=secs(24 * 3600))?;
-    SettingError::check("partial_files_keep", config.partial_files_keep, secs(0)..=secs(3650 * 24 * 3600))?;
-    SettingError::check("transfers_max", config.transfers_max, 0..=4096)?;
-    SettingError::check("rci_actors_max", config.rci_actors_max, 0..=60_000)?;
     SettingError::check("limits.record_bytes_max", limits.record_bytes_max, 32 * kib..=64 * kib)?;
     SettingError::check("limits.message_bytes_max", message_bytes_max, kib..=gib)?;
     let reassembly = message_bytes_max..=u32::MAX;

@@ -11,10 +11,12 @@ use antiphon_sched::{DecodeError, EncodeError, NodeId, Wire, origin};
 
 /// A message, and the node that sent it.
 pub struct FromNode<T> {
-    pub(crate) message: T,
-    pub(crate) from: Option<NodeId>,
+    /// The message.
+    pub message: T,
+    /// The node of the session that brought the message; `None` if it is from this node.
+    pub from: Option<NodeId>,
     /// The length of the message on the wire: also if another service actor of this node has passed it on. 0 if no peer has sent it.
-    pub(crate) wire_len: usize,
+    pub wire_len: usize,
 }
 
 impl<T> From<T> for FromNode<T> {

@@ -99,12 +99,25 @@ mod vectors;
 
 use std::sync::Arc;
 
-use antiphon_sched::Loop;
+use antiphon_sched::{Loop, SettingError, secs};
 
+use crate::access::{AccessError, AccessPolicy};
 use crate::config::Config;
 use crate::error::NodeError;
 use crate::node::{ServiceState, complete_if_open};
 use file::{Disk, SystemDisk};
+
+/// Checks the configuration of the services.
+pub(crate) fn check(config: &Config) -> Result<(), NodeError> {
+    SettingError::check("partial_files_keep", config.partial_files_keep, secs(0)..=secs(3650 * 24 * 3600))?;
+    SettingError::check("transfers_max", config.transfers_max, 0..=4096)?;
+    SettingError::check("rci_actors_max", config.rci_actors_max, 0..=60_000)?;
+    let access = [&config.rci_access, &config.files_access];
+    if config.certfile.is_none() && access.into_iter().any(AccessPolicy::needs_tls) {
+        return Err(AccessError::NoTls.into());
+    }
+    Ok(())
+}
 
 /// Starts the services of a node. Files are on the disks of the system.
 pub(crate) fn start(config: &Config, sched: &mut Loop) -> Result<(), NodeError> {

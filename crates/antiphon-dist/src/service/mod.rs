@@ -90,8 +90,6 @@ mod panic_guard;
 mod peer_quota;
 pub use peer_quota::PeerQuota;
 
-mod quota_usage;
-
 pub(crate) mod rci;
 
 #[cfg(test)]

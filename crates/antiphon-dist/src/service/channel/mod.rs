@@ -14,6 +14,7 @@ mod queue_share;
 mod relay_table;
 mod subscriber_lag;
 mod subscribers;
+mod tally;
 mod topic;
 mod upstreams;
 

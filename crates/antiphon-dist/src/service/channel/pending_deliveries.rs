@@ -12,8 +12,8 @@ use antiphon_sched::{NodeId, ReplyTo, Time, Timer};
 
 use super::fanout::OpenAnswer;
 use super::message::{DeliveryResult, SubscribeResult, TopicAddr};
+use super::tally::Tally;
 use crate::error::SubscribeError;
-use crate::service::quota_usage::QuotaUsage;
 
 /// Deliveries that wait for subscribers or for acknowledgements.
 const DELIVERIES_MAX: usize = 1024;
@@ -128,7 +128,7 @@ pub(super) struct PendingDeliveries<T> {
     /// Deliveries that wait for acknowledgements.
     pending: BTreeMap<u64, PendingDelivery<T>>,
     /// The usage of each peer, and of this node (`None`).
-    usage: QuotaUsage<Option<NodeId>, DeliveryUsage>,
+    usage: Tally<Option<NodeId>, DeliveryUsage>,
     last_number: u64,
 }
 
@@ -138,7 +138,7 @@ impl<T> PendingDeliveries<T> {
             waiting: BTreeMap::new(),
             by_need: BTreeSet::new(),
             pending: BTreeMap::new(),
-            usage: QuotaUsage::default(),
+            usage: Tally::default(),
             last_number: 0,
         }
     }

@@ -11,7 +11,7 @@
 
 use antiphon_sched::NodeId;
 
-use crate::service::quota_usage::QuotaUsage;
+use super::tally::Tally;
 
 /// The copies of one topic's messages that may wait in all queues to other nodes.
 const COPIES_MAX: usize = 1 << 19;
@@ -23,7 +23,7 @@ const COPY_FIELDS_BYTES: u64 = 64;
 /// The subscribers of other nodes, which share the copies.
 #[derive(Debug, Default)]
 pub(super) struct QueueShares {
-    by_node: QuotaUsage<NodeId>,
+    by_node: Tally<NodeId>,
 }
 
 /// The copies that were sent to one subscriber of another node since the topic looked at the queue to it.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use antiphon_sched::{ActorId, Monitor, NodeId};
 
 use super::message::TopicAddr;
-use crate::service::quota_usage::QuotaUsage;
+use super::tally::Tally;
 
 /// The most upstreams of one channel, of all levels together.
 pub(super) const UPSTREAMS_MAX: usize = 64;
@@ -25,12 +25,12 @@ pub(super) struct Upstream<T> {
 
 pub(super) struct Upstreams<T> {
     direct: BTreeMap<ActorId, Upstream<T>>,
-    ids: QuotaUsage<ActorId>,
+    ids: Tally<ActorId>,
 }
 
 impl<T> Upstreams<T> {
     pub(super) fn new() -> Self {
-        Self { direct: BTreeMap::new(), ids: QuotaUsage::default() }
+        Self { direct: BTreeMap::new(), ids: Tally::default() }
     }
 
     /// Adds a direct upstream, with itself and its upstreams as `ids`.

@@ -1,25 +1,25 @@
-//! Per-key usage counters for bounded resources.
+//! Sums by key.
 //!
-//! Invariant: `total` is the sum of all entries. A key without usage has no entry, so the bound of the resource also
+//! Invariant: `total` is the sum of all entries. A key without usage has no entry, so the bound of what is counted also
 //! bounds the table.
 
 use std::collections::BTreeMap;
 use std::ops::{AddAssign, SubAssign};
 
-/// The usage of a resource by each key, such as a node. `N` is a number, or several numbers together.
+/// How much of something each key has, such as a node. `N` is a number, or several numbers together.
 #[derive(Debug)]
-pub(crate) struct QuotaUsage<K, N = usize> {
+pub(crate) struct Tally<K, N = usize> {
     by_key: BTreeMap<K, N>,
     total: N,
 }
 
-impl<K: Ord, N: Default> Default for QuotaUsage<K, N> {
+impl<K: Ord, N: Default> Default for Tally<K, N> {
     fn default() -> Self {
         Self { by_key: BTreeMap::new(), total: N::default() }
     }
 }
 
-impl<K: Ord, N: Copy + Default + PartialEq + AddAssign + SubAssign> QuotaUsage<K, N> {
+impl<K: Ord, N: Copy + Default + PartialEq + AddAssign + SubAssign> Tally<K, N> {
     /// The usage of one key.
     pub(crate) fn of(&self, key: &K) -> N {
         self.by_key.get(key).copied().unwrap_or_default()
@@ -61,8 +61,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quota_usage_zero_removes_key_keeps_total() {
-        let mut usage = QuotaUsage::default();
+    fn tally_of_zero_removes_key_keeps_total() {
+        let mut usage = Tally::default();
         usage.add("a", 2);
         usage.add("b", 3);
         usage.take(&"a", 1);

@@ -10,6 +10,7 @@ use antiphon_wire::{Keyring, Limits, Secret, Suite};
 use crate::access::AccessPolicy;
 use crate::location::{Location, PeerAt};
 use crate::peer_limits::PeerLimits;
+use ipnet::IpNet;
 
 /// The settings of a node. All fields are public: set the fields that you need, and add `..Config::default()`.
 ///
@@ -81,11 +82,11 @@ pub struct Config {
     /// there. It is enough to set this on one side, if each node can dial the other.
     /// [`NetCx::stream_send`](crate::NetCx::stream_send) sets it for one peer.
     pub stream_send: bool,
-    /// Networks, as address and prefix length. The node dials locations that it learns from other nodes (by announcements, or
+    /// Networks, such as `"10.0.0.0/8".parse()`. The node dials locations that it learns from other nodes (by announcements, or
     /// with the addresses of actors in their messages) only if they are in one of these networks; a message to an actor
     /// elsewhere fails with `NoNode`, unless the node was met before. `None`: the networks of the interfaces that the node listens on. Locations that this node
     /// has asked for are always dialled: the nodes found by a host probe, and the nodes that an announce relay reports.
-    pub dial_allow: Option<Vec<(IpAddr, u8)>>,
+    pub dial_allow: Option<Vec<IpNet>>,
     /// The silence after which a peer is lost; 15 s by default. It matters for machines and processes that hang: the exit
     /// of a process is detected within about a second, since its port then refuses connections. A peer becomes `Suspect` after a fifth
     /// of this time; a ping is sent after a fifteenth.

@@ -47,16 +47,6 @@ pub enum NodeError {
         /// The address in the configuration.
         ip: std::net::IpAddr,
     },
-    /// An entry of `dial_allow` is not a network.
-    #[error(
-        "{network}/{bits} in `dial_allow` is not a network; the prefix length is at most 32, or 128 for IPv6"
-    )]
-    Network {
-        /// The address of the entry.
-        network: std::net::IpAddr,
-        /// The prefix length of the entry.
-        bits: u8,
-    },
     /// The address is not loopback, and there is neither a secret nor a certificate.
     #[error(
         "other machines can reach {ip}, and there is neither a secret nor a certificate; set `secret` \

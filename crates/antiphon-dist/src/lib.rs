@@ -63,6 +63,9 @@ pub use service::file::{
 };
 pub use service::rci::Rci;
 
+/// A network: an address and the length of its prefix. In text: `10.0.0.0/8`.
+pub use ipnet::IpNet;
+
 pub use antiphon_wire::{HandshakeFault, Limits, Refusal, Secret, Suite, TlsFault};
 
 pub mod testing;

@@ -67,8 +67,8 @@ fn loop_of_tests() -> Loop {
 
 fn core_of(sched: &Loop, config: Config, location: &str) -> NodeCore {
     let config = Config { secret: Some(Secret::from(SECRET)), ..config };
-    let networks = vec![(at("10.0.0.0:0").ip(), 24), (at("127.0.0.0:0").ip(), 24)];
-    let core = NodeCore::simulated(&config, sched.node_id(), Location::new(at(location)), networks);
+    let networks = ["10.0.0.0/24", "127.0.0.0/24"].map(|network| network.parse().expect("a network"));
+    let core = NodeCore::simulated(&config, sched.node_id(), Location::new(at(location)), networks.to_vec());
     core.expect("the configuration is valid")
 }
 

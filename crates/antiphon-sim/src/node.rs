@@ -5,13 +5,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
 use antiphon_dist::node::{self as dist, ConnId, NodeCore};
 use antiphon_dist::testing::MemoryDisk;
-use antiphon_dist::{Config, Location};
+use antiphon_dist::{Config, IpNet, Location};
 use antiphon_sched::{JobPool, LocalActors, Loop, LoopConfig, LoopStats, NodeId, Platform};
 use antiphon_wire::{Entropy, Time};
 use tracing::span::EnteredSpan;
@@ -103,7 +103,7 @@ impl SimNode {
             ..config.scheduler.clone()
         };
         let mut sched = Loop::new(scheduler).expect("a virtual loop needs no resources of the system");
-        let every_network = vec![(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)];
+        let every_network = vec![IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0)];
         let core = NodeCore::simulated(config, node_id, Location::new(location), every_network);
         sched.set_transport(Box::new(core.expect("the configuration is valid")));
         disk.start_services(config, &mut sched).expect("the disk is not set to fail");

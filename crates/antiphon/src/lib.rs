@@ -32,9 +32,9 @@ pub use antiphon_sched::wire;
 pub mod prelude {
     pub use antiphon_dist::{
         AccessError, AccessPolicy, CallError, Channel, CloseError, Config, DeliverError, DialError, EndOnLag,
-        Fingerprint, Ignored, LocateError, Location, NetCx, NetHandle, Node, NodeError, PeerAt, PeerError,
-        PeerLimits, PeerOptions, PeerStatus, Rci, RegisterError, ReloadError, Secret, Status, SubscribeError,
-        Subscriber, UnknownNode, UnknownPeer, Watch,
+        Fingerprint, Ignored, IpNet, LocateError, Location, NetCx, NetHandle, Node, NodeError, PeerAt,
+        PeerError, PeerLimits, PeerOptions, PeerStatus, Rci, RegisterError, ReloadError, Secret, Status,
+        SubscribeError, Subscriber, UnknownNode, UnknownPeer, Watch,
     };
     // What a running node shows of itself.
     pub use antiphon_dist::{Counts, NameInfo, NamePage, PeerInfo, PeerPage, SessionInfo};

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use if_addrs::{IfAddr, Interface};
+use ipnet::IpNet;
 
 /// The address on which a node listens, with the data of its interface.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
@@ -61,15 +62,18 @@ pub(super) const LOOPBACK_BROADCAST: Ipv4Addr = Ipv4Addr::new(127, 255, 255, 255
 
 /// The networks of the interfaces on which a node at `ip` listens. By default, the node dials locations inside these
 /// networks when it receives them from other nodes.
-pub(super) fn own_networks(ip: IpAddr) -> Vec<(IpAddr, u8)> {
+pub(super) fn own_networks(ip: IpAddr) -> Vec<IpNet> {
     if ip.is_loopback() {
-        return vec![(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)];
+        return vec![
+            IpNet::new_assert(Ipv4Addr::LOCALHOST.into(), 8),
+            IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
+        ];
     }
     let networks = interfaces().into_iter().filter(|interface| interface.ip() == ip);
     networks
-        .map(|interface| match interface.addr {
-            IfAddr::V4(addr) => (addr.ip.into(), addr.prefixlen),
-            IfAddr::V6(addr) => (addr.ip.into(), addr.prefixlen),
+        .filter_map(|interface| match interface.addr {
+            IfAddr::V4(addr) => IpNet::new(addr.ip.into(), addr.prefixlen).ok(),
+            IfAddr::V6(addr) => IpNet::new(addr.ip.into(), addr.prefixlen).ok(),
         })
         .collect()
 }

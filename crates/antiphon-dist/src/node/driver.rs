@@ -1,12 +1,13 @@
 //! The inputs and outputs of the core, and the driver that performs them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use antiphon_sched::LocalActors;
 use antiphon_wire::{Entropy, TlsFault};
 
 use crate::certificates::Fingerprint;
 use crate::net::Tls;
+use ipnet::IpNet;
 
 /// Identifies a TCP connection between the core and the driver.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -65,7 +66,7 @@ pub enum Input<'a> {
     /// A datagram arrived.
     Datagram(SocketAddr, &'a [u8]),
     /// The networks of the interface that the node listens on have changed.
-    Networks(Vec<(IpAddr, u8)>),
+    Networks(Vec<IpNet>),
     /// This process was suspended for this long. The core does not count that time as silence of its peers.
     Stalled(std::time::Duration),
     /// Time has passed, or the loop has run: the core runs the timers that are due.

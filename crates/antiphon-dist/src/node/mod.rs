@@ -76,6 +76,7 @@ use discovery::dialer::is_harmless;
 use ended_sessions::EndedSession;
 use handshakes::Handshakes;
 use inspection::PAGE_MAX;
+use ipnet::IpNet;
 use outbound::ALL_QUEUES_MAX;
 use outbound::Outbound;
 use peer::Peer;
@@ -196,7 +197,7 @@ impl NodeCore {
         config: &crate::Config,
         me: NodeId,
         location: Location,
-        networks: Vec<(IpAddr, u8)>,
+        networks: Vec<IpNet>,
     ) -> Result<Self, NodeError> {
         Ok(Self::new(me, Settings::new(config, me.to_bits(), location, networks)?))
     }

@@ -14,6 +14,7 @@ use crate::error::{NodeError, SuitesFault};
 use crate::location::{Location, PeerAt};
 use crate::net::Tls;
 use crate::peer_limits::PeerLimits;
+use ipnet::IpNet;
 
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -33,7 +34,7 @@ pub(crate) struct Settings {
     /// Whether unknown nodes are ignored, unless this node connects to them by itself.
     pub(crate) ignores_unknown_nodes: bool,
     pub(crate) peers: Vec<PeerAt>,
-    pub(crate) dial_allow: Vec<(IpAddr, u8)>,
+    pub(crate) dial_allow: Vec<IpNet>,
     /// Whether `dial_allow` is from the configuration; otherwise it is the node's own networks.
     pub(crate) has_dial_allow: bool,
     pub(crate) peer_limits: PeerLimits,
@@ -52,10 +53,6 @@ impl Settings {
             if !is_unicast(ip) {
                 return Err(NodeError::UndialableIp { ip });
             }
-        }
-        let too_long = |(network, bits): &&(IpAddr, u8)| *bits > if network.is_ipv4() { 32 } else { 128 };
-        if let Some((network, bits)) = config.dial_allow.iter().flatten().find(too_long) {
-            return Err(NodeError::Network { network: *network, bits: *bits });
         }
         check_secrets(config)?;
         Self::suites(config)?;
@@ -83,7 +80,7 @@ impl Settings {
         config: &Config,
         node: u64,
         location: Location,
-        own_networks: Vec<(IpAddr, u8)>,
+        own_networks: Vec<IpNet>,
     ) -> Result<Self, NodeError> {
         let name = config.name_at(location);
         let profile = Profile {
@@ -155,7 +152,7 @@ impl Settings {
     }
 
     /// Sets the networks of the interface that the node listens on.
-    pub(super) fn set_own_networks(&mut self, networks: Vec<(IpAddr, u8)>) {
+    pub(super) fn set_own_networks(&mut self, networks: Vec<IpNet>) {
         if !self.has_dial_allow {
             self.dial_allow = networks;
         }
@@ -201,7 +198,7 @@ impl Settings {
     pub(crate) fn may_dial(&self, at: SocketAddr) -> bool {
         at.port() != 0
             && !self.ignores(at.ip())
-            && self.dial_allow.iter().any(|(network, bits)| contains(*network, *bits, at.ip().to_canonical()))
+            && self.dial_allow.iter().any(|network| network.contains(&at.ip().to_canonical()))
     }
 }
 
@@ -258,40 +255,5 @@ fn check_secrets(config: &Config) -> Result<(), NodeError> {
     match config.other_secrets.iter().find(|(id, _)| !ids.insert(*id)) {
         Some((id, _)) => Err(NodeError::SameKeyId { id: *id }),
         None => Ok(()),
-    }
-}
-
-fn contains(network: IpAddr, bits: u8, ip: IpAddr) -> bool {
-    match (network, ip) {
-        (IpAddr::V4(network), IpAddr::V4(ip)) => {
-            let shift = 32u32.saturating_sub(bits.into());
-            shift == 32 || (network.to_bits() ^ ip.to_bits()) >> shift == 0
-        }
-        (IpAddr::V6(network), IpAddr::V6(ip)) => {
-            let shift = 128u32.saturating_sub(bits.into());
-            shift == 128 || (network.to_bits() ^ ip.to_bits()) >> shift == 0
-        }
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn network_contains_own_addresses_only() {
-        let ip = |text: &str| -> IpAddr { text.parse().expect("an address") };
-        for (network, bits, inside, outside) in [
-            ("127.0.0.0", 8, "127.255.0.1", "128.0.0.1"),
-            ("10.1.2.0", 24, "10.1.2.255", "10.1.3.0"),
-            ("10.1.2.3", 32, "10.1.2.3", "10.1.2.2"),
-            ("fe80::", 10, "febf::1", "fec0::1"),
-            ("::1", 128, "::1", "127.0.0.1"),
-        ] {
-            assert!(contains(ip(network), bits, ip(inside)), "{network}/{bits} has {inside}");
-            assert!(!contains(ip(network), bits, ip(outside)), "{network}/{bits} lacks {outside}");
-        }
-        assert!(contains(ip("0.0.0.0"), 0, ip("9.9.9.9")));
     }
 }

@@ -56,7 +56,7 @@ impl TestCore {
         };
         let sched = Loop::new(virtual_loop).expect("a virtual loop uses no system resources");
         let location = Location::new(([127, 0, 0, 1], 7).into());
-        let loopback = vec![(std::net::Ipv4Addr::new(127, 0, 0, 0).into(), 8)];
+        let loopback = vec!["127.0.0.0/8".parse().expect("a network")];
         let core = NodeCore::simulated(&config, sched.node_id(), location, loopback);
         Self {
             core: core.expect("the configuration is valid"),

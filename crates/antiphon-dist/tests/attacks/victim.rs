@@ -353,13 +353,7 @@ fn watch_there(cx: &mut Cx<WatchThere>, actor: Addr<Question>, reply: ReplyTo<St
 fn config(role: &Role) -> Config {
     let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
     let suites = || [Suite::aead().to_vec(), vec![Suite::Hmac]].concat();
-    let only = |network: String| {
-        let (ip, bits) = network.split_once('/').expect("the network has a prefix length");
-        vec![(
-            ip.parse().expect("the address is valid"),
-            bits.parse().expect("the prefix length is a number"),
-        )]
-    };
+    let only = |network: String| vec![network.parse().expect("it is a network")];
     let size = |text: String| text.parse().expect("the size of mailboxes is a number");
     let mailbox_max = variable(MAILBOX_MAX).map_or(LoopConfig::default().mailbox_max, size);
     Config {

@@ -480,7 +480,7 @@ mod tests {
     impl TestCore {
         fn dialling_loopback() -> Self {
             let mut test = Self::new();
-            test.core.cx.settings.dial_allow = vec![([127, 0, 0, 0].into(), 8)];
+            test.core.cx.settings.dial_allow = vec!["127.0.0.0/8".parse().expect("a network")];
             test
         }
 

@@ -271,7 +271,9 @@ impl NetDriver {
             match self.sockets.add(conn, tcp, local.registry()) {
                 // The TLS handshake starts when the first byte arrives.
                 Ok(()) if self.sockets.has_tls() => {}
-                Ok(()) => drop(self.open_conn(core, local, conn)),
+                Ok(()) => {
+                    self.open_conn(core, local, conn);
+                }
                 Err(reason) => {
                     if core.may_log("not set up", remote.ip()) {
                         tracing::warn!(

@@ -1,7 +1,7 @@
 //! A non-blocking descriptor whose readiness the system reports only when it changes (edge-triggered).
 //!
 //! Invariant: a call is answered with `WouldBlock`, without the system, only while a further report is certain: after a
-//! call that would have blocked, or after a read of TCP that did not fill its buffer.
+//! call that would have blocked, or after a read of TCP without a layer that did not fill its buffer.
 
 use std::io::{self, Read, Write};
 
@@ -70,10 +70,11 @@ impl<T> EdgeTriggered<T> {
 }
 
 impl EdgeTriggered<TcpStream> {
-    /// A TCP stream. One that is still connecting is not writable before the system reports it.
-    pub(super) fn tcp(io: TcpStream, is_connected: bool) -> Self {
+    /// A TCP stream. One that is still connecting is not writable before the system reports it. A layer reads in small
+    /// parts, so with one the stream is read until `WouldBlock`: what has arrived meanwhile belongs to the same batch.
+    pub(super) fn tcp(io: TcpStream, is_connected: bool, has_layer: bool) -> Self {
         // Windows reports further readiness only after `WouldBlock`.
-        Self { io, readable: false, writable: is_connected, reads_to_end: !cfg!(unix) }
+        Self { io, readable: false, writable: is_connected, reads_to_end: has_layer || !cfg!(unix) }
     }
 }
 
@@ -119,7 +120,7 @@ mod tests {
         let far = StdStream::connect(listener.local_addr().unwrap()).unwrap();
         let (near, _) = listener.accept().unwrap();
         near.set_nonblocking(true).unwrap();
-        (far, EdgeTriggered::tcp(TcpStream::from_std(near), true))
+        (far, EdgeTriggered::tcp(TcpStream::from_std(near), true, false))
     }
 
     fn is_blocked<R>(result: &io::Result<R>) -> bool {

@@ -32,7 +32,7 @@ impl<L: Layered + ?Sized> ByteStream<L> {
     /// The system or [`egress`] refuses.
     pub fn dial(to: SocketAddr, layered: Option<Box<L>>) -> io::Result<Self> {
         egress::allowed(&to).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
-        Ok(Self { tcp: EdgeTriggered::tcp(TcpStream::connect(to)?, false), layered })
+        Ok(Self { tcp: EdgeTriggered::tcp(TcpStream::connect(to)?, false, layered.is_some()), layered })
     }
 
     /// A stream of an accepted connection.
@@ -41,7 +41,7 @@ impl<L: Layered + ?Sized> ByteStream<L> {
     /// The connection has ended already.
     pub fn accepted(tcp: TcpStream, layered: Option<Box<L>>) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
-        Ok(Self { tcp: EdgeTriggered::tcp(tcp, true), layered })
+        Ok(Self { tcp: EdgeTriggered::tcp(tcp, true, layered.is_some()), layered })
     }
 
     /// The TCP connection, for its registration with a poll and for its options. Reads and writes there are not noted.

@@ -73,8 +73,8 @@ pub use scheduler::{
 
 mod socket;
 pub use socket::{
-    AcceptBackoff, Conn, Duplex, Endpoint, Framing, Host, Layer, Layered, ProcessEvent, SocketError,
-    SocketEvent, Udp, egress, site_of,
+    Acceptor, ByteStream, Conn, Duplex, Endpoint, FdReadiness, Framing, Host, Layer, Layered, ProcessEvent,
+    SocketError, SocketEvent, Udp, egress, site_of,
 };
 
 pub mod testing;

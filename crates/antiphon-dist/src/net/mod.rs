@@ -17,7 +17,7 @@ use std::time::Duration;
 use antiphon_sched::{
     Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, JobPool, LocalActors, Loop, Time, actor, egress, receive,
 };
-use antiphon_wire::{Entropy, TlsFault};
+use antiphon_wire::Entropy;
 use mio::Registry;
 
 use crate::config::Config;
@@ -26,8 +26,7 @@ use crate::location::Location;
 use crate::node::{ConnId, Driver, Input, NodeCore, Output, Settings, is_flood};
 pub use entropy::{NoRandomness, system_entropy};
 use interfaces::ListenInterface;
-use sockets::{NodeSockets, SocketReadiness};
-use tls::TlsProgress;
+use sockets::{NodeSockets, Opening, fault_of_tls};
 pub use tls::{Tls, TlsAt, TlsConfig};
 use udp::UdpSockets;
 
@@ -50,7 +49,7 @@ pub(crate) struct NetDriver {
     /// The UDP sockets that the limit of the last round left unfinished.
     unfinished_udp: Vec<usize>,
     /// Empty between two rounds: its memory is used again.
-    ready_sockets: Vec<(ConnId, SocketReadiness)>,
+    ready_sockets: Vec<ConnId>,
     outputs: Vec<Output>,
     /// When the loop was parked last, and the latest time at which it was to wake.
     parked_at: Time,
@@ -122,7 +121,7 @@ impl NetDriver {
     pub(crate) fn round(&mut self, sched: &mut Loop, deadline: Option<Time>) -> Result<(), NodeError> {
         let until = [deadline, self.next_timeout, self.sockets.accept_at()].into_iter().flatten().min();
         self.ready.clear();
-        let busy = self.sockets.is_busy() || !self.unfinished_udp.is_empty();
+        let busy = self.sockets.is_busy(sched.now()) || !self.unfinished_udp.is_empty();
         let until = if busy { Some(sched.now()) } else { until };
         self.parked_at = sched.now();
         self.wake_by = [until, sched.next_deadline()].into_iter().flatten().min();
@@ -253,29 +252,30 @@ impl NetDriver {
         udp.sort_unstable();
         udp.dedup();
         let mut ready = std::mem::take(&mut self.ready_sockets);
-        let accepts = self.sockets.begin_round(local.now(), &mut ready);
+        self.sockets.begin_round(&mut ready);
         for token in udp {
             self.read_datagrams(core, local, token);
         }
-        for (conn, readiness) in ready.drain(..) {
-            self.on_socket(core, local, conn, readiness);
-        }
-        // Last, because new connections may replace some whose hellos were read just now.
-        if accepts {
-            self.accept(core, local);
+        for conn in ready.drain(..) {
+            self.on_socket(core, local, conn);
         }
         self.ready_sockets = ready;
+        // Last, because new connections may replace some whose hellos were read just now.
+        self.accept(core, local);
     }
 
     fn accept(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>) {
-        while let Some((stream, remote)) = self.sockets.accept(local.now()) {
+        for _ in 0..sockets::ACCEPTS_A_ROUND {
             let now = local.now();
+            let Some((tcp, remote)) = self.sockets.accept(now) else { return };
             let conn = core.accept(now, remote, &mut NetDriverCx { local, outputs: &mut self.outputs });
             let Some(conn) = conn else { continue };
-            match self.sockets.add(conn, stream, local.registry()) {
+            match self.sockets.add(conn, tcp, local.registry()) {
                 // The TLS handshake starts when the first byte arrives.
-                Ok(()) if self.sockets.is_handshaking(conn) => {}
-                Ok(()) => self.process(core, local, Input::Accepted { conn, tls: None }),
+                Ok(()) if self.sockets.has_tls() => {}
+                Ok(()) => {
+                    self.open_conn(core, local, conn);
+                }
                 Err(reason) => {
                     if core.may_log("not set up", remote.ip()) {
                         tracing::warn!(
@@ -289,56 +289,29 @@ impl NetDriver {
         }
     }
 
-    fn on_socket(
-        &mut self,
-        core: &mut NodeCore,
-        local: &mut LocalActors<'_>,
-        conn: ConnId,
-        readiness: SocketReadiness,
-    ) {
-        if readiness.writable {
-            match self.sockets.finish_dial(conn) {
-                Some(Ok(())) if self.sockets.is_handshaking(conn) => {}
-                Some(Ok(())) => self.process(core, local, Input::Connected { conn, tls: None }),
-                Some(Err(reason)) => {
-                    let refused = reason.kind() == io::ErrorKind::ConnectionRefused;
-                    self.sockets.close(conn, local.registry());
-                    return self.process(core, local, Input::DialFailed { conn, refused });
-                }
-                None => self.resume_writing(core, local, conn),
-            }
-        }
-        if self.sockets.is_handshaking(conn) {
-            // TLS may have read data together with the last message of the handshake.
-            if self.continue_handshake(core, local, conn) {
-                self.read_socket(core, local, conn, readiness.reads_to_end);
-            }
-        } else if readiness.readable {
-            self.read_socket(core, local, conn, readiness.reads_to_end);
+    fn on_socket(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, conn: ConnId) {
+        // TLS may have read data together with the last message of the handshake.
+        if self.sockets.is_open(conn) || self.open_conn(core, local, conn) {
+            self.resume_writing(core, local, conn);
+            self.read_socket(core, local, conn);
         }
     }
 
-    /// Continues a TLS handshake. Returns whether it is complete.
-    fn continue_handshake(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, conn: ConnId) -> bool {
-        let tls = match self.sockets.handshake(conn) {
-            TlsProgress::Done(over_tls) => Some(over_tls),
-            TlsProgress::Pending => return false,
-            TlsProgress::Failed(fault) => {
-                self.process(core, local, Input::TlsFailed { conn, fault });
-                return false;
+    /// Continues to open a connection. Returns whether it is open.
+    fn open_conn(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, conn: ConnId) -> bool {
+        let (input, is_open) = match self.sockets.open(conn) {
+            Opening::Pending => return false,
+            Opening::Open(tls) if core.is_dialled(conn) => (Input::Connected { conn, tls }, true),
+            Opening::Open(tls) => (Input::Accepted { conn, tls }, true),
+            Opening::DialFailed { refused } => {
+                self.sockets.close(conn, local.registry());
+                (Input::DialFailed { conn, refused }, false)
             }
-            TlsProgress::Closed => {
-                self.process(core, local, Input::Closed(conn));
-                return false;
-            }
-        };
-        let input = if core.is_dialled(conn) {
-            Input::Connected { conn, tls }
-        } else {
-            Input::Accepted { conn, tls }
+            Opening::TlsFailed(fault) => (Input::TlsFailed { conn, fault }, false),
+            Opening::Closed => (Input::Closed(conn), false),
         };
         self.process(core, local, input);
-        true
+        is_open
     }
 
     fn resume_writing(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, conn: ConnId) {
@@ -350,18 +323,13 @@ impl NetDriver {
         }
     }
 
-    fn read_socket(
-        &mut self,
-        core: &mut NodeCore,
-        local: &mut LocalActors<'_>,
-        conn: ConnId,
-        reads_to_end: bool,
-    ) {
-        let (mut control_frames, mut is_empty) = (0, false);
+    /// Reads one share of a connection into the core.
+    fn read_socket(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, conn: ConnId) {
+        let (mut control_frames, mut has_more) = (0, true);
         for _ in 0..sockets::READS_A_ROUND {
             // What is left of the reads before comes first.
-            let read = if core.has_unread(conn) {
-                Ok((0, true))
+            let count = if core.has_unread(conn) {
+                0
             } else {
                 let space = core.space(conn);
                 if space.is_empty() {
@@ -369,31 +337,32 @@ impl NetDriver {
                 }
                 match self.sockets.read(conn, space) {
                     Ok((0, _)) => return self.process(core, local, Input::Closed(conn)),
-                    read => read,
+                    Ok((count, more)) => {
+                        has_more = more;
+                        count
+                    }
+                    Err(reason) => match reason.kind() {
+                        io::ErrorKind::WouldBlock => {
+                            has_more = false;
+                            break;
+                        }
+                        io::ErrorKind::Interrupted => break,
+                        _ => {
+                            let failed = fault_of_tls(&reason).map(|fault| Input::TlsFailed { conn, fault });
+                            return self.process(core, local, failed.unwrap_or(Input::Closed(conn)));
+                        }
+                    },
                 }
             };
-            match read {
-                Ok((count, is_full)) => {
-                    handle(core, local, &mut self.outputs, Input::Received(conn, count));
-                    control_frames += core.control_frames();
-                    // A partly filled buffer means that the socket is empty; its readiness announces new data. A closed
-                    // socket has no further readiness events, so the driver reads it to its end.
-                    is_empty = !is_full && !reads_to_end;
-                }
-                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => is_empty = true,
-                Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
-                Err(reason) => {
-                    let failed = TlsFault::of(&reason).map(|fault| Input::TlsFailed { conn, fault });
-                    return self.process(core, local, failed.unwrap_or(Input::Closed(conn)));
-                }
-            }
-            if is_empty || is_flood(control_frames) {
+            handle(core, local, &mut self.outputs, Input::Received(conn, count));
+            control_frames += core.control_frames();
+            if !has_more || is_flood(control_frames) {
                 break;
             }
         }
         self.sockets.set_flooded(conn, is_flood(control_frames));
-        if !is_empty || core.has_unread(conn) {
-            self.sockets.note_unfinished(conn);
+        if has_more || core.has_unread(conn) {
+            self.sockets.queue(conn);
         }
         self.drain_outputs(core, local);
     }

@@ -1,4 +1,9 @@
 //! The inputs and outputs of the core, and the driver that performs them.
+//!
+//! The [`Driver`] is implemented for sockets in `net`, for the simulator and the fuzzer by `SimNode` of antiphon-sim, and by
+//! tests, which record the outputs. Each driver reads the bytes of a connection into
+//! [`NodeCore::space`](super::NodeCore::space), and writes those of [`NodeCore::outgoing`](super::NodeCore::outgoing). Only `net`
+//! has TLS and network interfaces, and so [`Input::TlsFailed`], [`Input::Networks`] and [`Output::UseTls`].
 
 use std::net::SocketAddr;
 
@@ -106,7 +111,7 @@ pub enum Output {
     },
 }
 
-/// Performs the input and output of a core. Implemented for sockets, by the simulator and by tests.
+/// Performs the input and output of a core.
 pub trait Driver {
     /// The actors of the node's loop.
     fn local(&mut self) -> LocalActors<'_>;

@@ -33,7 +33,7 @@ use crate::request::{DroppedReply, dropped};
 use crate::scheduler::{
     ActorCursor, ActorPage, Core, DeadLetter, LoopStats, MailboxLimit, Scheduler, TimerPurpose, log_panic,
 };
-use crate::socket::Sockets;
+use crate::socket::{FdReadiness, Sockets};
 use crate::thread;
 use crate::thread::{Handle, JobPool, JoinHandle, LoopJob, LoopPools, LoopQueues, Shared};
 use antiphon_types::{Time, millis, secs};
@@ -161,12 +161,8 @@ pub enum LoopError {
 pub struct ExternalReadiness {
     /// The token of the source, from [`EXTERNAL_TOKENS`] on.
     pub token: Token,
-    /// Reading will not block.
-    pub readable: bool,
-    /// Writing will not block.
-    pub writable: bool,
-    /// The other side has closed its half of the stream, or there was an error: reading reaches the end.
-    pub closed: bool,
+    /// The readiness.
+    pub readiness: FdReadiness,
 }
 
 /// A scheduler on one thread. Build it, spawn actors, then call [`Loop::run`].
@@ -544,7 +540,8 @@ impl Loop {
             return;
         }
         for source in self.scheduler.core.readiness_mut().take_unfinished() {
-            self.scheduler.core.note_ready(Readiness::token_of(source), true, true);
+            let both = FdReadiness { readable: true, writable: true, closed: false };
+            self.scheduler.core.note_ready(Readiness::token_of(source), both);
         }
     }
 
@@ -638,9 +635,12 @@ impl Loop {
     fn take_events(&mut self, external: &mut Vec<ExternalReadiness>) {
         for event in &self.events {
             let token = event.token();
-            let readable = event.is_readable() || event.is_read_closed() || event.is_error();
             let closed = event.is_read_closed() || event.is_error();
-            let writable = event.is_writable() || event.is_write_closed() || event.is_error();
+            let readiness = FdReadiness {
+                readable: event.is_readable() || closed,
+                writable: event.is_writable() || event.is_write_closed() || event.is_error(),
+                closed,
+            };
             match token {
                 WAKER => {}
                 #[cfg(unix)]
@@ -654,12 +654,8 @@ impl Loop {
                         });
                     }
                 }
-                Token(id) if id >= EXTERNAL_TOKENS => {
-                    external.push(ExternalReadiness { token, readable, writable, closed })
-                }
-                token => {
-                    self.scheduler.core.note_ready(token, readable, writable);
-                }
+                Token(id) if id >= EXTERNAL_TOKENS => external.push(ExternalReadiness { token, readiness }),
+                token => self.scheduler.core.note_ready(token, readiness),
             }
         }
         self.events.clear();

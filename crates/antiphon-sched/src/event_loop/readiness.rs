@@ -11,7 +11,7 @@ use mio::{Interest, Registry, Token};
 
 use crate::id::Key;
 use crate::slots::{SlotKey, Slots};
-use crate::socket::{FdRole, SocketId};
+use crate::socket::{FdReadiness, FdRole, SocketId};
 
 /// Tokens from here on are for the program that embeds the loop, in [`Loop::registry`](crate::Loop::registry).
 pub const EXTERNAL_TOKENS: usize = 1 << 48;
@@ -167,15 +167,15 @@ impl Readiness {
     }
 
     /// Records readiness. Returns the receiver, or `None` if an event for it is already queued.
-    pub(crate) fn note(&mut self, token: Token, readable: bool, writable: bool) -> Option<ReadyTarget> {
+    pub(crate) fn note(&mut self, token: Token, readiness: FdReadiness) -> Option<ReadyTarget> {
         let id = Source(token.0 as u64);
         let entry = self.entries.get_mut(id.key())?;
         let owner = match entry.owner {
             SourceOwner::Actor(owner) => owner,
             SourceOwner::Socket(id, role) => return Some(ReadyTarget::Socket(id, role)),
         };
-        entry.readable |= readable;
-        entry.writable |= writable;
+        entry.readable |= readiness.readable;
+        entry.writable |= readiness.writable;
         let needs_event = !entry.queued;
         entry.queued = true;
         needs_event.then_some(ReadyTarget::Actor(owner, id.key().index))

@@ -36,7 +36,7 @@ use crate::scheduler::system_event::SystemEvent;
 use crate::scheduler::termination::Terminations;
 use crate::scheduler::timers::{TimerKey, TimerPurpose, TimerWheel};
 use crate::scheduler::{catch_panic, log_panic};
-use crate::socket::{SocketTable, Sockets};
+use crate::socket::{FdReadiness, SocketTable, Sockets};
 use crate::thread::{LoopPools, Shared};
 use antiphon_types::Time;
 
@@ -511,13 +511,13 @@ impl Core {
     }
 
     /// Records that a source is ready, and informs its owner.
-    pub(crate) fn note_ready(&mut self, token: mio::Token, readable: bool, writable: bool) {
-        match self.readiness.note(token, readable, writable) {
+    pub(crate) fn note_ready(&mut self, token: mio::Token, readiness: FdReadiness) {
+        match self.readiness.note(token, readiness) {
             None => {}
             Some(ReadyTarget::Actor(owner, index)) => {
                 self.push_system(owner, SystemEvent::Ready(index));
             }
-            Some(ReadyTarget::Socket(id, part)) => self.sockets.note(id, part, readable, writable),
+            Some(ReadyTarget::Socket(id, part)) => self.sockets.note(id, part, readiness),
         }
     }
 

@@ -16,11 +16,12 @@ use mio::Interest;
 use mio::unix::pipe::{Receiver, Sender};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
+use super::edge_triggered::{EdgeTriggered, FdReadiness};
 use super::event_sink::EventSink;
 use super::frame_reader::{FrameReader, Pulled};
 use super::framing::Framing;
 use super::send_buffer::{Flushed, SendBuffer};
-use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind, Sockets, watch_fd};
+use super::table::{FdEvents, FdRole, Served, SocketCx, SocketId, SocketKind, Sockets, watch_fd};
 use super::{Conn, ProcessEvent};
 use crate::event_loop::Source;
 use crate::id::Key;
@@ -41,7 +42,7 @@ pub(crate) struct Child {
     exit: Option<exit::ChildExit>,
     framing: Framing,
     sink: Rc<dyn EventSink<(Conn, ProcessEvent)>>,
-    stdin: Option<(Sender, Source)>,
+    stdin: Option<(EdgeTriggered<Sender>, Source)>,
     send_buffer: SendBuffer,
     /// The actor has closed the input: the pipe is closed once all is written.
     closing: bool,
@@ -55,7 +56,7 @@ pub(crate) struct Child {
 }
 
 struct ChildOutput {
-    pipe: Receiver,
+    pipe: EdgeTriggered<Receiver>,
     source: Source,
     role: FdRole,
     frame_reader: FrameReader,
@@ -82,7 +83,7 @@ impl Sockets<'_> {
             framing,
             sink,
             stdin: None,
-            send_buffer: SendBuffer::new(true),
+            send_buffer: SendBuffer::default(),
             closing: false,
             outputs: [None, None],
             next_output: 0,
@@ -97,7 +98,7 @@ impl Sockets<'_> {
         self.insert_socket(id, owner, SocketKind::Child(Box::new(child)));
         if !has_exit_fd {
             // The first poll is now, and sets the timer for the next.
-            self.core.sockets_mut().note(id, FdRole::Exit, true, false);
+            self.core.sockets_mut().note(id, FdRole::Exit, FdReadiness::default());
         }
         Ok(Conn(id.0))
     }
@@ -110,7 +111,7 @@ impl Child {
             let mut pipe = Sender::from(stdin);
             pipe.set_nonblocking(true)?;
             let source = watch_fd(core, (id, FdRole::Main), &mut pipe, Interest::WRITABLE)?;
-            self.stdin = Some((pipe, source));
+            self.stdin = Some((EdgeTriggered::new(pipe), source));
         }
         let stdout = process.stdout.take().map(Receiver::from);
         let stderr = process.stderr.take().map(Receiver::from);
@@ -119,19 +120,21 @@ impl Child {
             let Some(mut pipe) = pipe else { continue };
             pipe.set_nonblocking(true)?;
             let source = watch_fd(core, (id, role), &mut pipe, Interest::READABLE)?;
-            self.outputs[at] =
-                Some(ChildOutput { pipe, source, role, frame_reader: FrameReader::new(self.framing) });
+            let (pipe, frame_reader) = (EdgeTriggered::new(pipe), FrameReader::new(self.framing));
+            self.outputs[at] = Some(ChildOutput { pipe, source, role, frame_reader });
         }
         self.exit = exit::ChildExit::watch(process, core, id)?;
         Ok(())
     }
 
-    pub(crate) fn serve(&mut self, cx: &mut SocketCx<'_>, events: FdReadiness, buffer: &mut [u8]) -> Served {
+    pub(crate) fn serve(&mut self, cx: &mut SocketCx<'_>, events: FdEvents, buffer: &mut [u8]) -> Served {
         let Some(owner) = cx.owner else { return Served::Ended };
-        self.send_buffer.writable |= events.is_writable(FdRole::Main);
+        if let Some((pipe, _)) = &mut self.stdin {
+            pipe.note(events.of(FdRole::Main));
+        }
         self.write(cx);
         for output in self.outputs.iter_mut().flatten() {
-            output.frame_reader.readable |= events.is_readable(output.role);
+            output.pipe.note(events.of(output.role));
         }
         self.check_exit(cx);
         let (first, count) = (self.next_output, self.outputs.len());
@@ -182,7 +185,7 @@ impl Child {
         self.status = Some(status);
         // All output of the child is in the pipes. Later output of its own children is not waited for.
         for output in self.outputs.iter_mut().flatten() {
-            output.frame_reader.readable = true;
+            output.pipe.note(FdReadiness::READ_TO_END);
             output.frame_reader.limit(PIPE_BYTES_MAX);
         }
     }
@@ -208,7 +211,7 @@ impl Child {
 
     fn end_output(&mut self, core: &mut Core, at: usize) {
         if let Some(mut output) = self.outputs[at].take() {
-            core.readiness_mut().deregister_socket(output.source, &mut output.pipe);
+            core.readiness_mut().deregister_socket(output.source, output.pipe.io_mut());
         }
     }
 
@@ -290,7 +293,7 @@ impl Child {
 
     fn end_input(&mut self, core: &mut Core) {
         if let Some((mut pipe, source)) = self.stdin.take() {
-            core.readiness_mut().deregister_socket(source, &mut pipe);
+            core.readiness_mut().deregister_socket(source, pipe.io_mut());
         }
     }
 

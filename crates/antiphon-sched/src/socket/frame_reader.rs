@@ -15,8 +15,6 @@ const FRAMES_PER_ROUND: usize = 1024;
 
 pub(crate) struct FrameReader {
     splitter: FrameSplitter,
-    /// There may be something to read. Once a read has blocked, the system reports when there is more.
-    pub(super) readable: bool,
     end: Option<io::Result<()>>,
     /// The number of bytes that may still be read; after them the stream counts as ended.
     bytes_left: Option<usize>,
@@ -36,7 +34,7 @@ pub(crate) enum Pulled {
 
 impl FrameReader {
     pub(crate) fn new(framing: Framing) -> Self {
-        Self { splitter: FrameSplitter::new(framing), readable: false, end: None, bytes_left: None }
+        Self { splitter: FrameSplitter::new(framing), end: None, bytes_left: None }
     }
 
     /// Limits the number of bytes that are still read.
@@ -79,15 +77,15 @@ impl FrameReader {
             if let Some(end) = self.end.take() {
                 return Pulled::Ended(end);
             }
-            if !self.readable {
+            if !self.read(from, buffer) {
                 return Pulled::Empty;
             }
-            self.read(from, buffer);
         }
         Pulled::ShareUsed
     }
 
-    fn read(&mut self, from: &mut impl Read, buffer: &mut [u8]) {
+    /// Reads once. Returns false if the stream would block.
+    fn read(&mut self, from: &mut impl Read, buffer: &mut [u8]) -> bool {
         let most = self.bytes_left.map_or(buffer.len(), |left| left.min(buffer.len()));
         match from.read(&mut buffer[..most]) {
             Ok(0) => self.end(),
@@ -95,10 +93,11 @@ impl FrameReader {
                 self.bytes_left = self.bytes_left.map(|left| left - count);
                 self.splitter.feed(&buffer[..count]);
             }
-            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => return false,
             Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
             // The frames before the error are complete, and are delivered first.
             Err(reason) => self.end = Some(Err(reason)),
         }
+        true
     }
 }

@@ -10,12 +10,17 @@
 //! - The bytes that an actor has written and the system has not taken are bounded.
 //! - A socket ends with its actor, unless it is being closed gracefully.
 //!
+//! Below them is what a node's driver uses, too: [`Acceptor`] accepts connections, and a [`ByteStream`] is one, with a
+//! [layer](Layer) or without.
+//!
 //! It owns the kind of table that holds sockets, their framing, layers and buffers.
 //! Must not import: `remote`, `request`, `testing`.
 
+mod acceptor;
 #[cfg(unix)]
 mod child;
 mod cx_methods;
+mod edge_triggered;
 pub mod egress;
 mod endpoint;
 mod error;
@@ -36,12 +41,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::ExitStatus;
 
+pub use acceptor::Acceptor;
+pub use edge_triggered::FdReadiness;
 pub use endpoint::{Endpoint, Host};
 pub use error::SocketError;
 pub use framing::Framing;
 pub use layer::{Duplex, Layer, Layered};
-pub use listener::AcceptBackoff;
 pub use pending::site_of;
+pub use stream::ByteStream;
 pub(crate) use table::{FdRole, SocketId, SocketTable, Sockets};
 
 /// Identifies a connection or a child process of an actor. Its loop never uses the number again.

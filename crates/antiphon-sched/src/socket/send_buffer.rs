@@ -22,8 +22,6 @@ const KEPT_MAX: usize = 64 << 10;
 #[derive(Default)]
 pub(crate) struct SendBuffer {
     queue: VecDeque<u8>,
-    /// The system may take more. Once a write has blocked, the system reports when it takes more.
-    pub(super) writable: bool,
     above_mark: bool,
 }
 
@@ -40,10 +38,6 @@ pub(crate) enum Flushed {
 }
 
 impl SendBuffer {
-    pub(crate) fn new(writable: bool) -> Self {
-        Self { writable, ..Self::default() }
-    }
-
     /// The number of bytes that wait.
     pub(crate) fn len(&self) -> usize {
         self.queue.len()
@@ -61,9 +55,6 @@ impl SendBuffer {
     pub(crate) fn flush(&mut self, to: &mut impl Write) -> Flushed {
         let mut left = BYTES_PER_ROUND;
         while !self.queue.is_empty() {
-            if !self.writable {
-                return Flushed::Blocked;
-            }
             if left == 0 {
                 return Flushed::ShareUsed;
             }
@@ -74,7 +65,7 @@ impl SendBuffer {
                     self.queue.drain(..count);
                     left -= count;
                 }
-                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => return Flushed::Blocked,
                 Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
                 Err(reason) => return self.fail(reason),
             }
@@ -90,10 +81,7 @@ impl SendBuffer {
     pub(crate) fn on_stream_flushed(&mut self, flushed: io::Result<()>) -> Flushed {
         match flushed {
             Ok(()) => Flushed::All,
-            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
-                self.writable = false;
-                Flushed::Blocked
-            }
+            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => Flushed::Blocked,
             Err(reason) => self.fail(reason),
         }
     }
@@ -133,15 +121,13 @@ mod tests {
 
     #[test]
     fn writable_event_is_due_once_below_low_mark() {
-        let mut send_buffer = SendBuffer::new(true);
+        let mut send_buffer = SendBuffer::default();
         send_buffer.push(Framing::Bytes, &vec![0; MARK_HIGH]).expect("room");
         assert!(matches!(send_buffer.flush(&mut LimitedWriter(MARK_HIGH - 1)), Flushed::Blocked));
         assert!(!send_buffer.take_writable_event(), "it was never above the high mark");
         send_buffer.push(Framing::Bytes, &vec![0; MARK_HIGH]).expect("room");
-        send_buffer.writable = true;
         assert!(matches!(send_buffer.flush(&mut LimitedWriter(MARK_HIGH - MARK_LOW)), Flushed::Blocked));
         assert!(!send_buffer.take_writable_event(), "more than the low mark is left");
-        send_buffer.writable = true;
         assert!(matches!(send_buffer.flush(&mut LimitedWriter(MARK_HIGH)), Flushed::All));
         assert!(send_buffer.take_writable_event());
         assert!(!send_buffer.take_writable_event(), "once");
@@ -149,7 +135,7 @@ mod tests {
 
     #[test]
     fn push_over_cap_is_refused() {
-        let mut send_buffer = SendBuffer::new(true);
+        let mut send_buffer = SendBuffer::default();
         let full = Err(SocketError::QueueFull { max: QUEUE_MAX });
         assert_eq!(
             send_buffer.push(Framing::LengthPrefixed { max: usize::MAX }, &vec![0; QUEUE_MAX - 3]),
@@ -165,7 +151,7 @@ mod tests {
 
     #[test]
     fn flush_writes_at_most_one_share() {
-        let mut send_buffer = SendBuffer::new(true);
+        let mut send_buffer = SendBuffer::default();
         send_buffer.push(Framing::Bytes, &vec![0; BYTES_PER_ROUND + 1]).expect("room");
         assert!(matches!(send_buffer.flush(&mut LimitedWriter(usize::MAX)), Flushed::ShareUsed));
         assert_eq!(send_buffer.len(), 1);

@@ -1,101 +1,128 @@
-//! The stream below a connection's frames: a TCP socket, and its layer if there is one.
+//! A byte stream: a TCP connection, with a layer such as TLS or without. It is below the frames of an actor's
+//! connection, and below the records of a node's.
+//!
+//! Invariant: after a read or write that returned `WouldBlock`, the system reports when to go on.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
-use mio::Interest;
 use mio::net::TcpStream;
 
-use super::layer::{Layer, Layered};
-use super::table::{FdRole, SocketCx, SocketId, watch_fd};
-use crate::event_loop::Source;
-use crate::scheduler::Core;
-use crate::socket::egress;
+use super::edge_triggered::{EdgeTriggered, FdReadiness};
+use super::egress;
+use super::layer::Layered;
 
-const READ_WRITE: Interest = Interest::READABLE.add(Interest::WRITABLE);
-
-pub(super) struct Stream {
-    pub(super) socket: TcpStream,
-    source: Source,
-    layered: Option<Box<dyn Layered>>,
+/// A TCP connection, with a layer such as TLS or without, that never blocks.
+///
+/// 1. Register [`tcp`](Self::tcp) with a poll, for reading and writing, and [note](Self::note) each report.
+/// 2. Of a dialled stream, call [`connected`](Self::connected) at each report until it returns the result.
+/// 3. With a layer, call [`open`](Self::open) until it returns `Ok`.
+/// 4. Read until `WouldBlock`, or go on later while [`may_read`](Self::may_read). Write until `WouldBlock`, and go on
+///    after the next report.
+/// 5. Call [`finish`](Self::finish) before the stream is dropped.
+pub struct ByteStream<L: Layered + ?Sized = dyn Layered> {
+    tcp: EdgeTriggered<TcpStream>,
+    layered: Option<Box<L>>,
 }
 
-impl Stream {
-    pub(super) fn dial(cx: &mut SocketCx<'_>, addr: SocketAddr) -> io::Result<Self> {
-        egress::allowed(&addr).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
-        let mut socket = TcpStream::connect(addr)?;
-        let source = watch_fd(cx.core, (cx.id, FdRole::Main), &mut socket, READ_WRITE)?;
-        Ok(Self { socket, source, layered: None })
+impl<L: Layered + ?Sized> ByteStream<L> {
+    /// Begins to connect.
+    ///
+    /// # Errors
+    /// The system or [`egress`] refuses.
+    pub fn dial(to: SocketAddr, layered: Option<Box<L>>) -> io::Result<Self> {
+        egress::allowed(&to).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
+        Ok(Self { tcp: EdgeTriggered::tcp(TcpStream::connect(to)?, false, layered.is_some()), layered })
     }
 
-    pub(super) fn accepted(
-        core: &mut Core,
-        id: SocketId,
-        mut socket: TcpStream,
-        layer: Option<&dyn Layer>,
-    ) -> io::Result<Self> {
-        let layered = layer.map(Layer::accepted).transpose()?;
-        socket.set_nodelay(true)?;
-        let source = watch_fd(core, (id, FdRole::Main), &mut socket, READ_WRITE)?;
-        Ok(Self { socket, source, layered })
+    /// A stream of an accepted connection.
+    ///
+    /// # Errors
+    /// The connection has ended already.
+    pub fn accepted(tcp: TcpStream, layered: Option<Box<L>>) -> io::Result<Self> {
+        tcp.set_nodelay(true)?;
+        Ok(Self { tcp: EdgeTriggered::tcp(tcp, true, layered.is_some()), layered })
+    }
+
+    /// The TCP connection, for its registration with a poll and for its options. Reads and writes there are not noted.
+    pub fn tcp(&mut self) -> &mut TcpStream {
+        self.tcp.io_mut()
+    }
+
+    /// The TCP connection below the layer.
+    pub(super) fn below(&mut self) -> &mut EdgeTriggered<TcpStream> {
+        &mut self.tcp
+    }
+
+    /// The layer, if there is one.
+    pub fn layer(&self) -> Option<&L> {
+        self.layered.as_deref()
+    }
+
+    /// Notes what the system has reported.
+    pub fn note(&mut self, readiness: FdReadiness) {
+        self.tcp.note(readiness);
     }
 
     /// The peer of a dialled stream; `None` while it is still connecting.
-    pub(super) fn connected(&self) -> Option<io::Result<SocketAddr>> {
-        match self.socket.take_error() {
+    pub fn connected(&mut self) -> Option<io::Result<SocketAddr>> {
+        let tcp = self.tcp();
+        match tcp.take_error() {
             Ok(Some(reason)) | Err(reason) => return Some(Err(reason)),
             Ok(None) => {}
         }
-        match self.socket.peer_addr() {
-            Ok(peer) => Some(self.socket.set_nodelay(true).map(|()| peer)),
+        match tcp.peer_addr() {
+            Ok(peer) => Some(tcp.set_nodelay(true).map(|()| peer)),
             Err(reason) if reason.kind() == io::ErrorKind::NotConnected => None,
             Err(reason) => Some(Err(reason)),
         }
     }
 
-    /// Adds a layer to a dialled stream that has connected.
-    pub(super) fn add_layer(&mut self, layer: &dyn Layer, to: SocketAddr) -> io::Result<()> {
-        self.layered = Some(layer.dialled(to.ip())?);
-        Ok(())
+    /// Goes on with the negotiation of the layer; without a layer it is complete.
+    ///
+    /// # Errors
+    /// As [`Layered::open`].
+    pub fn open(&mut self) -> io::Result<()> {
+        self.layered.as_mut().map_or(Ok(()), |layered| layered.open(&mut self.tcp))
     }
 
-    /// Goes on with the negotiation of the layer; `WouldBlock` until it is complete.
-    pub(super) fn open(&mut self) -> io::Result<()> {
-        self.layered.as_mut().map_or(Ok(()), |layered| layered.open(&mut self.socket))
+    /// Whether a read may return more. With a layer it is always true, since a layer may hold bytes.
+    pub fn may_read(&self) -> bool {
+        self.layered.is_some() || self.tcp.is_readable()
     }
 
     /// Sends the end mark of the layer, if there is a layer. May be called again.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
-        self.layered.as_mut().map_or(Ok(()), |layered| layered.finish(&mut self.socket))
+    ///
+    /// # Errors
+    /// As [`Layered::finish`].
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.layered.as_mut().map_or(Ok(()), |layered| layered.finish(&mut self.tcp))
     }
 
-    pub(super) fn unwritten(&self) -> usize {
+    /// The number of bytes that wait in the layer.
+    pub fn unwritten(&self) -> usize {
         self.layered.as_ref().map_or(0, |layered| layered.unwritten())
-    }
-
-    pub(super) fn release(mut self, core: &mut Core) {
-        core.readiness_mut().deregister_socket(self.source, &mut self.socket);
     }
 }
 
-impl Read for Stream {
+impl<L: Layered + ?Sized> Read for ByteStream<L> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.layered {
-            Some(layered) => layered.read(&mut self.socket, buffer),
-            None => self.socket.read(buffer),
+            Some(layered) => layered.read(&mut self.tcp, buffer),
+            None => self.tcp.read(buffer),
         }
     }
 }
 
-impl Write for Stream {
+impl<L: Layered + ?Sized> Write for ByteStream<L> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.layered {
-            Some(layered) => layered.write(&mut self.socket, bytes),
-            None => self.socket.write(bytes),
+            Some(layered) => layered.write(&mut self.tcp, bytes),
+            None => self.tcp.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.layered.as_mut().map_or(Ok(()), |layered| layered.flush(&mut self.socket))
+        self.layered.as_mut().map_or(Ok(()), |layered| layered.flush(&mut self.tcp))
     }
 }

@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 
 #[cfg(unix)]
 use super::child::Child;
+use super::edge_triggered::FdReadiness;
 use super::listener::Listener;
 use super::tcp::Tcp;
 use super::udp::UdpPort;
@@ -47,19 +48,11 @@ pub(crate) enum FdRole {
 
 /// The readiness of a socket's descriptors since the socket was last served.
 #[derive(Copy, Clone, Default, Debug)]
-pub(crate) struct FdReadiness(u8);
+pub(crate) struct FdEvents([FdReadiness; 4]);
 
-impl FdReadiness {
-    fn add(&mut self, role: FdRole, readable: bool, writable: bool) {
-        self.0 |= (u8::from(readable) | u8::from(writable) << 1) << (2 * role as u8);
-    }
-
-    pub(crate) fn is_readable(self, role: FdRole) -> bool {
-        self.0 >> (2 * role as u8) & 1 != 0
-    }
-
-    pub(crate) fn is_writable(self, role: FdRole) -> bool {
-        self.0 >> (2 * role as u8) & 2 != 0
+impl FdEvents {
+    pub(crate) fn of(self, role: FdRole) -> FdReadiness {
+        self.0[role as usize]
     }
 }
 
@@ -68,7 +61,7 @@ struct SocketEntry {
     owner: Option<Key>,
     kind: SocketKind,
     timer: Option<TimerKey>,
-    events: FdReadiness,
+    events: FdEvents,
     queued: bool,
     stalled: bool,
     dirty: bool,
@@ -146,9 +139,9 @@ impl SocketTable {
     }
 
     /// Records the readiness of a descriptor.
-    pub(crate) fn note(&mut self, id: SocketId, role: FdRole, readable: bool, writable: bool) {
+    pub(crate) fn note(&mut self, id: SocketId, role: FdRole, readiness: FdReadiness) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.events.add(role, readable, writable);
+        entry.events.0[role as usize].add(readiness);
         self.queue(id);
     }
 
@@ -227,7 +220,7 @@ impl Sockets<'_> {
             owner: Some(owner),
             kind,
             timer: None,
-            events: FdReadiness::default(),
+            events: FdEvents::default(),
             queued: false,
             stalled: false,
             dirty: false,

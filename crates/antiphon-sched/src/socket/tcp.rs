@@ -14,15 +14,20 @@ use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::time::Duration;
 
+use mio::Interest;
+use mio::net::TcpStream;
+
+use super::edge_triggered::FdReadiness;
 use super::event_sink::EventSink;
 use super::frame_reader::{FrameReader, Pulled};
 use super::framing::Framing;
 use super::layer::Layer;
 use super::send_buffer::{Flushed, SendBuffer};
-use super::stream::Stream;
-use super::table::{FdReadiness, FdRole, Served, SocketCx, SocketId, SocketKind, Sockets};
+use super::stream::ByteStream;
+use super::table::{FdEvents, FdRole, Served, SocketCx, SocketId, SocketKind, Sockets, watch_fd};
 use super::{Conn, Host, SocketError, SocketEvent};
 use crate::error::JobError;
+use crate::event_loop::Source;
 use crate::id::Key;
 use crate::scheduler::{Core, SystemEvent};
 use crate::socket::egress;
@@ -38,14 +43,43 @@ const DRAINS_PER_ROUND: usize = 16;
 
 type ConnSink = Rc<dyn EventSink<(Conn, SocketEvent)>>;
 
+/// A stream that is registered for readiness.
+pub(super) struct WatchedStream {
+    bytes: ByteStream,
+    source: Source,
+}
+
+impl WatchedStream {
+    fn dial(cx: &mut SocketCx<'_>, to: SocketAddr, layer: Option<&dyn Layer>) -> io::Result<Self> {
+        let layered = layer.map(|layer| layer.dialled(to.ip())).transpose()?;
+        Self::watch(cx.core, cx.id, ByteStream::dial(to, layered)?)
+    }
+
+    pub(super) fn accepted(
+        core: &mut Core,
+        id: SocketId,
+        tcp: TcpStream,
+        layer: Option<&dyn Layer>,
+    ) -> io::Result<Self> {
+        let layered = layer.map(Layer::accepted).transpose()?;
+        Self::watch(core, id, ByteStream::accepted(tcp, layered)?)
+    }
+
+    fn watch(core: &mut Core, id: SocketId, mut bytes: ByteStream) -> io::Result<Self> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let source = watch_fd(core, (id, FdRole::Main), bytes.tcp(), interest)?;
+        Ok(Self { bytes, source })
+    }
+}
+
 pub(crate) struct Tcp {
     framing: Framing,
     sink: ConnSink,
     state: TcpState,
-    stream: Option<Stream>,
+    stream: Option<WatchedStream>,
     frame_reader: FrameReader,
     send_buffer: SendBuffer,
-    /// The layer to add once the stream has connected.
+    /// Makes the layer of each stream that is dialled.
     layer: Option<Rc<dyn Layer>>,
     /// The address of the peer, once it is known.
     peer_addr: Option<SocketAddr>,
@@ -117,16 +151,14 @@ impl Sockets<'_> {
 }
 
 impl Tcp {
-    fn new(framing: Framing, sink: ConnSink, state: TcpState, stream: Option<Stream>) -> Self {
-        let send_buffer = SendBuffer::new(stream.is_some());
-        let frame_reader = FrameReader::new(framing);
+    fn new(framing: Framing, sink: ConnSink, state: TcpState, stream: Option<WatchedStream>) -> Self {
         Self {
             framing,
             sink,
             state,
             stream,
-            frame_reader,
-            send_buffer,
+            frame_reader: FrameReader::new(framing),
+            send_buffer: SendBuffer::default(),
             layer: None,
             peer_addr: None,
             pending_of: None,
@@ -180,7 +212,7 @@ impl Tcp {
     /// Dials the next address for which dialling can begin.
     fn dial(&mut self, cx: &mut SocketCx<'_>) -> Served {
         for addr in self.addrs.by_ref() {
-            match Stream::dial(cx, addr) {
+            match WatchedStream::dial(cx, addr, self.layer.as_deref()) {
                 Ok(stream) => {
                     self.stream = Some(stream);
                     return Served::Idle;
@@ -194,9 +226,10 @@ impl Tcp {
         self.end(cx, Some(reason))
     }
 
-    pub(crate) fn serve(&mut self, cx: &mut SocketCx<'_>, events: FdReadiness, buffer: &mut [u8]) -> Served {
-        self.frame_reader.readable |= events.is_readable(FdRole::Main);
-        self.send_buffer.writable |= events.is_writable(FdRole::Main);
+    pub(crate) fn serve(&mut self, cx: &mut SocketCx<'_>, events: FdEvents, buffer: &mut [u8]) -> Served {
+        if let Some(stream) = &mut self.stream {
+            stream.bytes.note(events.of(FdRole::Main));
+        }
         match self.state {
             TcpState::Dialling => self.on_dialled(cx, buffer),
             TcpState::Negotiating => self.negotiate(cx, buffer),
@@ -208,15 +241,11 @@ impl Tcp {
 
     fn on_dialled(&mut self, cx: &mut SocketCx<'_>, buffer: &mut [u8]) -> Served {
         let Some(stream) = &mut self.stream else { return Served::Idle };
-        match stream.connected() {
+        match stream.bytes.connected() {
             None => Served::Idle,
             Some(Ok(peer)) => {
                 self.failure = None;
                 self.peer_addr = Some(peer);
-                let layer = self.layer.take();
-                if let Some(Err(reason)) = layer.map(|layer| stream.add_layer(&*layer, peer)) {
-                    return self.end(cx, Some(reason));
-                }
                 self.state = TcpState::Negotiating;
                 self.negotiate(cx, buffer)
             }
@@ -234,7 +263,7 @@ impl Tcp {
         let (Some(stream), Some(owner)) = (&mut self.stream, cx.owner) else { return Served::Ended };
         let (sink, conn) = (&self.sink, Conn(cx.id.0));
         let deliver = |core: &mut Core, frame| sink.emit(core, owner, (conn, SocketEvent::Data(frame)));
-        match self.frame_reader.pull(cx.core, owner, stream, buffer, deliver) {
+        match self.frame_reader.pull(cx.core, owner, &mut stream.bytes, buffer, deliver) {
             Pulled::ShareUsed => Served::Again,
             Pulled::Full { delivered } => Served::Full { delivered },
             Pulled::Empty if self.failure.is_none() => Served::Idle,
@@ -255,13 +284,13 @@ impl Tcp {
 
     fn write(&mut self, cx: &mut SocketCx<'_>) {
         let Some(stream) = &mut self.stream else { return };
-        match self.send_buffer.flush(stream) {
+        match self.send_buffer.flush(&mut stream.bytes) {
             Flushed::All | Flushed::Blocked => {}
             Flushed::ShareUsed => cx.has_output = true,
             Flushed::Failed(reason) => {
                 // The data that the peer sent before is read first.
                 self.failure.get_or_insert(reason);
-                self.frame_reader.readable = true;
+                stream.bytes.note(FdReadiness::READ_TO_END);
             }
         }
         if self.state == TcpState::Open && self.send_buffer.take_writable_event() {
@@ -288,8 +317,8 @@ impl Tcp {
     fn write_rest(&mut self, cx: &mut SocketCx<'_>) -> Served {
         let Some(stream) = &mut self.stream else { return Served::Ended };
         let before = self.send_buffer.len();
-        let flushed = match self.send_buffer.flush(stream) {
-            Flushed::All => self.send_buffer.on_stream_flushed(stream.finish()),
+        let flushed = match self.send_buffer.flush(&mut stream.bytes) {
+            Flushed::All => self.send_buffer.on_stream_flushed(stream.bytes.finish()),
             flushed => flushed,
         };
         match flushed {
@@ -320,12 +349,12 @@ impl Tcp {
 
     /// Shuts this side's half down, and waits up to `DRAIN_WITHIN` for the peer to end its half.
     fn shutdown_write(&mut self, cx: &mut SocketCx<'_>) -> Served {
-        let ended = self.stream.as_ref().map(|stream| stream.socket.shutdown(Shutdown::Write));
-        if !matches!(ended, Some(Ok(()))) {
+        let Some(stream) = &mut self.stream else { return Served::Ended };
+        if stream.bytes.tcp().shutdown(Shutdown::Write).is_err() {
             return Served::Ended;
         }
         self.state = TcpState::Draining;
-        self.frame_reader.readable = true;
+        stream.bytes.note(FdReadiness::READ_TO_END);
         cx.set_timer(DRAIN_WITHIN);
         Served::Orphan
     }
@@ -338,19 +367,17 @@ impl Tcp {
     fn drain(&mut self, buffer: &mut [u8]) -> Served {
         let Some(stream) = &mut self.stream else { return Served::Ended };
         for _ in 0..DRAINS_PER_ROUND {
-            if !self.frame_reader.readable {
+            if !stream.bytes.below().is_readable() {
                 return Served::Idle;
             }
             if self.drains_left == 0 {
                 return Served::Ended;
             }
             self.drains_left -= 1;
-            match stream.socket.read(buffer) {
+            match stream.bytes.below().read(buffer) {
                 Ok(0) => return Served::Ended,
                 Ok(_) => {}
-                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {
-                    self.frame_reader.readable = false
-                }
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => return Served::Idle,
                 Err(reason) if reason.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Served::Ended,
             }
@@ -441,19 +468,19 @@ impl Tcp {
             && let Some(stream) = &mut self.stream
         {
             // The stream ends even if this fails; then the peer treats the data as truncated.
-            drop(stream.finish());
+            drop(stream.bytes.finish());
         }
     }
 
     /// The number of bytes that wait to be written.
     pub(crate) fn unwritten(&self) -> usize {
-        self.send_buffer.len() + self.stream.as_ref().map_or(0, Stream::unwritten)
+        self.send_buffer.len() + self.stream.as_ref().map_or(0, |stream| stream.bytes.unwritten())
     }
 
     pub(crate) fn release(&mut self, core: &mut Core, id: SocketId) {
         self.forget_pending(core, id);
-        if let Some(stream) = self.stream.take() {
-            stream.release(core);
+        if let Some(mut stream) = self.stream.take() {
+            core.readiness_mut().deregister_socket(stream.source, stream.bytes.tcp());
         }
     }
 }

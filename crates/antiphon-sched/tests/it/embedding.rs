@@ -136,7 +136,8 @@ fn external_readiness_reaches_embedder() {
     let mut external = Vec::new();
     events.work();
     events.park(None, &mut external).unwrap();
-    assert_eq!(external, [ExternalReadiness { token, readable: true, writable: false, closed: false }]);
+    let readiness = FdReadiness { readable: true, ..FdReadiness::default() };
+    assert_eq!(external, [ExternalReadiness { token, readiness }]);
     external.clear();
     let soon = events.now();
     events.park(Some(soon), &mut external).unwrap();

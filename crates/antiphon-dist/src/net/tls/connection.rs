@@ -1,14 +1,15 @@
-//! One TLS connection over any stream: calls rustls in the right order.
+//! One TLS connection, as the layer of a byte stream: calls rustls in the right order.
 //!
-//! Invariant of reading: the readiness of the stream below is edge-triggered. After a read that did not fill the buffer,
-//! either that stream is empty, or [`TlsConnection::take_cut`] returns `true`.
-//!
-//! Invariant of writing: bytes that were accepted and do not fit into the stream below wait here. Until they are written,
-//! no more bytes are accepted.
+//! Invariants:
+//! - An error that TLS itself has found is a [`TlsFault`] of the kind `Other`. If the stream below has ended without a
+//!   close of TLS, the error is a fault too, and has the kind of that end. So a node can tell the two apart.
+//! - The data before an error is read before the error.
+//! - Bytes that were accepted and do not fit into the stream below wait here. Until they are written, no more bytes are
+//!   accepted.
 
 use std::io::{self, Read, Write};
 
-use antiphon_sched::Duplex;
+use antiphon_sched::{Duplex, Layered};
 use antiphon_wire::{EXPORTER_LABEL, TlsFault};
 use rustls::{Connection, Error, InvalidMessage};
 
@@ -16,12 +17,16 @@ use super::verifier::fault_of;
 use crate::certificates::Fingerprint;
 use crate::node::OverTls;
 
-pub(super) struct TlsConnection {
+/// Bytes that one read takes from the stream below, so that one peer does not delay others. Full records of this size
+/// fill every buffer.
+const READ_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that a peer may send in the handshake: enough for a chain of certificates.
+const HANDSHAKE_BYTES_MAX: usize = 32 * 1024;
+
+pub(in crate::net) struct TlsConnection {
     tls: Connection,
     /// Bytes that the peer may still send in the handshake; `None` when the handshake is complete.
     budget: Option<usize>,
-    /// The last read stopped at [`READ_BYTES_MAX`].
-    cut: bool,
     /// The fault that ends the connection, after all data before it was read.
     failed: Option<TlsFault>,
     /// Accepted bytes that may not be written yet.
@@ -32,29 +37,33 @@ impl TlsConnection {
     /// A connection that accepts up to `write_bytes_max` bytes in one write.
     pub(super) fn new(mut tls: Connection, write_bytes_max: usize) -> Self {
         tls.set_buffer_limit(Some(write_bytes_max));
-        Self { tls, budget: Some(HANDSHAKE_BYTES_MAX), cut: false, failed: None, unwritten: 0 }
-    }
-
-    /// Whether the handshake is in progress.
-    pub(super) fn is_handshaking(&self) -> bool {
-        self.budget.is_some()
+        Self { tls, budget: Some(HANDSHAKE_BYTES_MAX), failed: None, unwritten: 0 }
     }
 
     /// Whether no byte of the peer was read yet.
-    pub(super) fn is_untouched(&self) -> bool {
+    pub(in crate::net) fn is_untouched(&self) -> bool {
         self.budget == Some(HANDSHAKE_BYTES_MAX)
     }
 
-    pub(super) fn is_server(&self) -> bool {
+    pub(in crate::net) fn is_server(&self) -> bool {
         matches!(self.tls, Connection::Server(_))
     }
 
+    /// The exporter and the peer's certificate of a complete handshake.
+    pub(in crate::net) fn over_tls(&self) -> io::Result<OverTls> {
+        self.export().map_err(|reason| io::Error::other(fault_of(&reason)))
+    }
+
+    fn export(&self) -> Result<OverTls, Error> {
+        let presented = self.tls.peer_certificates().and_then(|chain| chain.first());
+        let certificate = presented.map(|own| Fingerprint::of(own));
+        let certificate = certificate.ok_or(Error::NoCertificatesPresented)?;
+        let exporter = self.tls.export_keying_material([0; 32], EXPORTER_LABEL, None)?;
+        Ok(OverTls { exporter, certificate })
+    }
+
     /// Continues the handshake as far as data has arrived.
-    ///
-    /// # Errors
-    /// `WouldBlock`: the handshake waits for the peer. `UnexpectedEof`: the peer has closed the stream. Any other: the
-    /// handshake has failed.
-    pub(super) fn handshake(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
+    fn handshake(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
         loop {
             self.flush_some(below)?;
             if !self.tls.is_handshaking() {
@@ -70,74 +79,6 @@ impl TlsConnection {
                 return Err(io::Error::other(TlsFault::Broken));
             }
         }
-    }
-
-    /// The exporter and the peer's certificate of a complete handshake.
-    pub(super) fn over_tls(&mut self, below: &mut dyn Duplex) -> io::Result<OverTls> {
-        self.export().map_err(|reason| self.fail(below, &reason))
-    }
-
-    fn export(&self) -> Result<OverTls, Error> {
-        let presented = self.tls.peer_certificates().and_then(|chain| chain.first());
-        let certificate = presented.map(|own| Fingerprint::of(own));
-        let certificate = certificate.ok_or(Error::NoCertificatesPresented)?;
-        let exporter = self.tls.export_keying_material([0; 32], EXPORTER_LABEL, None)?;
-        Ok(OverTls { exporter, certificate })
-    }
-
-    /// Reads decrypted bytes; 0 when the peer has closed TLS.
-    ///
-    /// # Errors
-    /// `WouldBlock`: there are no bytes now. [`TlsFault::CutShort`]: the peer ended the stream without closing TLS. Any
-    /// other: the connection has failed.
-    pub(super) fn read(&mut self, below: &mut dyn Duplex, space: &mut [u8]) -> io::Result<usize> {
-        let (mut filled, mut received, mut end) = (0, 0, None);
-        while filled < space.len() {
-            match self.tls.reader().read(&mut space[filled..]) {
-                Ok(0) => break,
-                Ok(count) => {
-                    filled += count;
-                    continue;
-                }
-                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {}
-                Err(reason) if reason.kind() == io::ErrorKind::UnexpectedEof => {
-                    end = Some(io::Error::new(reason.kind(), TlsFault::CutShort));
-                    break;
-                }
-                Err(reason) => return Err(reason),
-            }
-            if received >= READ_BYTES_MAX {
-                self.cut = true;
-                break;
-            }
-            match self.receive(below) {
-                Ok(count) => received += count,
-                // The records before a bad one are valid: their data is read first.
-                Err(reason) if self.failed.is_none() && TlsFault::of(&reason).is_some() => {
-                    self.failed = TlsFault::of(&reason)
-                }
-                Err(reason) if filled == 0 => return Err(reason),
-                Err(_) => {
-                    self.cut |= self.failed.is_some();
-                    break;
-                }
-            }
-        }
-        // TLS may have responses of its own to send. If data was read, a failure to send them does not matter.
-        let flushed = self.flush_some(below);
-        match end {
-            _ if filled > 0 => Ok(filled),
-            Some(reason) => Err(reason),
-            // `Ok(0)` would mean the end of the stream.
-            None if self.cut => flushed.and(Err(io::ErrorKind::WouldBlock.into())),
-            None => flushed.map(|()| 0),
-        }
-    }
-
-    /// Whether the last read stopped before the stream below was empty. Reads are bounded, because a peer can send records
-    /// without content for ever.
-    pub(super) fn take_cut(&mut self) -> bool {
-        std::mem::take(&mut self.cut)
     }
 
     /// Reads once from the stream below, and decrypts the records.
@@ -166,7 +107,68 @@ impl TlsConnection {
         io::Error::other(fault)
     }
 
-    pub(super) fn write(&mut self, below: &mut dyn Duplex, bytes: &[u8]) -> io::Result<usize> {
+    /// As `flush`, but without an error for bytes that do not fit. They wait until the stream below is writable.
+    fn flush_some(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
+        match self.flush(below) {
+            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            flushed => flushed,
+        }
+    }
+}
+
+impl Layered for TlsConnection {
+    fn open(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
+        match self.handshake(below) {
+            // A peer without TLS most often closes the connection. The system then reports a reset, or the end of the stream.
+            Err(reason) if TlsFault::of(&reason).is_none() && reason.kind() != io::ErrorKind::WouldBlock => {
+                tracing::debug!(%reason, "the peer closed the connection during the TLS handshake");
+                Err(io::Error::new(reason.kind(), TlsFault::Broken))
+            }
+            result => result,
+        }
+    }
+
+    fn read(&mut self, below: &mut dyn Duplex, space: &mut [u8]) -> io::Result<usize> {
+        let (mut filled, mut received, mut end) = (0, 0, None);
+        while filled < space.len() {
+            match self.tls.reader().read(&mut space[filled..]) {
+                Ok(0) => break,
+                Ok(count) => {
+                    filled += count;
+                    continue;
+                }
+                Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => {}
+                Err(reason) if reason.kind() == io::ErrorKind::UnexpectedEof => {
+                    end = Some(io::Error::new(reason.kind(), TlsFault::CutShort));
+                    break;
+                }
+                Err(reason) => return Err(reason),
+            }
+            if received >= READ_BYTES_MAX {
+                // A peer can send records without content for ever.
+                end = Some(io::ErrorKind::Interrupted.into());
+                break;
+            }
+            match self.receive(below) {
+                Ok(count) => received += count,
+                // The records before a bad one are valid: their data is read first.
+                Err(reason) if self.failed.is_none() && TlsFault::of(&reason).is_some() => {
+                    self.failed = TlsFault::of(&reason)
+                }
+                Err(reason) if filled == 0 => return Err(reason),
+                Err(_) => break,
+            }
+        }
+        // TLS may have responses of its own to send. If data was read, a failure to send them does not matter.
+        let flushed = self.flush_some(below);
+        match end {
+            _ if filled > 0 => Ok(filled),
+            Some(reason) => Err(reason),
+            None => flushed.map(|()| 0),
+        }
+    }
+
+    fn write(&mut self, below: &mut dyn Duplex, bytes: &[u8]) -> io::Result<usize> {
         self.flush(below)?;
         let count = self.tls.writer().write(bytes)?;
         self.unwritten = count;
@@ -174,7 +176,7 @@ impl TlsConnection {
         Ok(count)
     }
 
-    pub(super) fn flush(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
+    fn flush(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
         while self.tls.wants_write() {
             match self.tls.write_tls(below) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -187,28 +189,12 @@ impl TlsConnection {
         Ok(())
     }
 
-    /// As `flush`, but without an error for bytes that do not fit. They wait until the stream below is writable.
-    pub(super) fn flush_some(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
-        match self.flush(below) {
-            Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            flushed => flushed,
-        }
-    }
-
-    /// Closes TLS in the direction of the peer. Bytes that do not fit wait here.
-    pub(super) fn finish(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
+    fn finish(&mut self, below: &mut dyn Duplex) -> io::Result<()> {
         self.tls.send_close_notify();
         self.flush(below)
     }
 
-    /// How many of the accepted bytes may not be written yet.
-    pub(super) fn unwritten(&self) -> usize {
+    fn unwritten(&self) -> usize {
         self.unwritten
     }
 }
-
-/// Bytes that one read takes from the stream below, so that one peer does not delay others. Full records of this size
-/// fill every buffer.
-const READ_BYTES_MAX: usize = 256 * 1024;
-/// Bytes that a peer may send in the handshake: enough for a chain of certificates.
-const HANDSHAKE_BYTES_MAX: usize = 32 * 1024;

@@ -6,14 +6,14 @@
 mod config;
 mod connection;
 mod layer;
-mod stream;
 mod verifier;
 
 pub use config::TlsConfig;
+pub(super) use connection::TlsConnection;
 pub use layer::TlsAt;
-pub(super) use stream::{NodeStream, TlsProgress};
 
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -123,14 +123,18 @@ impl Tls {
         self.shared
     }
 
-    fn dial(&self, to: IpAddr) -> Result<rustls::Connection, rustls::Error> {
+    /// The layer of a connection that is dialled. It accepts up to `write_bytes_max` bytes in one write.
+    pub(super) fn dialled(&self, to: IpAddr, write_bytes_max: usize) -> io::Result<Box<TlsConnection>> {
         // rustls needs a name. It is neither sent nor verified.
         let name = ServerName::IpAddress(to.into());
-        Ok(rustls::ClientConnection::new(self.client.clone(), name)?.into())
+        let tls = rustls::ClientConnection::new(self.client.clone(), name).map_err(io::Error::other)?;
+        Ok(Box::new(TlsConnection::new(tls.into(), write_bytes_max)))
     }
 
-    fn accept(&self) -> Result<rustls::Connection, rustls::Error> {
-        Ok(rustls::ServerConnection::new(self.server.clone())?.into())
+    /// As [`Tls::dialled`], of a connection that was accepted.
+    pub(super) fn accepted(&self, write_bytes_max: usize) -> io::Result<Box<TlsConnection>> {
+        let tls = rustls::ServerConnection::new(self.server.clone()).map_err(io::Error::other)?;
+        Ok(Box::new(TlsConnection::new(tls.into(), write_bytes_max)))
     }
 }
 

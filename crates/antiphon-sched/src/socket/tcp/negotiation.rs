@@ -6,11 +6,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{ConnSink, Tcp, TcpState};
+use super::{ConnSink, Tcp, TcpState, WatchedStream};
 use crate::scheduler::Core;
 use crate::socket::SocketError;
 use crate::socket::framing::Framing;
-use crate::socket::stream::Stream;
 use crate::socket::table::{Served, SocketCx, SocketId};
 
 /// How long a pending connection may negotiate.
@@ -21,7 +20,7 @@ const PENDING_DRAINS_MAX: usize = 1;
 impl Tcp {
     /// An accepted connection; pending at the listener `pending_of` if it has a layer to negotiate.
     pub(in crate::socket) fn accepted(
-        stream: Stream,
+        stream: WatchedStream,
         peer: SocketAddr,
         framing: Framing,
         sink: ConnSink,
@@ -53,7 +52,7 @@ impl Tcp {
     /// Goes on with the negotiation of the layer.
     pub(super) fn negotiate(&mut self, cx: &mut SocketCx<'_>, buffer: &mut [u8]) -> Served {
         let Some(stream) = &mut self.stream else { return Served::Ended };
-        match stream.open() {
+        match stream.bytes.open() {
             Ok(()) => self.on_negotiated(cx, buffer),
             Err(reason) if reason.kind() == io::ErrorKind::WouldBlock => Served::Idle,
             Err(reason) if reason.kind() == io::ErrorKind::Interrupted => Served::Again,

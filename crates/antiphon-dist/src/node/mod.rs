@@ -17,6 +17,7 @@ mod connections;
 mod context;
 mod discovery;
 mod driver;
+mod end_reports;
 mod ended_sessions;
 mod handshakes;
 mod inspection;
@@ -78,7 +79,7 @@ use handshakes::Handshakes;
 use inspection::PAGE_MAX;
 use ipnet::IpNet;
 use outbound::ALL_QUEUES_MAX;
-use outbound::Outbound;
+use outbound::OutboundRouter;
 use peer::Peer;
 use peer::disconnect::{DISCONNECT_WITHIN, Disconnect};
 use peer::idle_close::{IdleStage, frame_counts};
@@ -717,8 +718,8 @@ impl NodeCore {
         self.advance_connection(id, driver);
     }
 
-    fn outbound(&mut self) -> Outbound<'_> {
-        Outbound { cx: &mut self.cx, peers: &mut self.peers, dialer: &mut self.discovery.dialer }
+    fn outbound(&mut self) -> OutboundRouter<'_> {
+        OutboundRouter { cx: &mut self.cx, peers: &mut self.peers, dialer: &mut self.discovery.dialer }
     }
 
     fn handshakes(&mut self) -> Handshakes<'_> {

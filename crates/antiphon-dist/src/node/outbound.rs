@@ -10,12 +10,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use antiphon_sched::{
-    ActorId, AskError, DeadLetter, Destination, Key, NodeId, OutboundMessage, PayloadError, RequestId,
-    SendMode, Signal, SignalKind, Undelivered,
+    AskError, Destination, Key, NodeId, OutboundMessage, PayloadError, RequestId, SendMode, Signal,
+    SignalKind, Undelivered,
 };
 use antiphon_wire::frame::{Answer, Message};
 use antiphon_wire::{Frame, Route, SendMark, SendRefused, Session};
 
+use super::NO_ACTOR;
 use super::context::NodeCx;
 use super::discovery::dialer::Dialer;
 use super::peer::outbound_signals::{NodeHint, nodes_in};
@@ -25,7 +26,6 @@ use super::peer::waiting_outbound::{QueuedOutbound, WaitingBudget, message_bytes
 use super::peers::Peers;
 use super::receipts::Withdrawal;
 use super::timers::NodeTimer;
-use super::{LoopAction, NO_ACTOR};
 use smallvec::SmallVec;
 
 /// How long messages to a node wait for a session.
@@ -36,13 +36,13 @@ pub(super) const SHORT_ROUTE_NODES: usize = 16;
 pub(super) const ALL_QUEUES_MAX: u64 = 256 * 1024 * 1024;
 
 /// The parts of a node that messages and signals of its actors need.
-pub(super) struct Outbound<'n> {
+pub(super) struct OutboundRouter<'n> {
     pub(super) cx: &'n mut NodeCx,
     pub(super) peers: &'n mut Peers,
     pub(super) dialer: &'n mut Dialer,
 }
 
-impl Outbound<'_> {
+impl OutboundRouter<'_> {
     /// Sends a message of an actor to another node.
     pub(super) fn send(&mut self, outbound: &OutboundMessage<'_>) -> Result<(), Undelivered> {
         let node = destination_node(outbound.to);
@@ -284,48 +284,6 @@ impl From<Undelivered> for OutboundRefusal {
 /// The mark up to which a message may be queued.
 pub(super) fn mark_of(mode: SendMode) -> SendMark {
     if mode == SendMode::Try { SendMark::High } else { SendMark::Cap }
-}
-
-impl NodeCx {
-    /// Records what an accepted message leaves open: its receipt, and the requests whose `ReplyTo` it holds.
-    pub(super) fn await_outcome(
-        &mut self,
-        node: NodeId,
-        outbound: &OutboundMessage<'_>,
-        receipt_number: Option<u64>,
-    ) {
-        if let (Some(receipt_number), Destination::Actor(to)) = (receipt_number, outbound.to) {
-            let receiver = (node, to.key());
-            let request = match outbound.mode {
-                SendMode::Receipt(request_id) => Some(request_id),
-                SendMode::Send | SendMode::Try | SendMode::Ask | SendMode::Once | _ => None,
-            };
-            self.receipts.add(receipt_number, request, outbound.requests, receiver);
-        }
-        let is_withdrawable = outbound.mode == SendMode::Ask;
-        self.replies.add(node, outbound.requests, receipt_number, is_withdrawable);
-    }
-
-    /// Reports a waiting message that will not be sent: to its receipt, or as a dead letter.
-    pub(super) fn fail_message(
-        &mut self,
-        (from, to): (Option<Key>, Destination),
-        tag: &'static str,
-        receipt_number: Option<u64>,
-        reason: Undelivered,
-    ) {
-        match (to, receipt_number) {
-            (Destination::Request(..), _) => {}
-            (Destination::Actor(_), Some(receipt_number)) => {
-                self.loop_actions.push(LoopAction::FailReceipt(receipt_number, reason))
-            }
-            (Destination::Actor(to), None) => {
-                let from = from.map(|key| ActorId::new(self.me, key));
-                self.loop_actions
-                    .push(LoopAction::DeadLetter(DeadLetter::new(to, tag, reason).sent_by(from)));
-            }
-        }
-    }
 }
 
 pub(super) fn send_message(

@@ -4,14 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use antiphon_sched::{ActorId, Key, NodeId, RequestId, Time, Undelivered};
+use antiphon_sched::{
+    ActorId, DeadLetter, Destination, Key, NodeId, OutboundMessage, RequestId, SendMode, Time, Undelivered,
+};
 use antiphon_wire::frame::{Outcome, Receipt};
 use smallvec::SmallVec;
 
-use super::complete_if_open;
+use super::context::NodeCx;
 use super::driver::Driver;
 use super::peer::payload_faults::error_of;
 use super::timers::{NodeTimer, TimerQueue};
+use super::{LoopAction, complete_if_open};
 use crate::error::DeliverError;
 
 /// The outbound messages that await a receipt.
@@ -189,4 +192,46 @@ pub(super) enum Withdrawal {
 
 pub(crate) fn log_failed_delivery(owner: Key, to: ActorId, reason: &DeliverError) {
     tracing::debug!(target: "antiphon::requests", actor = %owner, %to, %reason, "a delivery has failed");
+}
+
+impl NodeCx {
+    /// Records what an accepted message leaves open: its receipt, and the requests whose `ReplyTo` it holds.
+    pub(super) fn await_outcome(
+        &mut self,
+        node: NodeId,
+        outbound: &OutboundMessage<'_>,
+        receipt_number: Option<u64>,
+    ) {
+        if let (Some(receipt_number), Destination::Actor(to)) = (receipt_number, outbound.to) {
+            let receiver = (node, to.key());
+            let request = match outbound.mode {
+                SendMode::Receipt(request_id) => Some(request_id),
+                SendMode::Send | SendMode::Try | SendMode::Ask | SendMode::Once | _ => None,
+            };
+            self.receipts.add(receipt_number, request, outbound.requests, receiver);
+        }
+        let is_withdrawable = outbound.mode == SendMode::Ask;
+        self.replies.add(node, outbound.requests, receipt_number, is_withdrawable);
+    }
+
+    /// Reports a waiting message that will not be sent: to its receipt, or as a dead letter.
+    pub(super) fn fail_message(
+        &mut self,
+        (from, to): (Option<Key>, Destination),
+        tag: &'static str,
+        receipt_number: Option<u64>,
+        reason: Undelivered,
+    ) {
+        match (to, receipt_number) {
+            (Destination::Request(..), _) => {}
+            (Destination::Actor(_), Some(receipt_number)) => {
+                self.loop_actions.push(LoopAction::FailReceipt(receipt_number, reason))
+            }
+            (Destination::Actor(to), None) => {
+                let from = from.map(|key| ActorId::new(self.me, key));
+                self.loop_actions
+                    .push(LoopAction::DeadLetter(DeadLetter::new(to, tag, reason).sent_by(from)));
+            }
+        }
+    }
 }

@@ -39,7 +39,7 @@ use crate::thread::{Handle, JobPool, JoinHandle, LoopJob, LoopPools, LoopQueues,
 use antiphon_types::{Time, millis, secs};
 use readiness::{SIGNALS, WAKER};
 #[cfg(unix)]
-use signals::{SignalKind, Signals};
+use signals::{ListenedSignal, Signals};
 
 /// The most items taken from each queue of other threads in one round.
 const INBOX_PER_ROUND: usize = 256;
@@ -649,8 +649,8 @@ impl Loop {
                     let (shared, hangup) = (self.scheduler.core.shared(), &mut self.hangup);
                     if let Some(signals) = &mut self.signals {
                         signals.take(|kind| match kind {
-                            SignalKind::Stop => shared.set_stop_request(true),
-                            SignalKind::Hangup => *hangup = true,
+                            ListenedSignal::Stop => shared.set_stop_request(true),
+                            ListenedSignal::Hangup => *hangup = true,
                         });
                     }
                 }
@@ -766,7 +766,7 @@ impl Loop {
     /// The system refused, 64 loops listen already, or the loop is virtual.
     #[cfg(unix)]
     pub fn stop_on_signals(&mut self) -> Result<(), LoopError> {
-        self.listen_for(SignalKind::Stop)
+        self.listen_for(ListenedSignal::Stop)
     }
 
     /// From now on SIGHUP no longer ends the process: [`Loop::take_hangup`] reports it. It holds as long as
@@ -776,7 +776,7 @@ impl Loop {
     /// As [`Loop::stop_on_signals`].
     #[cfg(unix)]
     pub fn report_hangups(&mut self) -> Result<(), LoopError> {
-        self.listen_for(SignalKind::Hangup)
+        self.listen_for(ListenedSignal::Hangup)
     }
 
     /// Whether SIGHUP was received since the last call, after [`Loop::report_hangups`].
@@ -786,7 +786,7 @@ impl Loop {
     }
 
     #[cfg(unix)]
-    fn listen_for(&mut self, kind: SignalKind) -> Result<(), LoopError> {
+    fn listen_for(&mut self, kind: ListenedSignal) -> Result<(), LoopError> {
         let Some(poll) = &self.poll else {
             return Err(LoopError::Signals(io::Error::new(
                 io::ErrorKind::Unsupported,

@@ -31,14 +31,14 @@ const NO_PIPE: c_int = -1;
 
 /// What a loop listens for.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) enum SignalKind {
+pub(crate) enum ListenedSignal {
     /// SIGINT and SIGTERM.
     Stop,
     /// SIGHUP.
     Hangup,
 }
 
-impl SignalKind {
+impl ListenedSignal {
     const ALL: [Self; 2] = [Self::Stop, Self::Hangup];
 
     fn signals(self) -> &'static [c_int] {
@@ -50,21 +50,21 @@ impl SignalKind {
 }
 
 /// For each kind, the ends of the pipes for the handler: those of loops that listen now.
-static WRITERS: [[AtomicI32; LISTENERS_MAX]; SignalKind::ALL.len()] =
-    [const { [const { AtomicI32::new(NO_PIPE) }; LISTENERS_MAX] }; SignalKind::ALL.len()];
+static WRITERS: [[AtomicI32; LISTENERS_MAX]; ListenedSignal::ALL.len()] =
+    [const { [const { AtomicI32::new(NO_PIPE) }; LISTENERS_MAX] }; ListenedSignal::ALL.len()];
 /// A signal to stop was received since a loop began to listen.
 static IS_STOPPING: AtomicBool = AtomicBool::new(false);
 /// For each loop, whether a SIGHUP was received that the loop has not taken yet.
 static HANGUPS: [AtomicBool; LISTENERS_MAX] = [const { AtomicBool::new(false) }; LISTENERS_MAX];
 static LISTENERS: Mutex<Listeners> = Mutex::new(Listeners {
     pipes: [const { None }; LISTENERS_MAX],
-    kinds: [const { KindListeners { listening: 0, before: None } }; SignalKind::ALL.len()],
+    kinds: [const { KindListeners { listening: 0, before: None } }; ListenedSignal::ALL.len()],
 });
 
 struct Listeners {
     /// All pipes that were made: the end of the handler, and the end of the loop while no loop uses it.
     pipes: [Option<(c_int, Option<UnixStream>)>; LISTENERS_MAX],
-    kinds: [KindListeners; SignalKind::ALL.len()],
+    kinds: [KindListeners; ListenedSignal::ALL.len()],
 }
 
 /// The loops that listen for one kind.
@@ -78,7 +78,7 @@ struct KindListeners {
 pub(crate) struct Signals {
     index: usize,
     /// Whether it listens for each kind.
-    listens: [bool; SignalKind::ALL.len()],
+    listens: [bool; ListenedSignal::ALL.len()],
     /// `None` only while it is dropped.
     pipe: Option<UnixStream>,
     registry: Registry,
@@ -96,10 +96,10 @@ impl Signals {
             listeners.give_back(index, pipe, &registry);
             return Err(reason);
         }
-        Ok(Self { index, listens: [false; SignalKind::ALL.len()], pipe: Some(pipe), registry })
+        Ok(Self { index, listens: [false; ListenedSignal::ALL.len()], pipe: Some(pipe), registry })
     }
 
-    pub(crate) fn listen(&mut self, kind: SignalKind) -> io::Result<()> {
+    pub(crate) fn listen(&mut self, kind: ListenedSignal) -> io::Result<()> {
         if !self.listens[kind as usize] {
             LISTENERS.lock().begin(self.index, kind)?;
             self.listens[kind as usize] = true;
@@ -108,15 +108,15 @@ impl Signals {
     }
 
     /// Empties the pipe, and calls `act` with each kind that was received.
-    pub(crate) fn take(&mut self, mut act: impl FnMut(SignalKind)) {
+    pub(crate) fn take(&mut self, mut act: impl FnMut(ListenedSignal)) {
         if let Some(pipe) = &mut self.pipe {
             drain(pipe);
         }
-        if self.listens[SignalKind::Stop as usize] && IS_STOPPING.load(Ordering::SeqCst) {
-            act(SignalKind::Stop);
+        if self.listens[ListenedSignal::Stop as usize] && IS_STOPPING.load(Ordering::SeqCst) {
+            act(ListenedSignal::Stop);
         }
         if HANGUPS[self.index].swap(false, Ordering::SeqCst) {
-            act(SignalKind::Hangup);
+            act(ListenedSignal::Hangup);
         }
     }
 }
@@ -124,7 +124,7 @@ impl Signals {
 impl Drop for Signals {
     fn drop(&mut self) {
         let mut listeners = LISTENERS.lock();
-        for kind in SignalKind::ALL.into_iter().filter(|kind| self.listens[*kind as usize]) {
+        for kind in ListenedSignal::ALL.into_iter().filter(|kind| self.listens[*kind as usize]) {
             listeners.end(self.index, kind);
         }
         if let Some(pipe) = self.pipe.take() {
@@ -166,25 +166,25 @@ impl Listeners {
         }
     }
 
-    fn begin(&mut self, index: usize, kind: SignalKind) -> io::Result<()> {
+    fn begin(&mut self, index: usize, kind: ListenedSignal) -> io::Result<()> {
         let Some((writer, _)) = self.pipes[index] else { return Ok(()) };
         let of_kind = &mut self.kinds[kind as usize];
         if of_kind.listening == 0 {
-            if kind == SignalKind::Stop {
+            if kind == ListenedSignal::Stop {
                 IS_STOPPING.store(false, Ordering::SeqCst);
             }
             of_kind.before = Some(set_handlers(kind.signals())?);
         }
         of_kind.listening += 1;
         WRITERS[kind as usize][index].store(writer, Ordering::SeqCst);
-        if kind == SignalKind::Stop && IS_STOPPING.load(Ordering::SeqCst) {
+        if kind == ListenedSignal::Stop && IS_STOPPING.load(Ordering::SeqCst) {
             // The other loops are stopping: this one stops too.
             notify(writer);
         }
         Ok(())
     }
 
-    fn end(&mut self, index: usize, kind: SignalKind) {
+    fn end(&mut self, index: usize, kind: ListenedSignal) {
         WRITERS[kind as usize][index].store(NO_PIPE, Ordering::SeqCst);
         let of_kind = &mut self.kinds[kind as usize];
         of_kind.listening -= 1;
@@ -210,7 +210,7 @@ fn notify(writer: c_int) {
 
 extern "C" fn on_signal(signal: c_int) {
     if signal == SIGHUP {
-        for (writer, is_pending) in WRITERS[SignalKind::Hangup as usize].iter().zip(&HANGUPS) {
+        for (writer, is_pending) in WRITERS[ListenedSignal::Hangup as usize].iter().zip(&HANGUPS) {
             let writer = writer.load(Ordering::SeqCst);
             if writer != NO_PIPE && !is_pending.swap(true, Ordering::SeqCst) {
                 notify(writer);
@@ -227,7 +227,7 @@ extern "C" fn on_signal(signal: c_int) {
         }
         return;
     }
-    for writer in &WRITERS[SignalKind::Stop as usize] {
+    for writer in &WRITERS[ListenedSignal::Stop as usize] {
         let writer = writer.load(Ordering::SeqCst);
         if writer != NO_PIPE {
             notify(writer);

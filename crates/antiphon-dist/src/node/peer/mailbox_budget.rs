@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use antiphon_sched::{Budget, Delivery, Key, LocalActors, MailboxLoad, Permit, Time};
+use antiphon_sched::{Budget, Delivery, Key, LocalActors, MailboxLoad, OverBudget, Permit, Time};
 
 use antiphon_wire::Limits;
 
@@ -349,7 +349,7 @@ impl MailboxBudget {
         let of_peer = replies.used();
         let fits_all = of_peer + bytes <= PEER_BYTES_MIN || of_all + bytes <= ALL_PEERS_BYTES_MAX;
         let fits = of_peer + bytes <= PEER_BYTES_MAX && fits_all;
-        fits.then(|| replies.acquire(bytes)).ok_or(OverBudget)
+        fits.then(|| replies.acquire(bytes)).ok_or(OverBudget { max: PEER_BYTES_MAX })
     }
 
     /// The bytes of its messages, after a check.
@@ -402,10 +402,6 @@ pub(in crate::node) enum SharePart {
     Half,
     Quarter,
 }
-
-/// There is no room in the budget.
-#[derive(Debug)]
-pub(in crate::node) struct OverBudget;
 
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "the actors of these tests ignore most events")]

@@ -23,8 +23,8 @@ use std::time::Duration;
 
 use antiphon_sched::{
     ActorId, AskError, DeadLetter, Delivery, Destination, EncodedValue, ExitReason, Key, MonitorId, NodeId,
-    Origin, OutboundMessage, PayloadError, QueueRoom, RequestId, RoomMark, SendMode, Signal, SignalKind,
-    SignalPolicy, Time, Undelivered, with_origin,
+    Origin, OutboundMessage, OverBudget, PayloadError, QueueRoom, RequestId, RoomMark, SendMode, Signal,
+    SignalKind, SignalPolicy, Time, Undelivered, with_origin,
 };
 use antiphon_wire::frame::{
     Answer, Close, CloseReason, Down, DownReason, Goodbye, GoodbyeReason, IdleAgreed, IdleProposed, Message,
@@ -52,7 +52,7 @@ use backlog::{Backlog, BacklogEntry, BacklogItem};
 use disconnect::Disconnect;
 use idle_close::{CHECK_EVERY, IDLE_FOR, IdleStage, PAUSE_LAST, TAGS_AT_REST_MAX, frame_counts};
 use inbound_messages::{BATCHES_PAUSED, MessageInfo, send_receipt};
-use mailbox_budget::{MailboxBudget, OverBudget, PeerBudget, SharePart};
+use mailbox_budget::{MailboxBudget, PeerBudget, SharePart};
 use monitors::PeerMonitors;
 use outbound_signals::{NodeHint, send_reply_dropped, send_signal};
 use payload_faults::{
@@ -660,7 +660,7 @@ impl Peer {
                 Ok(permit) => driver.local().with_permit(permit, |local| {
                     local.requests().complete_encoded(request_id, tag, answer.body)
                 }),
-                Err(OverBudget) => {
+                Err(OverBudget { .. }) => {
                     driver.local().requests().fail_from_peer(request_id, AskError::Busy);
                     Err(Undelivered::Full)
                 }
@@ -822,7 +822,7 @@ impl Peer {
     ) {
         let (permit, reason) = match self.budget.acquire_for_value(&cx.budgets, bytes_of_reason(&reason)) {
             Ok(permit) => (Some(permit), reason),
-            Err(OverBudget) => (None, without_value(reason)),
+            Err(OverBudget { .. }) => (None, without_value(reason)),
         };
         driver.local().with_permit(permit, |local| local.signals().down(watcher, id, actor, reason));
     }

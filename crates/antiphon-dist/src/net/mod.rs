@@ -12,7 +12,7 @@ mod udp;
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use antiphon_sched::{
     Addr, EXTERNAL_TOKENS, Event, ExternalReadiness, JobPool, LocalActors, Loop, Time, actor, egress, receive,
@@ -325,7 +325,7 @@ impl NetDriver {
 
     /// Reads one share of a connection into the core.
     fn read_socket(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, conn: ConnId) {
-        let (mut control_frames, mut has_more) = (0, true);
+        let (begun, mut control_frames, mut has_more) = (Instant::now(), 0, true);
         for _ in 0..sockets::READS_A_ROUND {
             // What is left of the reads before comes first.
             let count = if core.has_unread(conn) {
@@ -356,11 +356,12 @@ impl NetDriver {
             };
             handle(core, local, &mut self.outputs, Input::Received(conn, count));
             control_frames += core.control_frames();
-            if !has_more || is_flood(control_frames) {
+            if !has_more || is_flood(control_frames) || begun.elapsed() >= sockets::READ_TIME {
                 break;
             }
         }
-        self.sockets.set_flooded(conn, is_flood(control_frames));
+        let is_over_time = has_more && begun.elapsed() >= sockets::READ_TIME;
+        self.sockets.set_over_share(conn, is_flood(control_frames) || is_over_time);
         if has_more || core.has_unread(conn) {
             self.sockets.queue(conn);
         }

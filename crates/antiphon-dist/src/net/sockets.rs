@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use antiphon_sched::{Acceptor, ByteStream, ExternalReadiness, Time};
 use antiphon_wire::{Refusal, TlsFault};
@@ -21,6 +22,8 @@ use crate::node::{ConnId, OverTls};
 
 /// Reads of one socket in one round.
 pub(super) const READS_A_ROUND: usize = 16;
+/// The time after which a socket with more to read waits for its turn in the next rounds: frames differ in what they cost.
+pub(super) const READ_TIME: Duration = Duration::from_millis(1);
 /// Connections accepted in one round: a small part of the unproven ones that a node holds, so that the hello of each can be read before
 /// others replace it.
 pub(super) const ACCEPTS_A_ROUND: usize = 16;
@@ -43,8 +46,8 @@ struct NodeSocket {
     state: SocketState,
     /// Whether it is in the queue of ready ones.
     is_queued: bool,
-    /// Whether the last round exceeded the share of control frames.
-    is_flooded: bool,
+    /// Whether the last round had more to read than the share of one socket: of its time, or of control frames.
+    is_over_share: bool,
 }
 
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -134,7 +137,7 @@ impl NodeSockets {
         let registry = registry.ok_or_else(|| io::Error::other("the loop has no poller for sockets"))?;
         let token = Token(FIRST_SOCKET + conn.0 as usize);
         registry.register(stream.tcp(), token, Interest::READABLE | Interest::WRITABLE)?;
-        self.table.insert(conn, NodeSocket { stream, state, is_queued: false, is_flooded: false });
+        self.table.insert(conn, NodeSocket { stream, state, is_queued: false, is_over_share: false });
         Ok(())
     }
 
@@ -229,10 +232,10 @@ impl NodeSockets {
         }
     }
 
-    /// Notes whether a socket has exceeded its share of control frames in this round.
-    pub(super) fn set_flooded(&mut self, conn: ConnId, is_flooded: bool) {
+    /// Notes whether a socket has more to read than its share of this round.
+    pub(super) fn set_over_share(&mut self, conn: ConnId, is_over_share: bool) {
         if let Some(socket) = self.table.get_mut(&conn) {
-            socket.is_flooded = is_flooded;
+            socket.is_over_share = is_over_share;
         }
     }
 
@@ -241,15 +244,15 @@ impl NodeSockets {
         !self.ready.is_empty() || self.acceptor.is_ready(now)
     }
 
-    /// Begins a round: moves the sockets that are ready to `ready`. Of those beyond their share of control frames it is the one
-    /// that has waited longest, for reading and for writing: so very many of them take no more of a round than one.
+    /// Begins a round: moves the sockets that are ready to `ready`. Of those beyond their share it is the one that has waited longest,
+    /// for reading and for writing: so very many of them take no more of a round than one.
     pub(super) fn begin_round(&mut self, ready: &mut Vec<ConnId>) {
         self.handshake_steps_left = HANDSHAKE_STEPS_A_ROUND;
-        let mut has_flooded = false;
+        let mut has_one_over_share = false;
         let table = &mut self.table;
         self.ready.retain(|conn| {
             let Some(socket) = table.get_mut(conn) else { return false };
-            if socket.is_flooded && std::mem::replace(&mut has_flooded, true) {
+            if socket.is_over_share && std::mem::replace(&mut has_one_over_share, true) {
                 return true;
             }
             socket.is_queued = false;
@@ -371,14 +374,14 @@ mod tests {
 
     /// Of the sockets beyond their share of control frames, one is ready in each round, in turn.
     #[test]
-    fn flooded_sockets_take_turns() {
+    fn sockets_over_share_take_turns() {
         let sched = Loop::new(antiphon_sched::LoopConfig::default()).unwrap();
         let mut sockets = listening(sched.registry());
         let peers: Vec<StdStream> =
             (1..=4).map(|number| add_peer(&mut sockets, number, sched.registry())).collect();
         // The last one keeps to its share.
         for number in 1..=3 {
-            sockets.set_flooded(ConnId(number), true);
+            sockets.set_over_share(ConnId(number), true);
         }
         (1..=4).for_each(|number| sockets.queue(ConnId(number)));
         let mut rounds = Vec::new();

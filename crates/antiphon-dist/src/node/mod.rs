@@ -84,8 +84,8 @@ use peer::Peer;
 use peer::disconnect::{DISCONNECT_WITHIN, Disconnect};
 use peer::idle_close::{IdleStage, frame_counts};
 use peer::session::{
-    FrameEffect, LINGER, Link, NodeFrame, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, Outage, PeerSession, REDIAL_AFTER,
-    REFUSALS_MAX, REFUSED_FOR, Received, Successor,
+    FrameEffect, InquiryEnd, LINGER, Link, NodeFrame, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, Outage, PeerSession,
+    REDIAL_AFTER, REFUSALS_MAX, REFUSED_FOR, Received, Successor,
 };
 use peer_watch::{PeerWatches, status_of};
 use peers::{PEERS_MAX, Peers};
@@ -1062,8 +1062,8 @@ impl NodeCore {
     /// another one may have taken its place.
     fn on_predecessor_due(&mut self, node: NodeId, driver: &mut impl Driver) {
         let unanswered = match self.peers.get_mut(node).map(|peer| peer.end_inquiry(&self.cx)) {
-            Some(Some(unanswered)) => unanswered,
-            Some(None) => return,
+            Some(InquiryEnd::Over { unanswered }) => unanswered,
+            Some(InquiryEnd::Pending) => return,
             None => None,
         };
         match unanswered {

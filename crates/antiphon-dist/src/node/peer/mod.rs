@@ -59,7 +59,9 @@ use payload_faults::{
     TOO_MANY_TYPES, check_body, check_inbound, check_size, encode_error, error_of, send_refusal,
 };
 use room_waiters::{NeededRoom, RoomWaiter, RoomWaiters};
-use session::{FrameEffect, Inquiry, Link, NodeFrame, Outage, PeerSession, ReceivedFrames, Successor};
+use session::{
+    FrameEffect, Inquiry, InquiryEnd, Link, NodeFrame, Outage, PeerSession, ReceivedFrames, Successor,
+};
 use signals::{BY_TARGET, SignalRules, body_bytes, bytes_of_reason, sender_of, without_value};
 use state::{Gone, PeerState};
 use waiting_outbound::{QueuedOutbound, WaitingBudget, WaitingOutbound, message_bytes, signal_bytes};
@@ -393,20 +395,21 @@ impl Peer {
         Some(cx.now)
     }
 
-    /// The time for the answer to [`Self::ask`] is over, or its connection is lost. `None` if the timer is that of an earlier inquiry:
-    /// each has its own. Else the node that may have taken its place, if it has not answered.
-    pub(super) fn end_inquiry(&mut self, cx: &NodeCx) -> Option<Option<Successor>> {
-        let Some(peer_session) = self.state.session_mut() else { return Some(None) };
-        let Some(inquiry) = &peer_session.inquiry else { return Some(None) };
+    /// A timer of [`Self::ask`] is due, or its connection is lost.
+    pub(super) fn end_inquiry(&mut self, cx: &NodeCx) -> InquiryEnd {
+        let Some(peer_session) = self.state.session_mut() else {
+            return InquiryEnd::Over { unanswered: None };
+        };
+        let Some(inquiry) = &peer_session.inquiry else { return InquiryEnd::Over { unanswered: None } };
         let is_connected = peer_session.is_connected();
         if is_connected && cx.now < inquiry.since + cx.answer_within() {
-            return None;
+            return InquiryEnd::Pending;
         }
         let has_answered = is_connected && peer_session.session.last_received() >= inquiry.since;
         let unanswered = inquiry.successor.filter(|_| !has_answered);
         peer_session.silent_since = (!has_answered).then_some(inquiry.since);
         peer_session.inquiry = None;
-        Some(unanswered)
+        InquiryEnd::Over { unanswered }
     }
 
     // Received frames.

@@ -96,6 +96,17 @@ pub(in crate::node) struct Inquiry {
     pub(in crate::node) successor: Option<Successor>,
 }
 
+/// What a timer of an inquiry has shown.
+pub(in crate::node) enum InquiryEnd {
+    /// The timer was that of an earlier inquiry: each has its own.
+    Pending,
+    /// Nothing is asked any more.
+    Over {
+        /// The node that may be at a location of the peer, which has not answered.
+        unanswered: Option<Successor>,
+    },
+}
+
 /// A node that states a location of another one, or was found there.
 #[derive(Copy, Clone, Debug)]
 pub(in crate::node) struct Successor {

@@ -1,6 +1,6 @@
 //! The driver: performs the node's input and output with sockets and clocks. The only impure part of this crate.
 //!
-//! Each round has three parts. The driver reads arrived bytes straight into the core's buffers. The loop runs its actors.
+//! Each round has four parts. It sleeps until there is something to do. The driver reads arrived bytes straight into the core's buffers. The loop runs its actors.
 //! The core seals the messages that they sent, and the driver writes them. So a request with an immediate reply costs one
 //! wait, one read and one write.
 

@@ -106,7 +106,7 @@ impl NodeCx {
         self.log.may(self.now, kind, about)
     }
 
-    /// How long a peer may take to answer [`Peer::ask`](super::peer::Peer::ask): connections that wait for it must not time out before.
+    /// How long a peer may take to answer [`Peer::inquire`](super::peer::Peer::inquire): connections that wait for it must not time out before.
     pub(super) fn answer_within(&self) -> Duration {
         PREDECESSOR_WITHIN.min(self.settings.limits().handshake_timeout / 2)
     }

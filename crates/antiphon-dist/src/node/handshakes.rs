@@ -252,7 +252,7 @@ impl Handshakes<'_> {
                 if is_resting {
                     self.dialer.reopen(self.cx, self.peers, node);
                 }
-                let contention = self.peers.get_mut(node).and_then(|peer| peer.ask(self.cx, None));
+                let contention = self.peers.get_mut(node).and_then(|peer| peer.inquire(self.cx, None));
                 let contention = contention.map(|since| Contention { since, reopens: is_resting });
                 if let Some(conn) = self.cx.connections.get(id) {
                     conn.contention = contention;

@@ -1011,7 +1011,7 @@ impl NodeCore {
             };
             if peer_session.is_some_and(may_answer) {
                 if let Some(peer) = self.peers.get_mut(old) {
-                    peer.ask(&mut self.cx, Some(Successor { node, at, is_there: true }));
+                    peer.inquire(&mut self.cx, Some(Successor { node, at, is_there: true }));
                 }
             } else {
                 self.supersede(old, driver);
@@ -1050,7 +1050,7 @@ impl NodeCore {
         }
         for (other, at) in connected {
             if let Some(peer) = self.peers.get_mut(other) {
-                peer.ask(&mut self.cx, Some(Successor { node, at, is_there: false }));
+                peer.inquire(&mut self.cx, Some(Successor { node, at, is_there: false }));
             }
         }
         unconnected
@@ -1199,7 +1199,7 @@ impl NodeCore {
         Ok(Received::All)
     }
 
-    /// Handles a frame that concerns more than its peer: lookups, and the locations of nodes.
+    /// Handles a frame that concerns more than its peer: lookups, locations of nodes, announce relays, and proposals of an idle close.
     fn on_node_frame(&mut self, node: NodeId, frame: NodeFrame<'_>, driver: &mut impl Driver) {
         match frame {
             NodeFrame::Lookup(lookup) => self.names.on_lookup(&mut self.cx, &mut self.peers, node, &lookup),

@@ -1,17 +1,23 @@
 //! Another node, as this one knows it: its locations, its session, and what waits for it or came from it.
 //!
 //! A peer sees neither other peers nor the table of them. What is shared it gets as an argument.
+//!
+//! When the mailbox of an actor is more than half full, or the actor uses half of its share of the byte budget, the peer is
+//! asked to hold back its frames for that actor. A message for a full mailbox waits in the backlog of its peer. The free
+//! places of a mailbox go in turn to all that wait for them.
+//!
+//! Invariant: a message is never refused because time passes while its session lasts.
 
 pub(super) mod backlog;
 pub(super) mod disconnect;
 pub(super) mod idle_close;
-pub(super) mod inbound_messages;
 pub(super) mod mailbox_budget;
 #[cfg(test)]
 mod monitor_tests;
 pub(super) mod monitors;
 pub(super) mod outbound_signals;
 pub(super) mod payload_faults;
+pub(super) mod receipts;
 pub(super) mod room_waiters;
 pub(super) mod session;
 pub(super) mod signals;
@@ -51,13 +57,13 @@ use antiphon_wire as wire;
 use backlog::{Backlog, BacklogEntry, BacklogItem};
 use disconnect::Disconnect;
 use idle_close::{CHECK_EVERY, IDLE_FOR, IdleStage, PAUSE_LAST, TAGS_AT_REST_MAX, frame_counts};
-use inbound_messages::{BATCHES_PAUSED, MessageInfo, send_receipt};
 use mailbox_budget::{MailboxBudget, PeerBudget, SharePart};
 use monitors::PeerMonitors;
 use outbound_signals::{NodeHint, send_reply_dropped, send_signal};
 use payload_faults::{
     TOO_MANY_TYPES, check_body, check_inbound, check_size, encode_error, error_of, send_refusal,
 };
+use receipts::{BATCHES_PAUSED, MessageInfo, send_receipt};
 use room_waiters::{NeededRoom, RoomWaiter, RoomWaiters};
 use session::{
     FrameEffect, Inquiry, InquiryEnd, Link, NodeFrame, Outage, PeerSession, ReceivedFrames, Successor,
@@ -382,7 +388,7 @@ impl Peer {
 
     /// Sends it a ping, which it must answer within [`NodeCx::answer_within`]. Returns when the ping was sent that it has to answer;
     /// `None` without a session.
-    pub(super) fn ask(&mut self, cx: &mut NodeCx, successor: Option<Successor>) -> Option<Time> {
+    pub(super) fn inquire(&mut self, cx: &mut NodeCx, successor: Option<Successor>) -> Option<Time> {
         let peer_session = self.state.session_mut()?;
         if let Some(inquiry) = &mut peer_session.inquiry {
             inquiry.successor = successor.or(inquiry.successor);
@@ -395,7 +401,7 @@ impl Peer {
         Some(cx.now)
     }
 
-    /// A timer of [`Self::ask`] is due, or its connection is lost.
+    /// A timer of [`Self::inquire`] is due, or its connection is lost.
     pub(super) fn end_inquiry(&mut self, cx: &NodeCx) -> InquiryEnd {
         let Some(peer_session) = self.state.session_mut() else {
             return InquiryEnd::Over { unanswered: None };
@@ -544,7 +550,7 @@ impl Peer {
         cx.timers.add(expires, NodeTimer::Backlog(self.node));
     }
 
-    // Signals of the peer.
+    // Frames and signals of the peer.
 
     /// Handles a frame. What concerns more than this peer and the actors of this node is returned.
     pub(super) fn on_frame<'f>(

@@ -1,11 +1,4 @@
-//! What inbound messages and their receipts need beside [`Peer`](super::Peer): it brings them from its session into mailboxes, or into
-//! its backlog.
-//!
-//! When the mailbox of an actor is more than half full, or the actor uses half of its share of the byte budget, the peer is
-//! asked to hold back its frames for that actor. A message for a full mailbox waits in the backlog of its peer. The free
-//! places of a mailbox go in turn to all that wait for them.
-//!
-//! Invariant: a message is never refused because time passes while its session lasts.
+//! Receipts for the messages of a peer, and what describes a message in reports.
 
 use antiphon_sched::{Delivery, Key, NodeId};
 use antiphon_wire::Session;

@@ -222,6 +222,9 @@ pub enum RegisterError {
     /// This actor is not part of a node.
     #[error("this actor's loop is not part of a node; spawn the actor in a `Node` to use names")]
     NoNode,
+    /// The actor to register has ended, or is on another node.
+    #[error("the actor to register has ended, or is on another node; register an actor of this node")]
+    NotHere,
 }
 
 /// Why a message that asked for a receipt was not delivered, or may not have been.

@@ -324,6 +324,7 @@ impl NetDriver {
     }
 
     /// Reads one share of a connection into the core.
+    #[expect(clippy::disallowed_methods, reason = "the time of the loop stands still during a round")]
     fn read_socket(&mut self, core: &mut NodeCore, local: &mut LocalActors<'_>, conn: ConnId) {
         let (begun, mut control_frames, mut has_more) = (Instant::now(), 0, true);
         for _ in 0..sockets::READS_A_ROUND {

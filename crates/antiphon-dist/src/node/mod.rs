@@ -84,7 +84,7 @@ use peer::Peer;
 use peer::disconnect::{DISCONNECT_WITHIN, Disconnect};
 use peer::idle_close::{IdleStage, frame_counts};
 use peer::session::{
-    FrameEffect, InquiryEnd, LINGER, Link, NodeFrame, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, Outage, PeerSession,
+    FrameEffect, InquiryEnd, LINGER, Link, NodeFrame, OLD_EPOCHS_FOR, OLD_EPOCHS_MAX, PeerSession,
     REDIAL_AFTER, REFUSALS_MAX, REFUSED_FOR, Received, Successor,
 };
 use peer_watch::{PeerWatches, status_of};
@@ -127,7 +127,7 @@ enum LoopAction {
 pub struct Counts {
     /// Known nodes, whether they were ever connected or not.
     pub peers: usize,
-    /// Names of actors, channels and RCIs that are registered on this node. The node's own services do not count;
+    /// Names of actors, channels and RCIs that are registered on this node. Services do not count;
     /// [`name_infos`](crate::NetHandle::name_infos) lists them too.
     pub names: usize,
     /// Open lookups, of this node and of peers.
@@ -190,7 +190,8 @@ impl NodeCore {
     }
 
     /// A core for simulators and tests, which provide their own driver. The node listens at `location`. It dials a
-    /// location that another node names only if `networks` contains it.
+    /// location that another node names only if `networks` contains it. Channels and RCIs have their default limits, and there is no
+    /// file service.
     ///
     /// # Errors
     /// The configuration is invalid.
@@ -567,7 +568,7 @@ impl NodeCore {
         Ok(())
     }
 
-    /// Replaces the access policy of an actor. `Signal::Exited` removes it when the actor exits.
+    /// Replaces the access policy of an actor. `Notice::Exited` removes it when the actor exits.
     pub(crate) fn set_access(&mut self, actor: Key, access: AccessPolicy) {
         let before = if access.allows_all() {
             self.cx.access.policies.remove(&actor)
@@ -1252,11 +1253,10 @@ impl NodeCore {
         if peer_session.conn() != Some(id) {
             return;
         }
-        peer_session.link = Link::Down(Outage::new(now));
         if !peer_session.session.is_idle() {
             self.cx.counts.cut_with_unacked += 1;
         }
-        peer_session.session.connection_lost();
+        peer_session.lose_connection(now);
         self.decide_contests_soon(node);
         if self.finish_disconnect_if_goodbye_sent(node, driver) {
             return;
@@ -1590,8 +1590,7 @@ impl NodeCore {
             }
             while peer_session.session.poll_transmit(now, &mut conn.out) {}
         }
-        peer_session.link = Link::Resting;
-        peer_session.session.connection_closed_idle();
+        peer_session.rest();
         tracing::debug!(%node, "an idle connection was closed; the node dials again when it is needed");
         self.flush_and_close_conn(id, driver);
     }
@@ -1665,7 +1664,7 @@ impl NodeCore {
         }
     }
 
-    /// Begins to end a session. `false` if there is none, or if the peer has already sent a goodbye.
+    /// Begins to end a session. `false` if there is none.
     fn start_disconnect(&mut self, node: NodeId, reason: GoodbyeReason, within: Duration) -> bool {
         // An idle session without a connection needs the goodbye too: without it, the peer would lose the messages that
         // it sends next.

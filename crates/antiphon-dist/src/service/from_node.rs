@@ -9,7 +9,9 @@ use std::borrow::Cow;
 
 use antiphon_sched::{DecodeError, EncodeError, NodeId, Wire, origin};
 
-/// A message, and the node that sent it.
+/// A message, and the node that sent it. Programs make one from a message of their own by [`From`]; then it comes from this node.
+#[derive(Debug)]
+#[non_exhaustive]
 pub struct FromNode<T> {
     /// The message.
     pub message: T,

@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use antiphon_sched::{Actor, ActorId, Addr, Key, LoopRef, NodeId, RequestId, Wire};
 
+use super::file::FILE_SERVICE;
 use super::{FromNode, ServiceState};
 use crate::access::{AccessError, AccessPolicy};
 use crate::cx::Named;
@@ -25,8 +26,16 @@ impl<'c, 'l> NodeRef<'c, 'l> {
     /// [`ServiceAddr`](super::ServiceAddr). The names of services are apart from those of actors.
     ///
     /// # Errors
-    /// The node has a service of that name, the name is not valid, or there are too many names.
+    /// The actor has ended or is on another node, the node has a service of that name, the name is not valid, or there are too many
+    /// names.
     pub fn register<M: Wire>(&mut self, name: &str, actor: Addr<FromNode<M>>) -> Result<(), RegisterError> {
+        if actor.node() != self.loop_ref.node_id() || !self.loop_ref.is_alive(actor.id().key()) {
+            return Err(RegisterError::NotHere);
+        }
+        // Programs may start before the file service of their node.
+        if name == FILE_SERVICE {
+            return Err(RegisterError::Taken { name: name.to_owned() });
+        }
         let tag = self.loop_ref.service().type_name_of::<M>();
         self.register_as((Space::Service, name), actor, tag, Some(actor.id().key()))
     }
@@ -94,7 +103,7 @@ impl<'c, 'l> NodeRef<'c, 'l> {
         let tag = T::tag(self.loop_ref);
         let actor = self.loop_ref.spawn_service(actor);
         if self.allow(actor, access).is_err() {
-            // The policy was checked with the configuration, so the error means that the actor has exited.
+            // The configuration has checked the policy, so the actor has exited.
             return Err(RegisterError::NoNode);
         }
         if let Err(reason) = self.register_as((T::SPACE, name), actor, tag, owner) {

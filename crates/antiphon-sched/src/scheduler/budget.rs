@@ -55,11 +55,6 @@ impl Budget {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// The most that may be in use; `u64::MAX` without a maximum.
-    pub fn max(&self) -> u64 {
-        self.0.max
-    }
-
     /// Adds `amount` until the permit is dropped, whatever the maximum is. [`LocalActors::with_permit`](crate::LocalActors::with_permit)
     /// keeps a permit with a message.
     pub fn acquire(&self, amount: u64) -> Permit {
@@ -67,19 +62,20 @@ impl Budget {
         Permit { budget: self.clone(), amount }
     }
 
-    /// As [`Budget::acquire`], if the budget and all above it have room for it.
+    /// As [`Budget::acquire`], if the budget and all above it have room for it. Only one thread may acquire permits of a tree of
+    /// budgets with maxima; any thread may drop them.
     ///
     /// # Errors
     /// One of them would have more than its maximum in use.
     pub fn try_acquire(&self, amount: u64) -> Result<Permit, OverBudget> {
-        let mut next = Some(self);
+        let (mut next, mut over) = (Some(self), None);
         while let Some(budget) = next {
-            if budget.0.max - budget.used().min(budget.0.max) < amount {
-                return Err(OverBudget { max: budget.0.max });
+            if budget.0.max.saturating_sub(budget.used()) < amount {
+                over = Some(OverBudget { max: budget.0.max });
             }
             next = budget.0.parent.as_ref();
         }
-        Ok(self.acquire(amount))
+        over.map_or_else(|| Ok(self.acquire(amount)), Err)
     }
 
     fn for_each_level(&self, change: impl Fn(&AtomicU64) -> u64) {
@@ -94,7 +90,7 @@ impl Budget {
 /// A budget has no room for a permit.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct OverBudget {
-    /// The most that may be in use of the budget without room: the one that was asked, or one above it.
+    /// The most that may be in use of the budget without room; of several, of that which is above the others.
     pub max: u64,
 }
 

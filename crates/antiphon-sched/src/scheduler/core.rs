@@ -80,7 +80,7 @@ pub(crate) struct Core {
     pub(super) permit: Option<Permit>,
     /// The rules of the transport; `None` if the loop has none.
     pub(super) payload_rules: Option<PayloadRules>,
-    /// Signals for the transport.
+    /// Signals and notices for the transport.
     pub(super) signals: Vec<QueuedSignal>,
     scratch: Vec<u8>,
     type_names: FxHashMap<TypeId, &'static str>,

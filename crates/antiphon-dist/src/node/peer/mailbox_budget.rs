@@ -349,7 +349,8 @@ impl MailboxBudget {
         let of_peer = replies.used();
         let fits_all = of_peer + bytes <= PEER_BYTES_MIN || of_all + bytes <= ALL_PEERS_BYTES_MAX;
         let fits = of_peer + bytes <= PEER_BYTES_MAX && fits_all;
-        fits.then(|| replies.acquire(bytes)).ok_or(OverBudget { max: PEER_BYTES_MAX })
+        let max = if fits_all { PEER_BYTES_MAX } else { ALL_PEERS_BYTES_MAX };
+        fits.then(|| replies.acquire(bytes)).ok_or(OverBudget { max })
     }
 
     /// The bytes of its messages, after a check.

@@ -41,7 +41,6 @@ use antiphon_wire::{Frame, Limits, Locations, Pair, SendMark, SendRefused, Sessi
 use crate::certificates::Fingerprint;
 use crate::error::{DialError, Status};
 use crate::location::Location;
-use crate::node::LoopAction;
 use crate::node::context::NodeCx;
 use crate::node::driver::{Driver, Output};
 use crate::node::inspection::{PeerInfo, SessionInfo};
@@ -52,6 +51,7 @@ use crate::node::peers::known_nodes::{Ended, Naming};
 use crate::node::peers::token_bucket::TokenBucket;
 use crate::node::receipts::Withdrawal;
 use crate::node::timers::NodeTimer;
+use crate::node::{LoopAction, NO_ACTOR};
 use crate::peer_limits::PeerLimits;
 use antiphon_wire as wire;
 use backlog::{Backlog, BacklogEntry, BacklogItem};
@@ -65,9 +65,7 @@ use payload_faults::{
 };
 use receipts::{BATCHES_PAUSED, MessageInfo, send_receipt};
 use room_waiters::{NeededRoom, RoomWaiter, RoomWaiters};
-use session::{
-    FrameEffect, Inquiry, InquiryEnd, Link, NodeFrame, Outage, PeerSession, ReceivedFrames, Successor,
-};
+use session::{FrameEffect, Inquiry, InquiryEnd, NodeFrame, PeerSession, ReceivedFrames, Successor};
 use signals::{BY_TARGET, SignalRules, body_bytes, bytes_of_reason, sender_of, without_value};
 use state::{Gone, PeerState};
 use waiting_outbound::{QueuedOutbound, WaitingBudget, WaitingOutbound, message_bytes, signal_bytes};
@@ -560,7 +558,7 @@ impl Peer {
         driver: &mut impl Driver,
     ) -> FrameEffect<'f> {
         let peer = self.node;
-        let from = |key| Some(ActorId::new(peer, key));
+        let from = |key| (key != NO_ACTOR).then(|| ActorId::new(peer, key));
         let me = cx.me;
         let to = |key| ActorId::new(me, key);
         let signal = match frame {
@@ -748,7 +746,8 @@ impl Peer {
     /// Applies a signal. For the peer, an actor that is not exposed to it does not exist.
     pub(super) fn apply_signal(&mut self, cx: &mut NodeCx, signal: Signal, driver: &mut impl Driver) {
         let (bytes, rules) = (body_bytes(&signal.kind), SignalRules::of(&signal.kind));
-        let Signal { from: Some(from), to, kind } = signal else { return };
+        let Signal { from, to, kind } = signal;
+        let from = from.unwrap_or(ActorId::new(self.node, NO_ACTOR));
         let target = to.key();
         let is_exposed =
             driver.local().is_exposed(target) && (rules.is_always_admitted || self.check_reach(cx, target));
@@ -838,7 +837,8 @@ impl Peer {
 
     /// Applies a signal that waited when the session that brought it ended.
     pub(super) fn apply_late_signal(&mut self, cx: &mut NodeCx, signal: Signal, driver: &mut impl Driver) {
-        let Signal { from: Some(from), to, kind } = signal else { return };
+        let Signal { from, to, kind } = signal;
+        let from = from.unwrap_or(ActorId::new(self.node, NO_ACTOR));
         let target = to.key();
         match kind {
             SignalKind::Down(id, reason) => self.deliver_down(cx, (target, id, from), reason, driver),
@@ -1651,9 +1651,7 @@ impl Peer {
     /// The session is needed again that was closed while idle. `None` if it was not.
     pub(super) fn leave_idle(&mut self, cx: &mut NodeCx) -> Option<LeftIdle> {
         let peer_session = self.state.session_mut().filter(|peer_session| peer_session.is_resting())?;
-        peer_session.idle.set_active(cx.now);
-        peer_session.session.restart_keepalive(cx.now);
-        peer_session.link = Link::Down(Outage::new(cx.now));
+        peer_session.leave_rest(cx.now);
         let at = peer_session.dialled.or(self.locations.first().copied());
         self.arm_session(cx);
         Some(LeftIdle { at })

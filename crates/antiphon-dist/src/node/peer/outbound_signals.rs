@@ -1,7 +1,7 @@
 //! Outbound signals. They keep their order with the messages between the same actors.
 //!
 //! Invariant: a signal that cannot be sent is answered by a `Down`, reported as a dead letter, or has no meaning any more.
-//! Signals that complete an operation (`Down`, `Demonitor`, `ReplyDropped`) are never refused. The session bounds those that
+//! What completes an operation (`Down`, `Demonitor`, and the frame for a dropped reply) is never refused. The session bounds those that
 //! the peer causes; a `Demonitor` follows a `Monitor`, which may be refused. `Lagged` is never refused either: a channel checks by `check_room` that
 //! there is room for it.
 

@@ -153,6 +153,25 @@ impl PeerSession {
         }
     }
 
+    /// Its connection is lost: it needs another one.
+    pub(in crate::node) fn lose_connection(&mut self, now: Time) {
+        self.link = Link::Down(Outage::new(now));
+        self.session.connection_lost();
+    }
+
+    /// Both sides have closed the connection, because nothing needs it.
+    pub(in crate::node) fn rest(&mut self) {
+        self.link = Link::Resting;
+        self.session.connection_closed_idle();
+    }
+
+    /// It is needed again after a rest.
+    pub(in crate::node) fn leave_rest(&mut self, now: Time) {
+        self.idle.set_active(now);
+        self.session.restart_keepalive(now);
+        self.link = Link::Down(Outage::new(now));
+    }
+
     pub(in crate::node) fn is_connected(&self) -> bool {
         matches!(self.link, Link::Up(_))
     }
@@ -203,7 +222,7 @@ pub(crate) fn is_flood(control_frames: u64) -> bool {
 pub(in crate::node) enum FrameEffect<'f> {
     /// Nothing.
     Continue,
-    /// The locations of the nodes that its addresses name are to be learned.
+    /// The locations of the nodes that its addresses name are to be learned. The message is delivered already, but no actor has run.
     Learn(Route<'f>),
     /// The node handles it.
     Node(NodeFrame<'f>),

@@ -42,7 +42,8 @@ pub enum Space {
     Channel,
     /// Functions that peers may call.
     Rci,
-    /// Services that every node has, such as its file service. Programs do not register here.
+    /// Services: those of every node, such as its file service, and those that programs register by
+    /// [`NodeRef`](crate::service::NodeRef).
     Service,
 }
 
@@ -176,7 +177,7 @@ impl NameRegistry {
         !self.pending.is_empty()
     }
 
-    /// The number of names that programs registered: all but those of services.
+    /// The number of names of actors, channels and RCIs.
     pub(super) fn user_names_len(&self) -> usize {
         self.registered.keys().filter(|(space, _)| *space != Space::Service).count()
     }

@@ -50,7 +50,7 @@ pub(super) struct Subscribers<T> {
     total: u64,
     /// The messages that the topic has forwarded, and those that it has missed itself.
     forwarded: u64,
-    /// The entries that peers have added; `None` before the first.
+    /// The entries that peers have added; made with the first entry.
     by_peer: Option<PeerQuota>,
     awaited_room: LaggingSubscribers,
     /// When subscribers without a registration for room are tried again at the soonest.

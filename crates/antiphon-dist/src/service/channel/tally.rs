@@ -20,12 +20,12 @@ impl<K: Ord, N: Default> Default for Tally<K, N> {
 }
 
 impl<K: Ord, N: Copy + Default + PartialEq + AddAssign + SubAssign> Tally<K, N> {
-    /// The usage of one key.
+    /// How much one key has.
     pub(crate) fn of(&self, key: &K) -> N {
         self.by_key.get(key).copied().unwrap_or_default()
     }
 
-    /// The usage of all keys together.
+    /// How much all keys have together.
     pub(crate) fn all(&self) -> N {
         self.total
     }

@@ -40,6 +40,8 @@ use antiphon_sched::{
     Addr, AskError, Budget, Cx, Loop, LoopRef, NodeId, OverBudget, Permit, TooManyAdapters,
 };
 
+pub(super) use messages::FILE_SERVICE;
+
 use super::{NodeRef, ServiceState};
 use crate::Counts;
 use crate::config::Config;

@@ -18,9 +18,10 @@ use super::messages::{DeleteAnswer, FILE_SERVICE, FileOffer, OfferAnswer, ToFile
 use super::outcome::FileRefused;
 use super::path::TargetPath;
 use super::receiver::FileReceiver;
+use crate::Space;
 use crate::access::AccessPolicy;
-use crate::service::PeerQuota;
-use crate::service::{FromNode, NodeRef};
+
+use crate::service::{FromNode, NodeRef, PeerQuota};
 
 /// The interval at which partial files that are too old are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
@@ -31,7 +32,7 @@ const ENDED_MAX: usize = 64;
 /// A message that the file service handles.
 enum ServiceMessage {
     Peer(FromNode<ToFileService>),
-    Deleted(Option<NodeId>, ReplyTo<DeleteAnswer>, Result<bool, FileRefused>),
+    Deleted(Option<NodeId>, ReplyTo<DeleteAnswer>, Result<bool, FileRefused>, Permit),
     Sweep,
     Swept,
 }
@@ -80,7 +81,9 @@ impl FileService {
                 let own = cx.id();
                 NodeRef::of(cx.loop_ref()).allow(own, self.access.clone())?;
                 let addr = cx.adapter(ServiceMessage::Peer)?;
-                NodeRef::of(cx.loop_ref()).register(FILE_SERVICE, addr)?;
+                let tag = cx.loop_ref().service().type_name_of::<ToFileService>();
+                let owner = Some(addr.id().key());
+                NodeRef::of(cx.loop_ref()).register_as((Space::Service, FILE_SERVICE), addr, tag, owner)?;
                 self.sweep(cx);
                 cx.every(SWEEP_EVERY, || ServiceMessage::Sweep)?;
             }
@@ -98,7 +101,8 @@ impl FileService {
             })) => {
                 self.on_delete(cx, by, path, reply);
             }
-            Event::Message(ServiceMessage::Deleted(by, reply, done)) => {
+            Event::Message(ServiceMessage::Deleted(by, reply, done, permit)) => {
+                drop(permit);
                 answer_deletion(cx, by, reply, done);
             }
             Event::Message(ServiceMessage::Sweep) => self.sweep(cx),
@@ -186,8 +190,7 @@ impl FileService {
         };
         let no_job = |reason: JobError| Err(FileRefused::Disk(reason.to_string()));
         let deleted = move |done: Result<_, JobError>| {
-            drop(permit);
-            ServiceMessage::Deleted(by, reply, done.unwrap_or_else(no_job))
+            ServiceMessage::Deleted(by, reply, done.unwrap_or_else(no_job), permit)
         };
         cx.blocking_on(JobPool::Files, move || dest.delete(&path), deleted);
     }

@@ -47,14 +47,21 @@ impl<A, T> Rci<A, T> {
 }
 
 /// What all RCIs of a node share.
-#[derive(Default)]
 struct RciState {
     /// The access policy of an RCI that has none of its own.
     access: AccessPolicy,
-    /// The number of actors that one RCI may run at a time for one calling node; 0 until the services of the node start.
+    /// The number of actors that one RCI may run at a time for one calling node.
     actors_max: usize,
     /// Calls of peers over a limit.
     refused: u64,
+}
+
+/// As in the default configuration, until the services of a node start.
+impl Default for RciState {
+    fn default() -> Self {
+        let Config { rci_access: access, rci_actors_max: actors_max, .. } = Config::default();
+        Self { access, actors_max, refused: 0 }
+    }
 }
 
 impl ServiceState for RciState {

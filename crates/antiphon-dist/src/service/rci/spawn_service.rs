@@ -29,6 +29,8 @@ pub(super) struct SpawnService<A, T> {
     alive: BTreeMap<ActorId, RunningActor>,
     /// The running actors of each calling node.
     quota: PeerQuota,
+    /// The most of one calling node.
+    actors_max: usize,
 }
 
 /// An actor that a call has started.
@@ -56,6 +58,7 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
             start: Box::new(start),
             alive: BTreeMap::new(),
             quota: PeerQuota::with_total(ALIVE_MAX, actors_max),
+            actors_max,
         }
     }
 
@@ -69,12 +72,12 @@ impl<A: Wire, T: Wire> SpawnService<A, T> {
         }
         let permit = match self.quota.take(caller) {
             Ok(permit) => permit,
-            Err(OverBudget { max }) => {
+            Err(OverBudget { .. }) => {
                 log_panic(|| drop(arguments));
                 if let Some(peer) = peer {
                     count_refusal(cx.loop_ref(), peer);
                 }
-                return cx.reply(reply, SpawnOutcome::OverQuota(max));
+                return cx.reply(reply, SpawnOutcome::OverQuota(self.actors_max as u64));
             }
         };
         let actor = match (self.start)(cx, arguments) {

@@ -191,9 +191,9 @@ pub enum LocateError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// The name is registered on this node already, for another actor, channel or RCI.
+    /// The name is registered on this node already, for another actor, channel, RCI or service.
     #[error(
-        "this node has registered {name:?} already, for an actor, a channel or an RCI of the same kind; use another name, or unregister that one"
+        "this node has registered {name:?} already, for an actor, a channel, an RCI or a service of the same kind; use another name, or unregister that one"
     )]
     Taken {
         /// The name.
@@ -222,7 +222,7 @@ pub enum RegisterError {
     /// This actor is not part of a node.
     #[error("this actor's loop is not part of a node; spawn the actor in a `Node` to use names")]
     NoNode,
-    /// The actor to register has ended, or is on another node.
+    /// The actor to register has ended, is on another node, or takes messages of another type.
     #[error("the actor to register has ended, or is on another node; register an actor of this node")]
     NotHere,
 }

@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use antiphon_dist::service::{FromNode, NodeRef, PeerQuota, ServiceAddr};
-use antiphon_dist::{AccessPolicy, LocateError, NetCx};
-use antiphon_sched::{Actor, Cx, Event, NodeId, Permit, Step, millis, receive};
+use antiphon_dist::{AccessPolicy, Config, LocateError, NetCx, Node, RegisterError};
+use antiphon_sched::{Actor, ActorId, Addr, Cx, Event, NodeId, Permit, Step, actor, millis, receive};
 use common::{Net, PATIENCE, TestNode, recv, report};
 
 /// What the service reports of each message: its sender, and whether it was kept.
@@ -116,4 +116,22 @@ fn closed_service_is_not_found() {
     assert_eq!(recv(&write(&peer, millis(300), &["one"])), Err(LocateError::TimedOut));
     assert_eq!(recv(&write(&serving, PATIENCE, &["own"])), Ok(()));
     assert_eq!(recv(&notes), ("own".to_owned(), None, true));
+}
+
+/// Only an actor of this node that takes the messages of the service can be registered, and the file service keeps its name.
+#[test]
+fn register_of_other_actor_is_refused() {
+    let config = Config { discover_peers: false, ..Config::default() };
+    let mut node = Node::new(config).expect("a node starts");
+    node.set_up(|sched| {
+        let mut loop_ref = sched.loop_ref();
+        let own = loop_ref.spawn_service(actor(|_: &mut Cx<'_, FromNode<String>>, _| receive()));
+        let elsewhere = Addr::of(ActorId::new(NodeId::from_bits(9), own.id().key()));
+        let of_other_type = Addr::<FromNode<u64>>::of(own.id());
+        let mut node = NodeRef::of(&mut loop_ref);
+        assert_eq!(node.register::<String>("board", elsewhere), Err(RegisterError::NotHere));
+        assert_eq!(node.register("board", of_other_type), Err(RegisterError::NotHere));
+        assert!(matches!(node.register("files", own), Err(RegisterError::Taken { .. })));
+        assert_eq!(node.register("board", own), Ok(()));
+    });
 }

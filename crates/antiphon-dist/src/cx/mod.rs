@@ -18,9 +18,9 @@ use crate::service::channel::{Channel, Subscriber};
 use crate::service::file::{DeleteError, FileError, FileOptions, Progress, Stored, Transfer};
 use crate::service::rci::Rci;
 
-/// A type that can be registered under a name: an address, a channel or an RCI.
+/// A type that can be located by a name: an address, a channel, an RCI or a service.
 ///
-/// Each of the three has a namespace of its own. In a lookup, the argument type of `answer` chooses the namespace.
+/// Each of the four has a namespace of its own. In a lookup, the argument type of `answer` chooses the namespace.
 pub trait Named: Copy + sealed::SealedName + 'static {
     #[doc(hidden)]
     const SPACE: Space;

@@ -135,6 +135,8 @@ impl NodeSockets {
         registry: Option<&Registry>,
     ) -> io::Result<()> {
         let registry = registry.ok_or_else(|| io::Error::other("the loop has no poller for sockets"))?;
+        // A peer of the node sends no urgent data.
+        stream.trust_short_reads();
         let token = Token(FIRST_SOCKET + conn.0 as usize);
         registry.register(stream.tcp(), token, Interest::READABLE | Interest::WRITABLE)?;
         self.table.insert(conn, NodeSocket { stream, state, is_queued: false, is_over_share: false });
@@ -372,7 +374,7 @@ mod tests {
         assert!(begin_round(&mut sockets).is_empty() && !sockets.is_busy(Time::ZERO));
     }
 
-    /// Of the sockets beyond their share of control frames, one is ready in each round, in turn.
+    /// Of the sockets beyond their share, one is ready in each round, in turn.
     #[test]
     fn sockets_over_share_take_turns() {
         let sched = Loop::new(antiphon_sched::LoopConfig::default()).unwrap();

@@ -14,7 +14,7 @@
 //! The service keeps its state in its actor. What belongs to a peer ends by permits: the service monitors the actors of its
 //! peers, and drops their [`Permit`](antiphon_sched::Permit)s when they end or their node is lost.
 //!
-//! A board that keeps the texts of other nodes, at most two of each:
+//! A board that keeps the first texts of other nodes, at most two of each and a thousand in all:
 //!
 //! ```
 //! use antiphon_dist::service::{FromNode, NodeRef, PeerQuota, ServiceAddr};
@@ -52,7 +52,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut node = Node::new(Config { discover_peers: false, ..Config::default() })?;
-//! node.set_up(|sched| sched.loop_ref().spawn_service(Board { quota: PeerQuota::new(2), texts: Vec::new() }));
+//! node.set_up(|sched| sched.loop_ref().spawn_service(Board { quota: PeerQuota::with_total(1_000, 2), texts: Vec::new() }));
 //! // An actor of this or of another node:
 //! node.spawn(|cx: &mut Cx<Result<ServiceAddr<String>, LocateError>>, event| match event {
 //!     Event::Start => {

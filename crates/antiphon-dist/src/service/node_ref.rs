@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use antiphon_sched::{Actor, ActorId, Addr, Key, LoopRef, NodeId, RequestId, Wire};
+use antiphon_sched::{Actor, ActorId, Addr, Key, LoopRef, NodeId, RequestId, Wire, printable};
 
 use super::file::FILE_SERVICE;
 use super::{FromNode, ServiceState};
@@ -29,9 +29,6 @@ impl<'c, 'l> NodeRef<'c, 'l> {
     /// The actor has ended or is on another node, the node has a service of that name, the name is not valid, or there are too many
     /// names.
     pub fn register<M: Wire>(&mut self, name: &str, actor: Addr<FromNode<M>>) -> Result<(), RegisterError> {
-        if actor.node() != self.loop_ref.node_id() || !self.loop_ref.is_alive(actor.id().key()) {
-            return Err(RegisterError::NotHere);
-        }
         // Programs may start before the file service of their node.
         if name == FILE_SERVICE {
             return Err(RegisterError::Taken { name: name.to_owned() });
@@ -75,6 +72,8 @@ impl<'c, 'l> NodeRef<'c, 'l> {
 
     /// Whether a line may be logged now: at most one an hour of each `kind` and `about`. For lines that peers can cause.
     pub fn may_log(&mut self, kind: &'static str, about: impl Display) -> bool {
+        // `about` may be code of a program, and of any length.
+        let about = printable(about);
         node_mut(self.loop_ref).is_some_and(|core| core.may_log(kind, about))
     }
 
@@ -132,12 +131,13 @@ impl<'c, 'l> NodeRef<'c, 'l> {
         tag: &'static str,
         owner: Option<Key>,
     ) -> Result<(), RegisterError> {
+        node_mut(self.loop_ref).ok_or(RegisterError::NoNode)?;
+        // It fails also if the actor was terminated in this same step, or takes messages of another type.
+        if !self.loop_ref.service().expose(actor) {
+            return Err(RegisterError::NotHere);
+        }
         let core = node_mut(self.loop_ref).ok_or(RegisterError::NoNode)?;
         let lookups = core.register((space, name), actor.id().key(), tag, owner)?;
-        if !self.loop_ref.service().expose(actor) {
-            // The actor was terminated in this same step, so its exit would not unregister the name.
-            self.unregister(space, name, owner)?;
-        }
         for request_id in lookups {
             let found: Result<FoundName, LocateError> = Ok(FoundName { id: actor.id() });
             complete_if_open(self.loop_ref.requests(), request_id, found);

@@ -1,7 +1,7 @@
 //! A non-blocking descriptor whose readiness the system reports only when it changes (edge-triggered).
 //!
 //! Invariant: a call is answered with `WouldBlock`, without the system, only while a further report is certain: after a
-//! call that would have blocked, or after a read of TCP without a layer that did not fill its buffer.
+//! call that would have blocked, or after a short read of a stream whose short reads are trusted.
 
 use std::io::{self, Read, Write};
 
@@ -70,11 +70,15 @@ impl<T> EdgeTriggered<T> {
 }
 
 impl EdgeTriggered<TcpStream> {
-    /// A TCP stream. One that is still connecting is not writable before the system reports it. A layer reads in small
-    /// parts, so with one the stream is read until `WouldBlock`: what has arrived meanwhile belongs to the same batch.
-    pub(super) fn tcp(io: TcpStream, is_connected: bool, has_layer: bool) -> Self {
-        // Windows reports further readiness only after `WouldBlock`.
-        Self { io, readable: false, writable: is_connected, reads_to_end: has_layer || !cfg!(unix) }
+    /// A TCP stream. One that is still connecting is not writable before the system reports it.
+    pub(super) fn tcp(io: TcpStream, is_connected: bool) -> Self {
+        Self { io, readable: false, writable: is_connected, reads_to_end: true }
+    }
+
+    /// From now on a read that does not fill its buffer shows that nothing is left, until the next report. That saves a call of the
+    /// system, and is not so if the other side sends urgent data: a read ends at its mark.
+    pub(super) fn trust_short_reads(&mut self) {
+        self.reads_to_end = !REPORTS_AFTER_SHORT_READ;
     }
 }
 
@@ -108,6 +112,18 @@ fn unless_blocked<R>(is_ready: &mut bool, call: impl FnOnce() -> io::Result<R>) 
     result
 }
 
+/// Whether the system reports what arrives after a short read. Others do so only after `WouldBlock`.
+const REPORTS_AFTER_SHORT_READ: bool = cfg!(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "macos",
+    target_os = "ios",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly",
+));
+
 #[cfg(all(test, unix))]
 #[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
@@ -120,7 +136,9 @@ mod tests {
         let far = StdStream::connect(listener.local_addr().unwrap()).unwrap();
         let (near, _) = listener.accept().unwrap();
         near.set_nonblocking(true).unwrap();
-        (far, EdgeTriggered::tcp(TcpStream::from_std(near), true, false))
+        let mut near = EdgeTriggered::tcp(TcpStream::from_std(near), true);
+        near.trust_short_reads();
+        (far, near)
     }
 
     fn is_blocked<R>(result: &io::Result<R>) -> bool {

@@ -15,10 +15,10 @@ impl<T: Read + Write + ?Sized> Duplex for T {}
 
 /// Makes the layer of each connection. It comes from an [`Endpoint`](crate::Endpoint).
 pub trait Layer {
-    /// Makes the layer of a connection that was dialled to `to`.
+    /// Makes the layer of a connection that is dialled to `to`: before TCP connects, and for each address of an endpoint that is tried.
     ///
     /// # Errors
-    /// The layer cannot be made, which ends the connection.
+    /// The layer cannot be made; the next address is tried.
     fn dialled(&self, to: IpAddr) -> io::Result<Box<dyn Layered>>;
 
     /// Makes the layer of a connection that was accepted.

@@ -23,6 +23,8 @@ use super::layer::Layered;
 pub struct ByteStream<L: Layered + ?Sized = dyn Layered> {
     tcp: EdgeTriggered<TcpStream>,
     layered: Option<Box<L>>,
+    /// The last read would have blocked, and the system has reported nothing since.
+    is_read_to_end: bool,
 }
 
 impl<L: Layered + ?Sized> ByteStream<L> {
@@ -32,7 +34,7 @@ impl<L: Layered + ?Sized> ByteStream<L> {
     /// The system or [`egress`] refuses.
     pub fn dial(to: SocketAddr, layered: Option<Box<L>>) -> io::Result<Self> {
         egress::allowed(&to).map_err(|reason| io::Error::new(io::ErrorKind::PermissionDenied, reason))?;
-        Ok(Self { tcp: EdgeTriggered::tcp(TcpStream::connect(to)?, false, layered.is_some()), layered })
+        Ok(Self { tcp: EdgeTriggered::tcp(TcpStream::connect(to)?, false), layered, is_read_to_end: false })
     }
 
     /// A stream of an accepted connection.
@@ -41,7 +43,16 @@ impl<L: Layered + ?Sized> ByteStream<L> {
     /// The connection has ended already.
     pub fn accepted(tcp: TcpStream, layered: Option<Box<L>>) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
-        Ok(Self { tcp: EdgeTriggered::tcp(tcp, true, layered.is_some()), layered })
+        Ok(Self { tcp: EdgeTriggered::tcp(tcp, true), layered, is_read_to_end: false })
+    }
+
+    /// Without a layer: from now on a read that does not fill its buffer shows that nothing is left. That saves a call of the system.
+    /// Call it only if a peer that sends TCP urgent data may be kept waiting: a read ends at its mark. A layer reads in small parts,
+    /// and what has arrived meanwhile belongs to the same batch.
+    pub fn trust_short_reads(&mut self) {
+        if self.layered.is_none() {
+            self.tcp.trust_short_reads();
+        }
     }
 
     /// The TCP connection, for its registration with a poll and for its options. Reads and writes there are not noted.
@@ -62,6 +73,7 @@ impl<L: Layered + ?Sized> ByteStream<L> {
     /// Notes what the system has reported.
     pub fn note(&mut self, readiness: FdReadiness) {
         self.tcp.note(readiness);
+        self.is_read_to_end &= !(readiness.readable || readiness.closed);
     }
 
     /// The peer of a dialled stream; `None` while it is still connecting.
@@ -86,9 +98,10 @@ impl<L: Layered + ?Sized> ByteStream<L> {
         self.layered.as_mut().map_or(Ok(()), |layered| layered.open(&mut self.tcp))
     }
 
-    /// Whether a read may return more. With a layer it is always true, since a layer may hold bytes.
+    /// Whether a read may return more, or end the stream.
     pub fn may_read(&self) -> bool {
-        self.layered.is_some() || self.tcp.is_readable()
+        // A layer may hold bytes that TCP has no more.
+        !self.is_read_to_end && (self.layered.is_some() || self.tcp.is_readable())
     }
 
     /// Sends the end mark of the layer, if there is a layer. May be called again.
@@ -107,10 +120,13 @@ impl<L: Layered + ?Sized> ByteStream<L> {
 
 impl<L: Layered + ?Sized> Read for ByteStream<L> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.layered {
+        let result = match &mut self.layered {
             Some(layered) => layered.read(&mut self.tcp, buffer),
             None => self.tcp.read(buffer),
-        }
+        };
+        let is_blocked = |reason: &io::Error| reason.kind() == io::ErrorKind::WouldBlock;
+        self.is_read_to_end = result.as_ref().is_err_and(is_blocked);
+        result
     }
 }
 
